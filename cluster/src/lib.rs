@@ -1,0 +1,5 @@
+//! The decisions of casbah: plain structs, events in, commands out, time passed in, no IO.
+//!
+//! What is here can be tested and simulated without a runtime. `node` runs what is decided here.
+
+pub mod digest;
