@@ -3,7 +3,16 @@
 //! The modules are the way of a request; each imports only those below it:
 //!
 //! ```text
-//! cli > run > accept > authenticate > serve > index > store > observe > config
+//! cli > run > accept > authenticate > serve > index > forward > store > observe > config
 //! ```
 
+pub mod accept;
+pub mod authenticate;
+pub mod cli;
+pub mod config;
+pub mod forward;
+pub mod index;
+pub mod observe;
+pub mod run;
+pub mod serve;
 pub mod store;

@@ -1,0 +1,1 @@
+//! Listeners: bind, accept, TLS, limits, and the way out.

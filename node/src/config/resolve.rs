@@ -1,0 +1,161 @@
+//! The checked configuration.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Everything a node needs to know to run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// The node itself.
+    pub node: NodeConfig,
+    /// The blob store.
+    pub store: StoreConfig,
+    /// The Remote Asset index.
+    pub index: IndexConfig,
+    /// At least one.
+    pub listeners: Vec<ListenerConfig>,
+    /// What is written to standard error.
+    pub log: LogConfig,
+}
+
+/// The node itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeConfig {
+    /// How people call it.
+    pub name: String,
+    /// The directory that holds everything the node keeps. One process owns it at a time.
+    pub dir: PathBuf,
+}
+
+/// The blob store.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoreConfig {
+    /// Bytes of disk that blobs may take.
+    pub capacity_bytes: u64,
+    /// A blob used within this time is not evicted.
+    pub retention_floor: Duration,
+    /// When written bytes are forced to the disk.
+    pub sync: SyncPolicy,
+}
+
+/// When written bytes are forced to the disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SyncPolicy {
+    /// Before every answer.
+    Always,
+    /// In groups, at least this often.
+    Interval(Duration),
+    /// When the operating system sees fit.
+    Never,
+}
+
+/// The Remote Asset index.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IndexConfig {
+    /// Assets kept at the most; the least recently fetched go first.
+    pub capacity: u64,
+    /// Whether the blobs that assets name live in this node's store. If not (an index-only server), no asset is checked.
+    pub check_assets: bool,
+}
+
+/// One address that clients connect to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ListenerConfig {
+    /// Where.
+    pub address: ListenAddress,
+    /// `None`: plaintext.
+    pub tls: Option<TlsConfig>,
+    /// Who may connect.
+    pub clients: Clients,
+    /// What they may do.
+    pub allow: Permissions,
+    /// What is served.
+    pub services: Services,
+}
+
+/// A host and a port. `localhost` stands for both loopback addresses; port 0 for any free one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ListenAddress {
+    /// A name or an IP address, without brackets.
+    pub host: String,
+    /// 0: any free port, the same on every address the host stands for.
+    pub port: u16,
+}
+
+/// The certificate a listener shows. Both files are read again when they change.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TlsConfig {
+    /// PEM, the chain with the server's own certificate first.
+    pub certificate: PathBuf,
+    /// PEM, PKCS#8, PKCS#1 or SEC1.
+    pub key: PathBuf,
+}
+
+/// Who may connect.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Clients {
+    /// No certificate is asked for.
+    Anyone,
+    /// A certificate that these files know; at least one is given.
+    Certificate {
+        /// PEMs one after the other: each is accepted itself, and so is one that it signed.
+        authorized: Option<PathBuf>,
+        /// PEMs of certificate authorities: one that they issued is accepted.
+        authorities: Option<PathBuf>,
+    },
+}
+
+/// What the clients of a listener may do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Permissions {
+    /// Find, read and fetch.
+    pub read: bool,
+    /// Upload, update and push.
+    pub write: bool,
+    /// Operate the node.
+    pub admin: bool,
+}
+
+/// What a listener serves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Services {
+    /// Blobs and assets.
+    All,
+    /// Blobs alone.
+    Storage,
+    /// Assets alone; the blobs they name live elsewhere.
+    Index,
+}
+
+/// What is written to standard error.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogConfig {
+    /// The least severe level that is written.
+    pub level: LogLevel,
+    /// For eyes or for machines.
+    pub format: LogFormat,
+}
+
+/// Severity, most severe first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogLevel {
+    /// Something was lost or refused that should not have been.
+    Error,
+    /// Something is off, and it was worked around.
+    Warn,
+    /// What an operator wants to have seen.
+    Info,
+    /// One line a request.
+    Debug,
+    /// Everything.
+    Trace,
+}
+
+/// For eyes or for machines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// A line of text.
+    Text,
+    /// A line of JSON.
+    Json,
+}

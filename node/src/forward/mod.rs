@@ -1,0 +1,1 @@
+//! Calls handed to another process that owns the data.

@@ -1,0 +1,1 @@
+//! The Remote Asset index on disk.

@@ -1,0 +1,1 @@
+//! The public services: Capabilities, CAS, ByteStream, Remote Asset.
