@@ -259,8 +259,8 @@ mod tests {
         let mut params = CertificateParams::new([]).unwrap();
         params.distinguished_name = rcgen::DistinguishedName::new();
         params.distinguished_name.push(DnType::CommonName, "first");
-        // rcgen keeps one value for a type, so the second hides behind the same OID.
-        params.distinguished_name.push(DnType::from_oid(&[2, 5, 4, 3]), "second");
+        // rcgen keeps one value for a type, so the second comes by its OID.
+        params.distinguished_name.push(DnType::CustomDnType(vec![2, 5, 4, 3]), "second");
         assert_eq!(parsed(&params).names.common_name, None);
     }
 

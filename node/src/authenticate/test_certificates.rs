@@ -4,7 +4,7 @@ use std::process::Command;
 use std::sync::LazyLock;
 use std::time::{Duration, SystemTime};
 
-use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
+use rcgen::{BasicConstraints, Certificate, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 
@@ -13,13 +13,14 @@ pub struct Made {
     pub der: CertificateDer<'static>,
     pub pem: String,
     pub key_pem: String,
+    params: CertificateParams,
 }
 
 /// What `openssl req -new -newkey rsa:4096 -x509 ... -subj "/CN=client"` makes: BuildStream's client.
-pub static DOCUMENTED_CLIENT: LazyLock<Made> = LazyLock::new(|| openssl("rsa:4096", "/CN=client"));
+pub static DOCUMENTED_CLIENT: LazyLock<Made> = LazyLock::new(|| openssl("client"));
 
 /// The same for BuildStream's server.
-pub static DOCUMENTED_SERVER: LazyLock<Made> = LazyLock::new(|| openssl("rsa:4096", "/CN=localhost"));
+pub static DOCUMENTED_SERVER: LazyLock<Made> = LazyLock::new(|| openssl("localhost"));
 
 /// So many days from now, or before it.
 pub fn day(days: i64) -> SystemTime {
@@ -55,8 +56,7 @@ impl Made {
 
     /// Signed by itself, with this key.
     pub fn self_signed_by(params: &CertificateParams, key: &KeyPair) -> Made {
-        let certificate = params.self_signed(key).unwrap();
-        Made { der: certificate.der().clone(), pem: certificate.pem(), key_pem: key.serialize_pem() }
+        Made::new(&params.self_signed(key).unwrap(), key, params)
     }
 
     /// Of the documented form (self-signed, CA:TRUE, no SAN), and quick.
@@ -66,25 +66,35 @@ impl Made {
 
     /// Signed by this one.
     pub fn issue(&self, params: &CertificateParams) -> Made {
-        let issuer = Issuer::from_ca_cert_der(&self.der, KeyPair::from_pem(&self.key_pem).unwrap()).unwrap();
+        let issuer = Issuer::from_params(&self.params, KeyPair::from_pem(&self.key_pem).unwrap());
         let key = KeyPair::generate().unwrap();
-        let certificate = params.signed_by(&key, &issuer).unwrap();
-        Made { der: certificate.der().clone(), pem: certificate.pem(), key_pem: key.serialize_pem() }
+        Made::new(&params.signed_by(&key, &issuer).unwrap(), &key, params)
+    }
+
+    fn new(certificate: &Certificate, key: &KeyPair, params: &CertificateParams) -> Made {
+        Made {
+            der: certificate.der().clone(),
+            pem: certificate.pem(),
+            key_pem: key.serialize_pem(),
+            params: params.clone(),
+        }
     }
 }
 
-fn openssl(key: &str, subject: &str) -> Made {
+/// The documented command, with another name.
+fn openssl(common_name: &str) -> Made {
     let dir = tempfile::tempdir().unwrap();
     let documented = ["-x509", "-sha256", "-days", "3650", "-nodes", "-batch"];
     let output = Command::new("openssl")
-        .args(["req", "-new", "-newkey", key])
+        .args(["req", "-new", "-newkey", "rsa:4096"])
         .args(documented)
-        .args(["-subj", subject, "-out", "made.crt", "-keyout", "made.key"])
+        .args(["-subj", &format!("/CN={common_name}"), "-out", "made.crt", "-keyout", "made.key"])
         .current_dir(dir.path())
         .output()
         .unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let read = |name: &str| std::fs::read_to_string(dir.path().join(name)).unwrap();
     let pem = read("made.crt");
-    Made { der: CertificateDer::from_pem_slice(pem.as_bytes()).unwrap(), pem, key_pem: read("made.key") }
+    let der = CertificateDer::from_pem_slice(pem.as_bytes()).unwrap();
+    Made { der, pem, key_pem: read("made.key"), params: authority_params(common_name) }
 }

@@ -216,3 +216,75 @@ fn write_new(path: &Path, mode: u32, text: &str) -> Result<(), ThrowawayError> {
     };
     written().map_err(|source| ThrowawayError::Write { path: path.to_owned(), source })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt as _;
+
+    fn contents(set: &Throwaway) -> Vec<String> {
+        set.files().into_iter().map(|path| fs::read_to_string(path).unwrap()).collect()
+    }
+
+    #[test]
+    fn a_set_is_made_once_and_found_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = dir.path().join("a/b");
+        let set = Throwaway::ensure(&at, &["node-1.test", "10.1.2.3"], "ci").unwrap();
+        let made = contents(&set);
+        assert_eq!(Throwaway::ensure(&at, &["10.1.2.3"], "somebody else").unwrap(), set);
+        assert_eq!(contents(&set), made);
+        let server = &read_certificates(&set.server_certificate).unwrap()[0];
+        for name in ["localhost", "127.0.0.1", "::1", "node-1.test", "10.1.2.3"] {
+            assert!(server.names.alternative_names.contains(&alternative_name(name)), "{name}");
+        }
+        let client = &read_certificates(&set.client_certificate).unwrap()[0];
+        assert_eq!(client.names.common_name.as_deref(), Some("ci"));
+        assert!(!client.is_authority && !server.is_authority);
+    }
+
+    #[test]
+    fn keys_are_for_their_owner_alone_and_the_authority_has_none() {
+        let dir = tempfile::tempdir().unwrap();
+        let set = Throwaway::ensure(dir.path(), &[], "ci").unwrap();
+        for key in [&set.server_key, &set.client_key] {
+            assert_eq!(fs::metadata(key).unwrap().permissions().mode() & 0o777, 0o600);
+        }
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 5);
+    }
+
+    #[test]
+    fn nothing_is_overwritten() {
+        let dir = tempfile::tempdir().unwrap();
+        let set = Throwaway::ensure(dir.path(), &[], "ci").unwrap();
+        fs::remove_file(&set.client_key).unwrap();
+        let error = Throwaway::ensure(dir.path(), &[], "ci").unwrap_err();
+        assert!(matches!(&error, ThrowawayError::Incomplete { path } if *path == set.client_key), "{error}");
+        fs::write(&set.client_key, "mine").unwrap();
+        let error = Throwaway::ensure(dir.path(), &[], "ci").unwrap_err();
+        assert!(matches!(&error, ThrowawayError::Unusable(TlsError::NoKey { .. })), "{error}");
+        assert_eq!(fs::read_to_string(&set.client_key).unwrap(), "mine");
+    }
+
+    #[test]
+    fn a_set_that_does_not_serve_says_why() {
+        let dir = tempfile::tempdir().unwrap();
+        let set = Throwaway::ensure(dir.path(), &[], "ci").unwrap();
+        let error = Throwaway::ensure(dir.path(), &["other.test"], "ci").unwrap_err();
+        assert!(error.to_string().contains("server.crt is not for other.test"), "{error}");
+        let mut over = crate::authenticate::test_certificates::authority_params("over");
+        over.not_after = (SystemTime::now() - Duration::from_secs(1)).into();
+        let over = crate::authenticate::test_certificates::Made::self_signed(&over);
+        fs::write(&set.authority, &over.pem).unwrap();
+        let error = Throwaway::ensure(dir.path(), &[], "ci").unwrap_err();
+        assert!(matches!(error, ThrowawayError::OutsidePeriod { .. }), "{error}");
+    }
+
+    #[test]
+    fn a_directory_that_cannot_be_made_is_an_error() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("file"), "").unwrap();
+        let error = Throwaway::ensure(&dir.path().join("file/certificates"), &[], "ci").unwrap_err();
+        assert!(matches!(error, ThrowawayError::Write { .. }), "{error}");
+    }
+}

@@ -339,3 +339,7 @@ impl WatchedTrust {
         Some(Arc::clone(&self.current))
     }
 }
+
+#[cfg(test)]
+#[path = "trust_test.rs"]
+mod tests;
