@@ -286,3 +286,11 @@ impl HandshakeError {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "tls_test.rs"]
+mod tests;
+
+#[cfg(test)]
+#[path = "tls_reload_test.rs"]
+mod reload_tests;

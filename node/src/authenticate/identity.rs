@@ -117,3 +117,33 @@ impl fmt::Debug for Identity {
         fmt::Display::fmt(self, f)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::authenticate::test_certificates::{Made, params};
+
+    fn identity(made: &Made, vouched: Vouched) -> Identity {
+        Identity::admitted(Parsed::read(&made.der).unwrap(), &[], vouched, 0)
+    }
+
+    #[test]
+    fn an_identity_is_its_certificate_and_who_vouched() {
+        let (one, other) = (Made::self_signed(&params("same")), Made::self_signed(&params("same")));
+        let listed = identity(&one, Vouched::Listed);
+        assert_eq!(listed, identity(&one, Vouched::Listed));
+        assert_ne!(listed, identity(&one, Vouched::Authority));
+        assert_ne!(listed, identity(&other, Vouched::Listed), "the same name is not the same holder");
+        assert_ne!(listed, Identity::anonymous());
+    }
+
+    #[test]
+    fn an_identity_is_printed_with_enough_to_find_its_certificate() {
+        let made = Made::self_signed(&params("client"));
+        let hex = super::super::certificate::Fingerprint::of(&made.der).to_string();
+        assert_eq!(hex.len(), 64);
+        let shown = identity(&made, Vouched::Listed).to_string();
+        assert_eq!(shown, format!("CN=client sha256:{}", &hex[..16]));
+        assert_eq!(Identity::anonymous().to_string(), "anyone");
+    }
+}

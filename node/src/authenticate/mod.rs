@@ -16,7 +16,7 @@ mod trust;
 mod verifier;
 
 #[cfg(test)]
-mod test_certificates;
+pub(crate) mod test_certificates;
 
 pub use certificate::{AlternativeName, ClientCertificate, Fingerprint};
 pub(crate) use credentials::watch_key;
