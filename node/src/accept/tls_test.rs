@@ -389,6 +389,14 @@ async fn a_refused_client_is_not_listened_to_for_ever() {
     assert!(matches!(refused, Err(HandshakeError::Refused(_))));
 }
 
+#[test]
+fn a_handshake_may_run_on_any_thread() {
+    fn sendable<T: Send>(_: T) {}
+    let site = Site::open();
+    sendable(site.tls.accept(duplex(1).0));
+    sendable(Arc::new(site.tls));
+}
+
 #[tokio::test]
 async fn openssl_gets_in_with_documented_certificates() {
     let site = Site::listing(&[&DOCUMENTED_CLIENT]);
