@@ -1,9 +1,13 @@
-//! The Remote Asset index on disk.
+//! What is known by name: the Remote Asset index and the ActionCache's, each in one embedded database on disk.
 //!
-//! [`AssetIndex`] maps an asset's key to its record in one embedded database. What [`AssetIndex::push`] has
-//! returned for survives a crash and a power loss. The index is bounded: the least recently fetched assets go first.
+//! What a write has returned for survives a crash and a power loss. Both are bounded: the least recently used records
+//! go first.
 
-mod database;
+mod actions;
+mod assets;
+mod records;
 mod writer;
 
-pub use database::{AssetIndex, IndexError, now};
+pub use actions::ActionIndex;
+pub use assets::AssetIndex;
+pub use records::{IndexError, now};

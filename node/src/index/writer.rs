@@ -1,4 +1,4 @@
-//! The one writer of the index: batches what waits into one transaction, and keeps the index within its bounds.
+//! The one writer of a table of records: batches what waits into one transaction, and keeps the table within its bounds.
 
 use std::collections::HashSet;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
@@ -6,108 +6,95 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use casbah_cluster::asset::{AssetKey, AssetRecord, Moment};
+use casbah_cluster::asset::Moment;
 use redb::{Database, ReadableDatabase as _, ReadableTable as _, ReadableTableMetadata as _};
 use redb::{Table, WriteTransaction};
 use tokio::sync::oneshot;
 
-use crate::index::database::{ASSETS, ENDS, IndexError, USES, now};
+use crate::index::records::{ENDS, Entry, IndexError, RECORDS, USES, now};
 
-/// Pushes that wait for the writer. Each is at most an asset's key and record; beyond this one is told to come back.
+/// Records that wait for the writer; beyond this, one is told to come back.
 const WAITING_MAX: usize = 1024;
 
-/// Pushes of one transaction: enough that the disk's own latency is shared by many, few enough to answer soon.
+/// Records of one transaction: enough that the disk's own latency is shared by many, few enough to answer soon.
 const BATCH_MAX: usize = 256;
 
-/// How long uses of assets may wait before they are written, and expired assets before they are removed. Uses only
-/// order eviction, and an expired asset is never served.
+/// How long uses may wait before they are written, and ended records before they are removed. Uses only order
+/// eviction, and an ended record is never served.
 const IDLE: Duration = Duration::from_secs(1);
 
-/// Assets whose use waits to be written. Beyond this, uses are forgotten: they only order eviction.
+/// Records whose use waits to be written. Beyond this, uses are forgotten: they only order eviction.
 const USES_MAX: usize = 16 << 10;
 
-/// Expired assets removed by one transaction, so that no push waits for a long sweep.
+/// Ended records removed by one transaction, so that no write waits for a long sweep.
 const SWEEP_MAX: usize = 256;
 
-/// One push on its way to the disk.
-pub(super) struct Push {
-    key: AssetKey,
-    record: Vec<u8>,
-    expires_at: Option<Moment>,
-    done: oneshot::Sender<Result<(), IndexError>>,
+/// One record on its way to the disk.
+pub(super) struct Put {
+    pub(super) key: Vec<u8>,
+    pub(super) value: Vec<u8>,
+    pub(super) ends_at: Option<Moment>,
+    pub(super) done: oneshot::Sender<Result<(), IndexError>>,
 }
 
 /// The writer's thread and the way to it.
 pub(super) struct Writer {
-    pushes: SyncSender<Push>,
-    uses: Arc<Mutex<HashSet<AssetKey>>>,
+    puts: SyncSender<Put>,
+    uses: Arc<Mutex<HashSet<Vec<u8>>>>,
     thread: JoinHandle<()>,
 }
 
-/// The tables of one transaction, which belong together: an asset is in `uses` once, and in `ends` if it has an end.
+/// The tables of one transaction, which belong together: a record is in `uses` once, and in `ends` if it has an end.
 struct Tables<'t> {
-    assets: Table<'t, &'static [u8], (u64, &'static [u8])>,
+    records: Table<'t, &'static [u8], Entry<'static>>,
     uses: Table<'t, u64, &'static [u8]>,
     ends: Table<'t, (i128, &'static [u8]), ()>,
     next_use: u64,
-}
-
-// === impl Push ===
-
-impl Push {
-    /// A push, and where its outcome will be told.
-    pub(super) fn new(
-        key: AssetKey,
-        record: &AssetRecord,
-    ) -> Result<(Push, oneshot::Receiver<Result<(), IndexError>>), IndexError> {
-        let (done, outcome) = oneshot::channel();
-        Ok((Push { key, record: record.encode()?, expires_at: record.expires_at, done }, outcome))
-    }
 }
 
 // === impl Writer ===
 
 impl Writer {
     pub(super) fn start(database: Arc<Database>, capacity: u64) -> Result<Writer, IndexError> {
-        let (pushes, waiting) = sync_channel(WAITING_MAX);
+        let (puts, waiting) = sync_channel(WAITING_MAX);
         let uses = Arc::new(Mutex::new(HashSet::new()));
         let noted = Arc::clone(&uses);
         let thread = std::thread::Builder::new()
             .name("index-writer".into())
             .spawn(move || run(&database, capacity.max(1), &waiting, &noted))
             .map_err(redb::Error::Io)?;
-        Ok(Writer { pushes, uses, thread })
+        Ok(Writer { puts, uses, thread })
     }
 
-    pub(super) fn push(&self, push: Push) -> Result<(), IndexError> {
-        self.pushes.try_send(push).map_err(|error| match error {
+    pub(super) fn put(&self, put: Put) -> Result<(), IndexError> {
+        self.puts.try_send(put).map_err(|error| match error {
             TrySendError::Full(_) => IndexError::Busy,
             TrySendError::Disconnected(_) => IndexError::Closed,
         })
     }
 
-    pub(super) fn used(&self, key: &AssetKey) {
+    pub(super) fn used(&self, key: &[u8]) {
         let mut uses = self.uses.lock().unwrap_or_else(PoisonError::into_inner);
         if uses.len() < USES_MAX {
-            uses.insert(key.clone());
+            uses.insert(key.to_vec());
         }
     }
 
     /// Waits until everything is written.
     pub(super) fn finish(self) {
-        drop(self.pushes);
+        drop(self.puts);
         if self.thread.join().is_err() {
-            tracing::error!("the writer of the asset index panicked");
+            tracing::error!("the writer of an index panicked");
         }
     }
 }
 
-fn run(database: &Database, capacity: u64, waiting: &Receiver<Push>, noted: &Mutex<HashSet<AssetKey>>) {
+fn run(database: &Database, capacity: u64, waiting: &Receiver<Put>, noted: &Mutex<HashSet<Vec<u8>>>) {
     let mut open = true;
     while open {
         let mut batch = Vec::new();
         match waiting.recv_timeout(IDLE) {
-            Ok(push) => batch.push(push),
+            Ok(put) => batch.push(put),
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => open = false,
         }
@@ -119,11 +106,11 @@ fn run(database: &Database, capacity: u64, waiting: &Receiver<Push>, noted: &Mut
         }
         let outcome = write(database, capacity, &batch, &uses, now).map_err(Arc::new);
         if let Err(error) = &outcome {
-            tracing::error!(%error, "the asset index could not be written");
+            tracing::error!(%error, "an index could not be written");
         }
-        for push in batch {
+        for put in batch {
             // A client that went away does not wait for the outcome.
-            drop(push.done.send(outcome.clone().map_err(IndexError::Database)));
+            drop(put.done.send(outcome.clone().map_err(IndexError::Database)));
         }
     }
 }
@@ -134,7 +121,7 @@ fn something_has_ended(database: &Database, now: Moment) -> bool {
         let first = ends.first()?.map(|(end, _)| end.value().0);
         Ok(first.is_some_and(|end| end <= now.0))
     };
-    // A database that fails says so at the next push.
+    // A database that fails says so at the next write.
     look().unwrap_or(false)
 }
 
@@ -142,8 +129,8 @@ fn something_has_ended(database: &Database, now: Moment) -> bool {
 fn write(
     database: &Database,
     capacity: u64,
-    pushes: &[Push],
-    uses: &HashSet<AssetKey>,
+    puts: &[Put],
+    uses: &HashSet<Vec<u8>>,
     now: Moment,
 ) -> Result<(), redb::Error> {
     let mut transaction = database.begin_write()?;
@@ -151,10 +138,10 @@ fn write(
     {
         let mut tables = Tables::open(&transaction)?;
         for key in uses {
-            tables.touch(key.as_bytes())?;
+            tables.touch(key)?;
         }
-        for push in pushes {
-            tables.insert(push)?;
+        for put in puts {
+            tables.insert(put)?;
         }
         tables.sweep(now)?;
         tables.shrink_to(capacity)?;
@@ -169,46 +156,47 @@ impl<'t> Tables<'t> {
     fn open(transaction: &'t WriteTransaction) -> Result<Tables<'t>, redb::Error> {
         let uses = transaction.open_table(USES)?;
         let next_use = uses.last()?.map_or(0, |(last, _)| last.value() + 1);
-        Ok(Tables { assets: transaction.open_table(ASSETS)?, uses, ends: transaction.open_table(ENDS)?, next_use })
+        Ok(Tables { records: transaction.open_table(RECORDS)?, uses, ends: transaction.open_table(ENDS)?, next_use })
     }
 
-    /// Makes this the asset used last. Nothing happens when there is none.
+    /// Makes this the record used last. Nothing happens when there is none.
     fn touch(&mut self, key: &[u8]) -> Result<(), redb::Error> {
-        let Some((used, record)) = self.assets.get(key)?.map(|entry| (entry.value().0, entry.value().1.to_vec())) else {
-            return Ok(());
-        };
+        let entry = self.records.get(key)?.map(|entry| {
+            let (used, ends_at, value) = entry.value();
+            (used, ends_at, value.to_vec())
+        });
+        let Some((used, ends_at, value)) = entry else { return Ok(()) };
         self.uses.remove(used)?;
-        self.uses.insert(self.next_use, key)?;
-        self.assets.insert(key, (self.next_use, record.as_slice()))?;
-        self.next_use += 1;
-        Ok(())
+        self.write(key, ends_at, &value)
     }
 
-    fn insert(&mut self, push: &Push) -> Result<(), redb::Error> {
-        let key = push.key.as_bytes();
-        self.remove(key)?;
-        self.assets.insert(key, (self.next_use, push.record.as_slice()))?;
-        self.uses.insert(self.next_use, key)?;
-        if let Some(end) = push.expires_at {
-            self.ends.insert((end.0, key), ())?;
+    fn insert(&mut self, put: &Put) -> Result<(), redb::Error> {
+        self.remove(&put.key)?;
+        let ends_at = put.ends_at.map(|end| end.0);
+        if let Some(end) = ends_at {
+            self.ends.insert((end, put.key.as_slice()), ())?;
         }
+        self.write(&put.key, ends_at, &put.value)
+    }
+
+    fn write(&mut self, key: &[u8], ends_at: Option<i128>, value: &[u8]) -> Result<(), redb::Error> {
+        self.records.insert(key, (self.next_use, ends_at, value))?;
+        self.uses.insert(self.next_use, key)?;
         self.next_use += 1;
         Ok(())
     }
 
     fn remove(&mut self, key: &[u8]) -> Result<(), redb::Error> {
-        let Some(entry) = self.assets.remove(key)? else { return Ok(()) };
-        let (used, record) = entry.value();
+        let Some(entry) = self.records.remove(key)? else { return Ok(()) };
+        let (used, ends_at, _) = entry.value();
         self.uses.remove(used)?;
-        // A record that cannot be read has no end that could be swept; were one left in `ends`, the sweep removes it.
-        let end = AssetRecord::decode(record).ok().flatten().and_then(|record| record.expires_at);
-        if let Some(end) = end {
-            self.ends.remove((end.0, key))?;
+        if let Some(end) = ends_at {
+            self.ends.remove((end, key))?;
         }
         Ok(())
     }
 
-    /// Removes assets that have ended.
+    /// Removes records that have ended.
     fn sweep(&mut self, now: Moment) -> Result<(), redb::Error> {
         for _ in 0..SWEEP_MAX {
             let Some((end, key)) = self.ends.first()?.map(|(end, _)| (end.value().0, end.value().1.to_vec())) else {
@@ -218,14 +206,13 @@ impl<'t> Tables<'t> {
                 break;
             }
             self.remove(&key)?;
-            self.ends.remove((end, key.as_slice()))?;
         }
         Ok(())
     }
 
-    /// Removes the assets used least recently until no more than `capacity` are left.
+    /// Removes the records used least recently until no more than `capacity` are left.
     fn shrink_to(&mut self, capacity: u64) -> Result<(), redb::Error> {
-        while self.assets.len()? > capacity {
+        while self.records.len()? > capacity {
             let Some(key) = self.uses.first()?.map(|(_, key)| key.value().to_vec()) else { break };
             self.remove(&key)?;
         }

@@ -1,0 +1,44 @@
+//! Capabilities: what this server offers to the one who asks.
+
+use casbah_cluster::digest::DigestFunction;
+use casbah_proto::build::bazel::remote::execution::v2 as api;
+use casbah_proto::build::bazel::semver::SemVer;
+use tonic::{Request, Response, Status};
+
+use crate::serve::access::Access;
+use crate::serve::cas::MAX_BATCH_BYTES;
+
+/// The Capabilities service.
+pub struct Capabilities {
+    /// The largest blob that the store can hold.
+    pub max_blob_bytes: u64,
+}
+
+#[tonic::async_trait]
+impl api::capabilities_server::Capabilities for Capabilities {
+    async fn get_capabilities(
+        &self,
+        request: Request<api::GetCapabilitiesRequest>,
+    ) -> Result<Response<api::ServerCapabilities>, Status> {
+        let may_update = Access::of(&request)?.permissions.write;
+        let functions = DigestFunction::ALL.iter().map(|function| i32::from(function.number()));
+        let cache = api::CacheCapabilities {
+            digest_functions: functions.collect(),
+            action_cache_update_capabilities: Some(api::ActionCacheUpdateCapabilities { update_enabled: may_update }),
+            max_batch_total_size_bytes: i64::try_from(MAX_BATCH_BYTES).unwrap_or(i64::MAX),
+            max_cas_blob_size_bytes: i64::try_from(self.max_blob_bytes).unwrap_or(i64::MAX),
+            symlink_absolute_path_strategy: api::symlink_absolute_path_strategy::Value::Allowed as i32,
+            ..Default::default()
+        };
+        Ok(Response::new(api::ServerCapabilities {
+            cache_capabilities: Some(cache),
+            low_api_version: Some(version(2, 0)),
+            high_api_version: Some(version(2, 3)),
+            ..Default::default()
+        }))
+    }
+}
+
+fn version(major: i32, minor: i32) -> SemVer {
+    SemVer { major, minor, ..Default::default() }
+}
