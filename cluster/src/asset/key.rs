@@ -91,7 +91,8 @@ mod tests {
     use super::*;
 
     fn key(instance: &str, kind: AssetKind, uri: &str, qualifiers: &[(&str, &str)]) -> AssetKey {
-        let qualifiers = qualifiers.iter().map(|(name, value)| Qualifier { name: (*name).into(), value: (*value).into() });
+        let qualifiers =
+            qualifiers.iter().map(|(name, value)| Qualifier { name: (*name).into(), value: (*value).into() });
         AssetKey::new(instance, kind, uri, qualifiers).unwrap()
     }
 

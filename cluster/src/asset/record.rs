@@ -92,11 +92,7 @@ impl AssetRecord {
 
 impl From<&Digest> for DigestV1 {
     fn from(digest: &Digest) -> DigestV1 {
-        DigestV1 {
-            function: digest.function().number(),
-            size_bytes: digest.size_bytes(),
-            hash: digest.hash().to_vec(),
-        }
+        DigestV1 { function: digest.function().number(), size_bytes: digest.size_bytes(), hash: digest.hash().to_vec() }
     }
 }
 
