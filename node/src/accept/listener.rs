@@ -251,7 +251,7 @@ impl Newcomer {
             return;
         }
         let Some(tls) = self.tls.clone() else {
-            let service = self.admitted(None, Arc::default());
+            let service = self.admitted(Identity::anonymous(), Arc::default());
             return connection::serve(stream, service, ended, Arc::default()).await;
         };
         let handshake = async {
@@ -264,7 +264,7 @@ impl Newcomer {
             Ok(Ok((stream, identity))) => {
                 tracing::debug!(%from, %identity, "connected");
                 let revoked = Arc::new(Notify::new());
-                let service = self.admitted(Some(identity), Arc::clone(&revoked));
+                let service = self.admitted(identity, Arc::clone(&revoked));
                 connection::serve(stream, service, ended, revoked).await;
             }
             Ok(Err(error)) => {
@@ -276,10 +276,10 @@ impl Newcomer {
     }
 
     /// What answers the requests of this connection.
-    fn admitted(&self, identity: Option<Identity>, revoked: Arc<Notify>) -> Admitted {
-        let who = identity.as_ref().map_or_else(|| "anyone".into(), |identity| identity.to_string().into());
+    fn admitted(&self, identity: Identity, revoked: Arc<Notify>) -> Admitted {
+        let who = identity.to_string().into();
         let access = Access { who, permissions: self.config.allow, services: self.config.services };
-        let proof = self.tls.clone().zip(identity);
+        let proof = self.tls.clone().map(|tls| (tls, identity));
         Admitted { gate: Gate::new(self.app.clone(), access), proof, revoked }
     }
 }

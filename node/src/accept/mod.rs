@@ -10,3 +10,4 @@ pub use connection::App;
 pub use end::{End, Ended};
 pub use listener::{BindError, Bound};
 pub use owner_socket::OwnerSocket;
+pub use tls::{HANDSHAKE_DEADLINE, HandshakeError, ListenerTls, Reloaded, TlsError};

@@ -145,6 +145,20 @@ impl api::content_addressable_storage_server::ContentAddressableStorage for Cas 
         let pages = tree::pages(self.store.clone(), function, request).await?;
         Ok(Response::new(Box::pin(pages)))
     }
+
+    async fn split_blob(
+        &self,
+        _request: Request<api::SplitBlobRequest>,
+    ) -> Result<Response<api::SplitBlobResponse>, Status> {
+        Err(Status::unimplemented("SplitBlob is not offered yet, as Capabilities says; read the blob whole"))
+    }
+
+    async fn splice_blob(
+        &self,
+        _request: Request<api::SpliceBlobRequest>,
+    ) -> Result<Response<api::SpliceBlobResponse>, Status> {
+        Err(Status::unimplemented("SpliceBlob is not offered yet, as Capabilities says; upload the blob whole"))
+    }
 }
 
 // === impl Cas ===
