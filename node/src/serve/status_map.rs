@@ -26,19 +26,18 @@ const RETRY_INFO: &str = "type.googleapis.com/google.rpc.RetryInfo";
 
 /// `UNAVAILABLE`, to be tried again soon.
 pub fn unavailable(message: impl Into<String>) -> Status {
-    with_retry(Code::Unavailable, message, RETRY_AFTER)
+    with_retry(message, RETRY_AFTER)
 }
 
-/// A status that says when to try again.
-pub fn with_retry(code: Code, message: impl Into<String>, after: Duration) -> Status {
+fn with_retry(message: impl Into<String>, after: Duration) -> Status {
     let message = message.into();
     let info = rpc::RetryInfo { retry_delay: prost_types::Duration::try_from(after).ok() };
     let details = rpc::Status {
-        code: code as i32,
+        code: Code::Unavailable as i32,
         message: message.clone(),
         details: vec![Any { type_url: RETRY_INFO.into(), value: info.encode_to_vec() }],
     };
-    Status::with_details(code, message, Bytes::from(details.encode_to_vec()))
+    Status::with_details(Code::Unavailable, message, Bytes::from(details.encode_to_vec()))
 }
 
 /// The status as it stands inside a message, for one blob of a batch.
@@ -100,7 +99,8 @@ pub(super) fn write(error: &WriteError) -> Status {
     match error {
         WriteError::Mismatch { .. } => Status::invalid_argument(text),
         WriteError::LargerThanStore { .. } => Status::invalid_argument(text),
-        WriteError::Full { retry_after, .. } => with_retry(Code::ResourceExhausted, text, *retry_after),
+        // Not RESOURCE_EXHAUSTED: buildbox takes that for "the remote has it all" and pushes an asset without blobs.
+        WriteError::Full { retry_after, .. } => with_retry(text, *retry_after),
         _ => unavailable(text),
     }
 }
