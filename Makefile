@@ -6,8 +6,8 @@
 #
 # One build for everything. Each of these choices keeps cargo from compiling a dependency twice:
 #   - one profile, `dev`, which is optimised enough to run real clients against (see Cargo.toml);
-#   - always `--workspace --all-targets`: cargo unifies the features of what is built together, so that `-p casbah` today
-#     and the workspace tomorrow would be two builds of tokio;
+#   - always `--workspace --all-targets`: cargo unifies the features of what is built together, so that `-p casbah` here
+#     and the workspace there would be two builds of tokio;
 #   - clippy and rustdoc share the checked (not compiled) dependencies with each other;
 #   - RUSTFLAGS is never set here, it would throw away what a developer's own `cargo build` has built. Warnings are made
 #     errors where that costs nothing: clippy's own arguments, and RUSTDOCFLAGS.
@@ -38,8 +38,9 @@ fix: ## Let the tools mend what they can: formatting, clippy's suggestions
 test-env: ## What the tests with real clients need: bubblewrap, systemd-analyze, BuildStream in .venv
 	@scripts/test-env
 
-# `cargo build` first: a test that starts the program finds it in the target directory, and `cargo test` alone does not
-# put it there. The tests' own closing line is the last thing printed.
+# `cargo build` first: tests start the program, and `cargo test` alone does not link it. They are told where it is, or
+# each would ask cargo for it (`-p casbah`, see above). The tests' own closing line is the last thing printed.
+test: export CASBAH_BINARY := $(abspath $(or $(CARGO_TARGET_DIR),target))/debug/casbah
 .PHONY: test
 test: test-env ## Build everything once and run every test, the real clients' included
 	@cargo build --workspace --all-targets --locked
