@@ -229,7 +229,7 @@ fn logic_in_mod_file(file: &Text) -> Vec<String> {
             Some((_, after)) if rest.starts_with('(') => after,
             _ => rest,
         });
-        let is_contents = match face.trim_start().split_whitespace().next() {
+        let is_contents = match face.split_whitespace().next() {
             None => true,
             Some("mod") => !face.contains('{'),
             Some("use") => face.len() < text.len(),
