@@ -133,6 +133,17 @@ fn the_program_knows_every_option_of_the_units() -> Result<()> {
     Ok(())
 }
 
+/// The store reads the boot's id to tell a killed process from a machine that went down; without it, every start would
+/// take the longer way.
+#[test]
+fn the_units_leave_the_boot_id_in_sight() -> Result<()> {
+    for name in UNITS {
+        let unit = shipped(name)?;
+        assert!(!unit.lines().any(|line| line.starts_with("ProcSubset=")), "{name} hides /proc/sys");
+    }
+    Ok(())
+}
+
 /// A user of `bst-artifact-server` changes the program's path alone.
 #[test]
 fn the_pair_has_the_options_that_buildstream_documents() -> Result<()> {
