@@ -126,7 +126,17 @@ impl ActiveUpload {
         self.written.store(written, Ordering::Relaxed);
     }
 
-    /// Takes the upload out: to be committed, or given up. Nothing is kept.
+    /// What is being uploaded.
+    pub(super) fn digest(&self) -> Digest {
+        self.name.1
+    }
+
+    /// Drops the upload: nothing is kept.
+    pub(super) fn give_up(mut self) {
+        self.upload = None;
+    }
+
+    /// Takes the upload out, to be committed. Nothing is kept.
     pub(super) fn finish(mut self) -> Upload {
         self.upload.take().expect("only finish takes it, and consumes self")
     }
