@@ -3,6 +3,7 @@
 //! [`Config`] is what the rest of the program sees. It holds no string that still has to be parsed and no path whose
 //! form is in doubt; a `Config` that exists is one that can be run (as far as can be known without opening a socket).
 
+pub mod limits;
 mod resolve;
 
 pub use resolve::{

@@ -159,3 +159,13 @@ pub enum LogFormat {
     /// A line of JSON.
     Json,
 }
+
+impl std::fmt::Display for ListenAddress {
+    /// As written in a URL: IPv6 addresses in brackets.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.host.contains(':') {
+            true => write!(f, "[{}]:{}", self.host, self.port),
+            false => write!(f, "{}:{}", self.host, self.port),
+        }
+    }
+}
