@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use hyper::body::Incoming;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
 use tonic::Status;
 use tonic::body::Body;
@@ -92,12 +92,15 @@ impl Bound {
         let Bound { config, sockets, port, tls } = self;
         let places = Places::new();
         let mut tasks = JoinSet::new();
+        let (tell_reloaded, reloaded) = watch::channel(());
         if let Some(tls) = &tls {
-            tasks.spawn(reload(Arc::clone(tls), format!("{}:{port}", config.address.host), ended.clone()));
+            let address = ListenAddress { port, ..config.address.clone() };
+            tasks.spawn(reload(Arc::clone(tls), address, tell_reloaded, ended.clone()));
         }
         let config = Arc::new(config);
         for socket in sockets {
-            let newcomer = Newcomer { config: Arc::clone(&config), tls: tls.clone(), app: app.clone() };
+            let (config, tls, app, reloaded) = (Arc::clone(&config), tls.clone(), app.clone(), reloaded.clone());
+            let newcomer = Newcomer { config, tls, app, reloaded };
             tasks.spawn(accept(socket, newcomer, places.clone(), ended.clone()));
         }
         ended.reached().await;
@@ -186,6 +189,8 @@ struct Newcomer {
     config: Arc<ListenerConfig>,
     tls: Option<Arc<ListenerTls>>,
     app: App,
+    /// Changes when certificates were read again.
+    reloaded: watch::Receiver<()>,
 }
 
 async fn accept(socket: TcpListener, newcomer: Newcomer, places: Places, mut ended: Ended) {
@@ -222,7 +227,7 @@ async fn accept(socket: TcpListener, newcomer: Newcomer, places: Places, mut end
     while connections.join_next().await.is_some() {}
 }
 
-async fn reload(tls: Arc<ListenerTls>, address: String, mut ended: Ended) {
+async fn reload(tls: Arc<ListenerTls>, address: ListenAddress, tell: watch::Sender<()>, mut ended: Ended) {
     loop {
         tokio::select! {
             () = tokio::time::sleep(RELOAD_INTERVAL) => {}
@@ -232,7 +237,10 @@ async fn reload(tls: Arc<ListenerTls>, address: String, mut ended: Ended) {
         // The files may lie on a slow file system.
         match tokio::task::spawn_blocking(move || files.reload_if_changed()).await {
             Ok(Ok(Reloaded::Nothing)) => {}
-            Ok(Ok(reloaded)) => tracing::info!(%address, ?reloaded, "certificates were read again"),
+            Ok(Ok(reloaded)) => {
+                tracing::info!(%address, ?reloaded, "certificates were read again");
+                tell.send_replace(());
+            }
             Ok(Err(error)) => {
                 let error = &error as &dyn std::error::Error;
                 tracing::error!(%address, error, "changed certificates cannot be used; the old ones stay in force");
@@ -245,27 +253,23 @@ async fn reload(tls: Arc<ListenerTls>, address: String, mut ended: Ended) {
 // === impl Newcomer ===
 
 impl Newcomer {
-    async fn meet(self, stream: TcpStream, from: SocketAddr, places: &Places, ended: Ended) {
+    async fn meet(mut self, stream: TcpStream, from: SocketAddr, places: &Places, ended: Ended) {
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, %from, "a connection broke before it began");
             return;
         }
         let Some(tls) = self.tls.clone() else {
-            let service = self.admitted(Identity::anonymous(), Arc::default());
-            return connection::serve(stream, service, ended, Arc::default()).await;
+            let service = self.admitted(Identity::anonymous());
+            return connection::serve(stream, service, ended, std::future::pending()).await;
         };
-        let handshake = async {
-            let place = Places::take(&places.handshakes).await;
-            let outcome = tls.accept(stream).await;
-            drop(place);
-            outcome
-        };
-        match tokio::time::timeout(HANDSHAKE_DEADLINE, handshake).await {
+        let place = Places::take(&places.handshakes).await;
+        let handshake = tokio::time::timeout(HANDSHAKE_DEADLINE, tls.accept(stream)).await;
+        drop(place);
+        match handshake {
             Ok(Ok((stream, identity))) => {
                 tracing::debug!(%from, %identity, "connected");
-                let revoked = Arc::new(Notify::new());
-                let service = self.admitted(identity, Arc::clone(&revoked));
-                connection::serve(stream, service, ended, revoked).await;
+                let service = self.admitted(identity.clone());
+                connection::serve(stream, service, ended, self.withdrawn(&tls, &identity)).await;
             }
             Ok(Err(error)) => {
                 let error = &error as &dyn std::error::Error;
@@ -275,12 +279,23 @@ impl Newcomer {
         }
     }
 
+    /// Returns when what let this client in is no longer true.
+    async fn withdrawn(&mut self, tls: &ListenerTls, identity: &Identity) {
+        while tls.is_current(identity) {
+            if self.reloaded.changed().await.is_err() {
+                // Nobody reads the files any more: the listener is at its end.
+                std::future::pending::<()>().await;
+            }
+        }
+        tracing::info!(%identity, "a client whose certificate is no longer accepted is sent away");
+    }
+
     /// What answers the requests of this connection.
-    fn admitted(&self, identity: Identity, revoked: Arc<Notify>) -> Admitted {
+    fn admitted(&self, identity: Identity) -> Admitted {
         let who = identity.to_string().into();
         let access = Access { who, permissions: self.config.allow, services: self.config.services };
         let proof = self.tls.clone().map(|tls| (tls, identity));
-        Admitted { gate: Gate::new(self.app.clone(), access), proof, revoked }
+        Admitted { gate: Gate::new(self.app.clone(), access), proof }
     }
 }
 
@@ -289,7 +304,6 @@ impl Newcomer {
 struct Admitted {
     gate: Gate<App>,
     proof: Option<(Arc<ListenerTls>, Identity)>,
-    revoked: Arc<Notify>,
 }
 
 impl Service<http::Request<Incoming>> for Admitted {
@@ -309,8 +323,6 @@ impl Service<http::Request<Incoming>> for Admitted {
         if let Some((tls, identity)) = &self.proof
             && !tls.is_current(identity)
         {
-            tracing::info!(%identity, "a client whose certificate was taken off the list is sent away");
-            self.revoked.notify_one();
             let status = Status::unauthenticated(format!("the certificate of {identity} is no longer accepted"));
             return Either::Right(std::future::ready(Ok(status.into_http())));
         }
