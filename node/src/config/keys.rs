@@ -224,7 +224,10 @@ impl KeyPath {
         let (other_above, other_last) = other.split_last();
         let abbreviated = last.len() >= 3 && other_last.starts_with(&last);
         let key = strsim::normalized_damerau_levenshtein(&last, &other_last).max(if abbreviated { 0.85 } else { 0.0 });
-        key * (0.7 + 0.3 * strsim::normalized_damerau_levenshtein(&above, &other_above))
+        let parts = key * (0.7 + 0.3 * strsim::normalized_damerau_levenshtein(&above, &other_above));
+        // A wrong separator: `store_capacity`.
+        let whole = strsim::normalized_damerau_levenshtein(&self.to_string(), &other.to_string());
+        if self.0.len() == other.0.len() { parts } else { parts.max(whole) }
     }
 
     fn split_last(&self) -> (String, String) {
