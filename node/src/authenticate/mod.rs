@@ -4,6 +4,7 @@
 //! certificate is listed or was issued by somebody the operator named, and it is within its validity. [`Identity`] is
 //! only made where all three were checked.
 
+mod authorize;
 mod certificate;
 mod credentials;
 mod error;
@@ -18,6 +19,7 @@ mod verifier;
 #[cfg(test)]
 pub(crate) mod test_certificates;
 
+pub use authorize::Gate;
 pub use certificate::{AlternativeName, ClientCertificate, Fingerprint};
 pub(crate) use credentials::watch_key;
 pub use credentials::{crypto, load_key};

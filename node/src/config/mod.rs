@@ -10,6 +10,7 @@ mod keys;
 mod layers;
 mod lines;
 mod machine;
+pub mod limits;
 mod resolve;
 mod rules;
 mod sources;

@@ -1,1 +1,53 @@
-//! The blob store of one node.
+//! The blob store of one node: bytes by digest, on disk, within a capacity.
+//!
+//! What is acknowledged survives `kill -9` of the process at any point, and after the loss of power all but the last
+//! sync interval is there. No byte is returned that does not match its checksum, and nothing is named by its digest that
+//! has not been verified against it. The least recently used blobs make room for new ones. `docs/reference/disk-format.md`
+//! describes the files.
+//!
+//! From the outside in: [`store`] is the face; [`upload`] and [`commit`] write, [`reader`] reads; [`state`] decides and
+//! [`index`] remembers; [`journal`] and [`snapshot`] make that last, [`sync`] forces it to the disk, [`maintenance`] tidies
+//! up, and [`recover`] brings it back.
+
+mod blob_file;
+mod buffers;
+mod clock;
+mod commit;
+mod disk;
+mod error;
+#[cfg(test)]
+mod faults;
+mod index;
+mod journal;
+mod key;
+mod limits;
+mod maintenance;
+#[cfg(test)]
+mod model_test;
+mod options;
+mod paths;
+mod reader;
+mod record;
+mod recover;
+#[cfg(test)]
+mod restart_test;
+mod segment;
+mod shared;
+mod snapshot;
+mod state;
+#[expect(clippy::module_inception, reason = "the folder is the store, the file its face")]
+mod store;
+#[cfg(test)]
+mod store_test;
+mod sync;
+#[cfg(test)]
+mod testing;
+mod upload;
+
+pub use clock::{Clock, SystemClock};
+pub use error::{Damage, Mismatch, OpenError, ReadError, ReadOnlyReason, WriteError};
+pub use index::Inventory;
+pub use options::{StoreOptions, Surroundings};
+pub use reader::Reader;
+pub use store::{Store, StoreStatus};
+pub use upload::Upload;

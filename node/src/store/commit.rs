@@ -1,0 +1,127 @@
+//! The last step of a write: a blob whose bytes are right gets its name, its record in the journal, and is shown.
+
+use std::fs::File;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use casbah_cluster::digest::Digest;
+use tokio::sync::oneshot;
+
+use super::error::WriteError;
+use super::key::{Key, Place, Stored};
+use super::limits::FILE_SERIALS;
+use super::shared::{Reservation, Shared};
+use super::state::GarbageFile;
+use super::sync::Reveal;
+use super::upload::UploadFile;
+
+/// With sync `always`, tells when the blob is on disk and visible.
+pub type Answer = Option<oneshot::Receiver<io::Result<()>>>;
+
+/// A blob that was here when its upload began has been verified.
+pub fn present(shared: &Shared, digest: &Digest) -> Result<(), WriteError> {
+    let now = shared.now();
+    let mut state = shared.lock();
+    if state.closed {
+        return Err(WriteError::Closed { digest: *digest });
+    }
+    if digest.is_empty_blob() || state.find_and_touch(digest, now).is_some() {
+        return Ok(());
+    }
+    // It has been evicted since, and its bytes were not kept: the next attempt finds it missing from the start.
+    Err(WriteError::Full { digest: *digest, retry_after: Duration::ZERO })
+}
+
+/// A blob's file has been written.
+pub fn file(
+    shared: &Arc<Shared>,
+    digest: &Digest,
+    file: File,
+    upload: UploadFile,
+    reservation: Reservation,
+) -> io::Result<Result<Answer, WriteError>> {
+    let key = Key::of(digest);
+    let serial = name(shared, &key, upload)?;
+    let [first, ..] = key.hash;
+    shared.sync.add_file(Arc::new(file), Some(first));
+    let stored = Stored { key, size_bytes: digest.size_bytes(), place: Place::File { serial } };
+    record(shared, digest, &stored, reservation)
+}
+
+/// Gives an uploaded file a blob's name, and keeps the name from a sweep until it is recorded.
+fn name(shared: &Shared, key: &Key, upload: UploadFile) -> io::Result<u8> {
+    let Some(number) = upload.number() else { return Err(io::ErrorKind::NotFound.into()) };
+    let from = shared.paths.upload(shared.run, number);
+    let mut last = io::Error::from(io::ErrorKind::AlreadyExists);
+    for serial in 0..FILE_SERIALS {
+        if !shared.lock().committing.insert((*key, serial)) {
+            continue;
+        }
+        match shared.disk.rename_new(&from, &shared.paths.blob(key, serial)) {
+            Ok(()) => {
+                upload.renamed();
+                return Ok(serial);
+            }
+            Err(error) => {
+                shared.lock().committing.remove(&(*key, serial));
+                if error.kind() != io::ErrorKind::AlreadyExists {
+                    return Err(error);
+                }
+                last = error;
+            }
+        }
+    }
+    Err(last)
+}
+
+/// Records a blob whose bytes are in place, and shows it.
+fn record(
+    shared: &Arc<Shared>,
+    digest: &Digest,
+    stored: &Stored,
+    reservation: Reservation,
+) -> io::Result<Result<Answer, WriteError>> {
+    let now = shared.now();
+    let (slot, sequence) = {
+        let mut state = shared.lock();
+        if let Place::File { serial } = stored.place {
+            state.committing.remove(&(stored.key, serial));
+        }
+        reservation.release(&mut state);
+        let slot = if state.closed { None } else { state.insert_hidden(stored, now) };
+        if slot.is_none() {
+            // Another upload of the same blob was faster, or it is too late: this copy goes.
+            if let Place::File { serial } = stored.place {
+                state.discard(GarbageFile::Blob(stored.key, serial));
+            }
+        }
+        if state.closed {
+            return Ok(Err(WriteError::Closed { digest: *digest }));
+        }
+        (slot, state.queue.end)
+    };
+    let flushed = shared.flush(sequence);
+    let Some(slot) = slot else {
+        // The faster one's record was queued before; so it is written now, and with sync `always`, synced below.
+        flushed?;
+        return Ok(Ok(shared.sync.is_always().then(|| wait_for_pass(shared, None))));
+    };
+    if let Err(error) = flushed {
+        shared.lock().forget(slot);
+        return Err(error);
+    }
+    if shared.sync.is_always() {
+        return Ok(Ok(Some(wait_for_pass(shared, Some(slot)))));
+    }
+    shared.lock().index.reveal(slot);
+    shared.space.notify_waiters();
+    shared.sync.wake();
+    Ok(Ok(None))
+}
+
+fn wait_for_pass(shared: &Shared, slot: Option<u32>) -> oneshot::Receiver<io::Result<()>> {
+    let (answer, receiver) = oneshot::channel();
+    shared.sync.add_reveal(Reveal { slot, answer });
+    receiver
+}

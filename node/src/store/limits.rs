@@ -1,0 +1,62 @@
+//! The limits of the store, each with its reason.
+
+use std::time::Duration;
+
+/// Blobs up to this size are kept in memory while they arrive; larger ones go to their file as they come.
+pub const SMALL_BLOB_BYTES: u64 = 128 * 1024;
+
+/// Bytes of a file under one checksum. A range read verifies whole frames, so this is the most that is read in vain;
+/// at 4 bytes of checksum a frame the table is 1/16384 of the blob.
+pub const FRAME_BYTES: usize = 64 * 1024;
+
+/// Bytes a reader returns at a time, and bytes an upload gathers before it hashes and writes them. A megabyte keeps the
+/// cost of a thread hop (10-30 us) under 3 % of the work on it, and a reader's memory small.
+pub const PIECE_BYTES: usize = 1024 * 1024;
+
+/// Idle piece buffers that are kept for the next reader: 64 MiB. Fresh memory costs as much as the read itself.
+pub const IDLE_BUFFERS: usize = 64;
+
+/// Blocking file operations under way at once. Beyond this a disk's queue only grows its latency.
+pub const BLOCKING_JOBS: usize = 32;
+
+/// Operations that may wait for one of [`BLOCKING_JOBS`]. More than this is overload, and is said at once.
+pub const BLOCKING_QUEUE: usize = 4096;
+
+/// How long an upload waits for uploads under way to give back space before it is told that the store is full. A
+/// client that is told so may believe the worst (BuildStream does), so a little patience is cheap.
+pub const SPACE_PATIENCE: Duration = Duration::from_secs(10);
+
+/// Uses are journaled this often: what kill -9 may cost is the order of the last second's reads.
+pub const TOUCH_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Entries handled under one hold of the state's lock by walks, about 0.2 ms. Also the most uses in one journal record,
+/// whose length has 16 bits.
+pub const WALK_BATCH: usize = 1024;
+
+/// A snapshot is taken when the journal has grown past this and past half the size of a snapshot, which bounds both the
+/// replay at start (about 0.2 us a record) and the write amplification (below 3).
+pub const SNAPSHOT_JOURNAL_BYTES: u64 = 16 * 1024 * 1024;
+
+/// Digests looked up under one hold of the state's lock, so that a large FindMissingBlobs does not hold up others.
+pub const LOOKUP_BATCH: usize = 256;
+
+/// How often the sync thread looks for work when the policy gives no interval.
+pub const IDLE_SYNC_INTERVAL: Duration = Duration::from_millis(50);
+
+/// Spare names a blob's file may have while files of the same blob wait to be removed.
+pub const FILE_SERIALS: u8 = 16;
+
+/// The space files take is counted in blocks of this size, as file systems allocate it.
+pub const DISK_BLOCK_BYTES: u64 = 4096;
+
+/// Files that wait to be synced at the most; each holds a file descriptor. Writers wait beyond that.
+pub const DIRTY_FILES: usize = 512;
+
+/// Pieces an upload gathers before it hashes and writes them, however small they are.
+pub const UPLOAD_PIECES: usize = 512;
+
+/// How often the maintenance thread looks whether there is something to do.
+pub const MAINTENANCE_INTERVAL: Duration = Duration::from_secs(1);
+
+/// The least capacity that makes sense: a few blobs of the size that segments take.
+pub const MINIMUM_CAPACITY_BYTES: u64 = 1024 * 1024;

@@ -1,0 +1,131 @@
+//! What happens at leisure, on a thread of its own: snapshots, and the sweep of files that nothing names.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Condvar, Mutex, PoisonError};
+
+use super::journal;
+use super::key::Place;
+use super::limits::{MAINTENANCE_INTERVAL, SNAPSHOT_JOURNAL_BYTES};
+use super::paths::{parse_blob_name, parse_generation};
+use super::record::ENTRY_BYTES;
+use super::shared::{Shared, lock};
+use super::{snapshot, sync};
+
+/// How the thread is told to stop.
+#[derive(Debug, Default)]
+pub struct Maintenance {
+    stop: AtomicBool,
+    lock: Mutex<()>,
+    wake: Condvar,
+    /// Held while a snapshot is made.
+    snapshot: Mutex<()>,
+}
+
+// === impl Maintenance ===
+
+impl Maintenance {
+    /// Ends [`run`] and whatever it is at.
+    pub fn stop(&self) {
+        self.stop.store(true, Ordering::Relaxed);
+        let _held = lock(&self.lock);
+        self.wake.notify_all();
+    }
+
+    /// Whether to stop.
+    pub fn is_stopped(&self) -> bool {
+        self.stop.load(Ordering::Relaxed)
+    }
+
+    fn wait(&self) -> bool {
+        let held = lock(&self.lock);
+        if !self.is_stopped() {
+            drop(self.wake.wait_timeout(held, MAINTENANCE_INTERVAL).unwrap_or_else(PoisonError::into_inner));
+        }
+        !self.is_stopped()
+    }
+}
+
+/// The maintenance thread.
+pub fn run(shared: &Shared) {
+    if let Err(error) = sweep(shared) {
+        tracing::warn!(%error, "looking for files that nothing names failed");
+    }
+    while shared.maintenance.wait() {
+        if is_snapshot_due(shared)
+            && let Err(error) = take_snapshot(shared)
+        {
+            tracing::error!(%error, "writing a snapshot of the index failed");
+        }
+    }
+}
+
+fn is_snapshot_due(shared: &Shared) -> bool {
+    let state = shared.lock();
+    let journal = state.queue.end - state.queue.start + state.replayed_bytes;
+    journal > SNAPSHOT_JOURNAL_BYTES.max(state.index.blobs() * ENTRY_BYTES as u64 / 2)
+}
+
+/// Begins a new journal and writes a snapshot to go with it; what came before is removed.
+pub fn take_snapshot(shared: &Shared) -> io::Result<()> {
+    let _held = lock(&shared.maintenance.snapshot);
+    let (disk, paths) = (&shared.disk, &shared.paths);
+    let generation = shared.lock().queue.generation + 1;
+    let file = disk.create_over(&paths.journal(generation))?;
+    disk.write_all_at(&file, &journal::header(generation, &journal::boot_id()), 0)?;
+    let last = shared.journal.rotate(disk, &shared.state, file, generation)?;
+    shared.sync.add_file(last, None);
+    let unfinished = paths.snapshot_unfinished();
+    snapshot::write(shared, &disk.create_over(&unfinished)?, generation)?;
+    // What the snapshot names must be on disk before it counts.
+    sync::pass(shared)?;
+    disk.rename(&unfinished, &paths.snapshot(generation))?;
+    disk.sync_dir(&paths.index())?;
+    shared.lock().replayed_bytes = 0;
+    remove_before(shared, generation)
+}
+
+fn remove_before(shared: &Shared, generation: u64) -> io::Result<()> {
+    for entry in fs::read_dir(shared.paths.index())? {
+        let entry = entry?;
+        let name = entry.file_name();
+        let Some(name) = name.to_str() else { continue };
+        let found = parse_generation(name, "journal").or_else(|| parse_generation(name, "snapshot"));
+        if found.is_some_and(|found| found < generation) {
+            shared.disk.remove(&entry.path())?;
+        }
+    }
+    Ok(())
+}
+
+/// Removes the files of uploads of earlier runs, and those of blobs that the index does not have.
+pub fn sweep(shared: &Shared) -> io::Result<()> {
+    let this_run = format!("{}-", shared.run);
+    for_each_file(shared, &shared.paths.incoming(), |name| !name.starts_with(&this_run))?;
+    for first in 0..=u8::MAX {
+        for_each_file(shared, &shared.paths.blobs_of(first), |name| {
+            let Some((key, serial)) = parse_blob_name(name) else { return false };
+            let state = shared.lock();
+            let slot = state.index.find(&key).and_then(|slot| state.index.get(slot));
+            let named = slot.is_some_and(|found| found.stored.place == Place::File { serial });
+            !named && !state.committing.contains(&(key, serial))
+        })?;
+    }
+    Ok(())
+}
+
+fn for_each_file(shared: &Shared, directory: &Path, is_orphan: impl Fn(&str) -> bool) -> io::Result<()> {
+    for entry in fs::read_dir(directory)? {
+        let entry = entry?;
+        if shared.maintenance.is_stopped() {
+            return Ok(());
+        }
+        if entry.file_name().to_str().is_some_and(&is_orphan) {
+            tracing::debug!(path = %entry.path().display(), "removing a file that nothing names");
+            shared.disk.remove(&entry.path())?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,278 @@
+//! The records of the journal and of snapshots, as bytes.
+//!
+//! A journal record is its kind (1), zero (1), the length of its payload (2), a checksum (4) and the payload. The
+//! checksum covers the journal's generation, the record's offset in the file, kind, length and payload, so that bytes
+//! left over from elsewhere are no record. Numbers are little-endian.
+
+use super::key::{KEY_HASH_BYTES, Key};
+
+/// Length of an entry: function (1), kind of place (1: file, 2: segment), serial (1), zero (1), last use in Unix
+/// seconds (4), size (8), segment number (4), offset in the segment (4), hash (32).
+pub const ENTRY_BYTES: usize = 56;
+
+/// Bytes of a journal record before its payload.
+pub const RECORD_HEADER_BYTES: usize = 8;
+
+/// A blob as it is written down.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DiskEntry {
+    /// Its name.
+    pub key: Key,
+    /// Its last use, in Unix seconds.
+    pub used: u32,
+    /// Its size.
+    pub size_bytes: u64,
+    /// Where it lies.
+    pub place: DiskPlace,
+}
+
+/// Where a blob lies, in names that last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DiskPlace {
+    /// In a file of its own.
+    File {
+        /// Part of the file's name.
+        serial: u8,
+    },
+    /// In a segment.
+    Segment {
+        /// The segment's number, never used again.
+        number: u32,
+        /// Where the blob's record begins.
+        offset_bytes: u32,
+    },
+}
+
+/// A change of the index.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Record {
+    /// A blob was stored, and is the most recently used one.
+    Put(DiskEntry),
+    /// A blob lies elsewhere now; its use is as it was.
+    Move(DiskEntry),
+    /// A blob is gone.
+    Remove(Key),
+    /// Blobs were used, in this order. They are named by the first eight bytes of their hashes.
+    Touch {
+        /// When, in Unix seconds.
+        used: u32,
+        /// At most [`super::limits::WALK_BATCH`].
+        prefixes: Vec<[u8; 8]>,
+    },
+    /// All records of this journal up to this offset, and the bytes they name, are on the disk.
+    Synced {
+        /// Offset in the journal's file.
+        offset_bytes: u64,
+    },
+}
+
+/// Where a journal record is, which its checksum covers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Position {
+    /// The journal's generation.
+    pub generation: u64,
+    /// The record's offset in the journal's file.
+    pub offset_bytes: u64,
+}
+
+const PUT: u8 = 1;
+const MOVE: u8 = 2;
+const REMOVE: u8 = 3;
+const TOUCH: u8 = 4;
+const SYNCED: u8 = 5;
+
+// === impl DiskEntry ===
+
+impl DiskEntry {
+    /// The entry's bytes.
+    pub fn encode(&self) -> [u8; ENTRY_BYTES] {
+        let (kind, serial, number, offset_bytes) = match self.place {
+            DiskPlace::File { serial } => (1, serial, 0, 0),
+            DiskPlace::Segment { number, offset_bytes } => (2, 0, number, offset_bytes),
+        };
+        let mut fields = Fields::<ENTRY_BYTES>::new();
+        fields.add(&[self.key.function, kind, serial, 0]);
+        fields.add(&self.used.to_le_bytes());
+        fields.add(&self.size_bytes.to_le_bytes());
+        fields.add(&number.to_le_bytes());
+        fields.add(&offset_bytes.to_le_bytes());
+        fields.add(&self.key.hash);
+        fields.bytes
+    }
+
+    /// The entry of these bytes; `None` when they are none.
+    pub fn decode(bytes: &[u8]) -> Option<DiskEntry> {
+        let bytes: &[u8; ENTRY_BYTES] = bytes.try_into().ok()?;
+        let (head, hash) = bytes.split_at(ENTRY_BYTES - KEY_HASH_BYTES);
+        let [function, kind, serial, 0, used @ ..] = head else { return None };
+        let (used, rest) = used.split_first_chunk()?;
+        let (size, rest) = rest.split_first_chunk()?;
+        let (number, offset) = rest.split_first_chunk()?;
+        let place = match kind {
+            1 => DiskPlace::File { serial: *serial },
+            2 => DiskPlace::Segment {
+                number: u32::from_le_bytes(*number),
+                offset_bytes: u32::from_le_bytes(offset.try_into().ok()?),
+            },
+            _ => return None,
+        };
+        Some(DiskEntry {
+            key: Key { function: *function, hash: hash.try_into().ok()? },
+            used: u32::from_le_bytes(*used),
+            size_bytes: u64::from_le_bytes(*size),
+            place,
+        })
+    }
+}
+
+// === impl Record ===
+
+impl Record {
+    /// Appends the record's bytes.
+    pub fn encode(&self, position: Position, out: &mut Vec<u8>) {
+        let start = out.len();
+        out.extend([0; RECORD_HEADER_BYTES]);
+        let kind = match self {
+            Record::Put(entry) => {
+                out.extend(entry.encode());
+                PUT
+            }
+            Record::Move(entry) => {
+                out.extend(entry.encode());
+                MOVE
+            }
+            Record::Remove(key) => {
+                out.extend([key.function, 0, 0, 0]);
+                out.extend(key.hash);
+                REMOVE
+            }
+            Record::Touch { used, prefixes } => {
+                out.extend(used.to_le_bytes());
+                prefixes.iter().for_each(|prefix| out.extend(prefix));
+                TOUCH
+            }
+            Record::Synced { offset_bytes } => {
+                out.extend(offset_bytes.to_le_bytes());
+                SYNCED
+            }
+        };
+        let Some((header, payload)) =
+            out.get_mut(start..).and_then(|record| record.split_first_chunk_mut::<RECORD_HEADER_BYTES>())
+        else {
+            return;
+        };
+        let length = u16::try_from(payload.len()).expect("a batch of touches is limited").to_le_bytes();
+        let [low, high] = length;
+        let [a, b, c, d] = checksum(position, [kind, 0, low, high], payload).to_le_bytes();
+        *header = [kind, 0, low, high, a, b, c, d];
+    }
+
+    /// The record at the beginning of these bytes, and its length. `None` when there is none, or not all of it.
+    pub fn decode(position: Position, bytes: &[u8]) -> Option<(Record, usize)> {
+        let (header, rest) = bytes.split_first_chunk::<RECORD_HEADER_BYTES>()?;
+        let [kind, zero, low, high, sum @ ..] = *header;
+        let payload = rest.get(..usize::from(u16::from_le_bytes([low, high])))?;
+        if checksum(position, [kind, zero, low, high], payload) != u32::from_le_bytes(sum) {
+            return None;
+        }
+        let record = match kind {
+            PUT => Record::Put(DiskEntry::decode(payload)?),
+            MOVE => Record::Move(DiskEntry::decode(payload)?),
+            REMOVE => {
+                let ([function, ..], hash) = payload.split_first_chunk::<4>()?;
+                Record::Remove(Key { function: *function, hash: hash.try_into().ok()? })
+            }
+            TOUCH => {
+                let (used, prefixes) = payload.split_first_chunk()?;
+                let (prefixes, []) = prefixes.as_chunks() else { return None };
+                Record::Touch { used: u32::from_le_bytes(*used), prefixes: prefixes.to_vec() }
+            }
+            SYNCED => Record::Synced { offset_bytes: u64::from_le_bytes(payload.try_into().ok()?) },
+            _ => return None,
+        };
+        Some((record, RECORD_HEADER_BYTES + payload.len()))
+    }
+}
+
+fn checksum(position: Position, head: [u8; 4], payload: &[u8]) -> u32 {
+    let mut prefix = Fields::<20>::new();
+    prefix.add(&position.generation.to_le_bytes());
+    prefix.add(&position.offset_bytes.to_le_bytes());
+    prefix.add(&head);
+    crc32c::crc32c_append(crc32c::crc32c(&prefix.bytes), payload)
+}
+
+/// Fills an array field by field.
+pub struct Fields<const N: usize> {
+    /// What has been added, then zeros.
+    pub bytes: [u8; N],
+    filled: usize,
+}
+
+// === impl Fields ===
+
+impl<const N: usize> Fields<N> {
+    /// All zeros.
+    pub fn new() -> Fields<N> {
+        Fields { bytes: [0; N], filled: 0 }
+    }
+
+    /// Adds the next field.
+    pub fn add(&mut self, field: &[u8]) {
+        let end = self.filled + field.len();
+        self.bytes.get_mut(self.filled..end).expect("the fields fit").copy_from_slice(field);
+        self.filled = end;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HERE: Position = Position { generation: 3, offset_bytes: 64 };
+
+    fn entry(place: DiskPlace) -> DiskEntry {
+        DiskEntry { key: Key { function: 1, hash: [9; 32] }, used: 77, size_bytes: 1 << 40, place }
+    }
+
+    fn records() -> Vec<Record> {
+        vec![
+            Record::Put(entry(DiskPlace::File { serial: 3 })),
+            Record::Put(entry(DiskPlace::Segment { number: 7, offset_bytes: 640 })),
+            Record::Move(entry(DiskPlace::Segment { number: u32::MAX, offset_bytes: u32::MAX })),
+            Record::Remove(Key { function: 1, hash: [1; 32] }),
+            Record::Touch { used: 5, prefixes: vec![[1; 8], [2; 8]] },
+            Record::Touch { used: 5, prefixes: vec![] },
+            Record::Synced { offset_bytes: 99 },
+        ]
+    }
+
+    #[test]
+    fn a_record_survives_encoding() {
+        for record in records() {
+            let mut bytes = Vec::new();
+            record.encode(HERE, &mut bytes);
+            let length = bytes.len();
+            bytes.extend([1, 2, 3]);
+            assert_eq!(Record::decode(HERE, &bytes), Some((record, length)));
+        }
+    }
+
+    #[test]
+    fn a_record_truncated_flipped_or_elsewhere_is_none() {
+        for record in records() {
+            let mut bytes = Vec::new();
+            record.encode(HERE, &mut bytes);
+            for length in 0..bytes.len() {
+                assert_eq!(Record::decode(HERE, &bytes[..length]), None);
+            }
+            for bit in 0..bytes.len() * 8 {
+                let mut flipped = bytes.clone();
+                flipped[bit / 8] ^= 1 << (bit % 8);
+                assert_eq!(Record::decode(HERE, &flipped), None, "{record:?} bit {bit}");
+            }
+            assert_eq!(Record::decode(Position { generation: 4, ..HERE }, &bytes), None);
+            assert_eq!(Record::decode(Position { offset_bytes: 65, ..HERE }, &bytes), None);
+        }
+    }
+}

@@ -1,0 +1,259 @@
+//! The start of a store: the newest snapshot, and what the journals say has happened since.
+//!
+//! Nothing is looked for in the directories of blobs: what is to be served is known from the index alone. A tail of a
+//! journal that is torn or not understood is cut off. When the machine went down (another boot than the journal's), what
+//! the journal names after its last mark is verified before it counts; files it names may not have made it to the disk.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+
+use casbah_cluster::digest::Digest;
+
+use super::blob_file::{self, Layout, TRAILER_BYTES};
+use super::disk::Disk;
+use super::error::OpenError;
+use super::index::Index;
+use super::journal::{self, FoundJournal, Journal};
+use super::key::{Key, Place, Stored};
+use super::limits::{FRAME_BYTES, PIECE_BYTES};
+use super::options::{StoreOptions, Surroundings};
+use super::paths::{FORMAT, Paths, parse_generation};
+use super::record::{DiskEntry, DiskPlace, Record};
+use super::shared::{Parts, Shared};
+use super::snapshot;
+use super::state::{Counters, Queue, State};
+
+/// Opens the store in a directory.
+pub fn open(options: StoreOptions, around: Surroundings) -> Result<Shared, OpenError> {
+    let paths = Paths::new(options.dir.clone());
+    make_directories(&paths)?;
+    let mut recovery = Recovery { index: Index::new(), doubts: Vec::new(), replayed_bytes: 0, newest: 0 };
+    recovery.load(&paths)?;
+    recovery.settle_doubts(&around.disk, &paths);
+    let generation = recovery.newest + 1;
+    let journal = begin_journal(&around.disk, &paths, generation)?;
+    let retention = options.retention_floor;
+    let retention_seconds = retention.as_secs().saturating_add(u64::from(retention.subsec_nanos() > 0));
+    let mut index = recovery.index;
+    let touched = index.mark_newest();
+    let mut state = State {
+        index,
+        reserved_bytes: 0,
+        capacity_bytes: options.capacity_bytes,
+        retention_seconds: u32::try_from(retention_seconds).unwrap_or(u32::MAX),
+        queue: Queue { generation, start: 0, end: 0, bytes: Vec::new() },
+        replayed_bytes: recovery.replayed_bytes,
+        garbage: Vec::new(),
+        committing: std::collections::HashSet::new(),
+        touched,
+        read_only: None,
+        closed: false,
+        counters: Counters::default(),
+    };
+    // The capacity may have been larger; what may not go yet goes when it may.
+    let _ = state.evict_down_to(options.capacity_bytes, around.clock.unix_seconds());
+    let Surroundings { clock, disk, .. } = around;
+    Ok(Shared::new(Parts { options, paths, clock, disk, state, journal, run: generation }))
+}
+
+fn make_directories(paths: &Paths) -> Result<(), OpenError> {
+    let made = |path: &Path| fs::create_dir_all(path).map_err(failed("make the directory", path));
+    made(paths.root())?;
+    check_format(paths)?;
+    made(&paths.index())?;
+    made(&paths.incoming())?;
+    (0..=u8::MAX).try_for_each(|first| made(&paths.blobs_of(first)))
+}
+
+fn check_format(paths: &Paths) -> Result<(), OpenError> {
+    let path = paths.format();
+    match fs::read(&path) {
+        Ok(found) if found == FORMAT.as_bytes() => Ok(()),
+        Ok(found) => {
+            let found = String::from_utf8_lossy(&found).trim().chars().take(40).collect();
+            Err(OpenError::Format { path, found, expected: FORMAT.trim() })
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let unfinished = path.with_extension("unfinished");
+            let write = || {
+                fs::write(&unfinished, FORMAT)?;
+                fs::File::open(&unfinished)?.sync_all()?;
+                fs::rename(&unfinished, &path)?;
+                fs::File::open(paths.root())?.sync_all()
+            };
+            write().map_err(failed("write", &path))
+        }
+        Err(error) => Err(failed("read", &path)(error)),
+    }
+}
+
+fn begin_journal(disk: &Disk, paths: &Paths, generation: u64) -> Result<Journal, OpenError> {
+    let path = paths.journal(generation);
+    let begin = || {
+        let file = disk.create_over(&path)?;
+        disk.write_all_at(&file, &journal::header(generation, &journal::boot_id()), 0)?;
+        disk.sync_dir(&paths.index())?;
+        Ok(Journal::new(file))
+    };
+    begin().map_err(failed("begin", &path))
+}
+
+fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> OpenError {
+    let path = path.to_owned();
+    move |source| OpenError::Io { action, path, source }
+}
+
+/// The index on its way back.
+struct Recovery {
+    index: Index,
+    /// Blobs that may not have made it to the disk.
+    doubts: Vec<Key>,
+    /// Bytes of journals replayed.
+    replayed_bytes: u64,
+    /// The newest generation found.
+    newest: u64,
+}
+
+// === impl Recovery ===
+
+impl Recovery {
+    fn load(&mut self, paths: &Paths) -> Result<(), OpenError> {
+        let (mut snapshots, mut journals) = (Vec::new(), Vec::new());
+        let directory = paths.index();
+        for entry in fs::read_dir(&directory).map_err(failed("list", &directory))? {
+            let name = entry.map_err(failed("list", &directory))?.file_name();
+            let Some(name) = name.to_str() else { continue };
+            snapshots.extend(parse_generation(name, "snapshot"));
+            journals.extend(parse_generation(name, "journal"));
+        }
+        snapshots.sort_unstable();
+        journals.sort_unstable();
+        self.newest = snapshots.iter().chain(&journals).copied().max().unwrap_or(0);
+        let from = match snapshots.last() {
+            Some(generation) => {
+                self.load_snapshot(paths, *generation)?;
+                *generation
+            }
+            None => 0,
+        };
+        for generation in journals.into_iter().filter(|generation| *generation >= from) {
+            self.replay(paths, generation)?;
+        }
+        Ok(())
+    }
+
+    fn load_snapshot(&mut self, paths: &Paths, generation: u64) -> Result<(), OpenError> {
+        let path = paths.snapshot(generation);
+        let file = fs::File::open(&path).map_err(failed("read", &path))?;
+        match snapshot::read(file, generation, |entry| self.put(&entry)) {
+            Ok(()) => Ok(()),
+            Err(snapshot::SnapshotError::Io(error)) => Err(failed("read", &path)(error)),
+            Err(error @ snapshot::SnapshotError::Damaged { .. }) => {
+                tracing::error!(path = %path.display(), %error, blobs = self.index.blobs(), "a snapshot is damaged");
+                Ok(())
+            }
+        }
+    }
+
+    fn replay(&mut self, paths: &Paths, generation: u64) -> Result<(), OpenError> {
+        let path = paths.journal(generation);
+        let bytes = fs::read(&path).map_err(failed("read", &path))?;
+        self.replayed_bytes += bytes.len() as u64;
+        let Some(mut journal) = FoundJournal::new(bytes).filter(|journal| journal.generation == generation) else {
+            tracing::warn!(path = %path.display(), "a journal has no header; nothing of it counts");
+            return Ok(());
+        };
+        let rebooted = journal.boot != journal::boot_id() || journal.boot == [0; 16];
+        let mut unsynced: Vec<(u64, Key)> = Vec::new();
+        while let Some(offset) = Some(journal.offset_bytes()) {
+            let Some(record) = journal.next() else { break };
+            match record {
+                Record::Put(entry) | Record::Move(entry) if rebooted => unsynced.push((offset, entry.key)),
+                Record::Synced { offset_bytes } => unsynced.retain(|(offset, _)| *offset >= offset_bytes),
+                _ => {}
+            }
+            self.apply(&record);
+        }
+        self.doubts.extend(unsynced.into_iter().map(|(_, key)| key));
+        if journal.tail_bytes() > 0 {
+            let (cut, at) = (journal.tail_bytes(), journal.offset_bytes());
+            tracing::warn!(path = %path.display(), cut, at, "the torn end of a journal was cut off");
+        }
+        Ok(())
+    }
+
+    fn apply(&mut self, record: &Record) {
+        match record {
+            Record::Put(entry) => self.put(entry),
+            Record::Move(entry) => {
+                if let (Some(slot), Some(stored)) = (self.index.find(&entry.key), stored(entry)) {
+                    self.index.relocate(slot, &stored);
+                }
+            }
+            Record::Remove(key) => {
+                self.index.find(key).and_then(|slot| self.index.remove(slot));
+            }
+            Record::Touch { used, prefixes } => {
+                for prefix in prefixes {
+                    if let Some(slot) = self.index.find_prefix(*prefix) {
+                        self.index.touch(slot, *used);
+                    }
+                }
+            }
+            Record::Synced { .. } => {}
+        }
+    }
+
+    fn put(&mut self, entry: &DiskEntry) {
+        let Some(stored) = stored(entry) else { return };
+        self.index.find(&entry.key).and_then(|slot| self.index.remove(slot));
+        self.index.insert(&stored, entry.used, false);
+    }
+
+    /// Verifies what may not have made it to the disk.
+    fn settle_doubts(&mut self, disk: &Disk, paths: &Paths) {
+        for key in std::mem::take(&mut self.doubts) {
+            let Some(slot) = self.index.find(&key) else { continue };
+            let Some(found) = self.index.get(slot) else { continue };
+            if let Err(error) = verify(disk, paths, &found.stored) {
+                tracing::warn!(hash = key.hash_hex(), %error, "a blob did not survive the loss of power");
+                self.index.remove(slot);
+            }
+        }
+    }
+}
+
+fn stored(entry: &DiskEntry) -> Option<Stored> {
+    let place = match entry.place {
+        DiskPlace::File { serial } => Place::File { serial },
+        DiskPlace::Segment { .. } => return None,
+    };
+    Some(Stored { key: entry.key, size_bytes: entry.size_bytes, place })
+}
+
+/// Reads a blob's copy and checks it.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn verify(disk: &Disk, paths: &Paths, stored: &Stored) -> io::Result<()> {
+    let wrong = |damage| io::Error::new(io::ErrorKind::InvalidData, damage);
+    let digest: Digest = stored.key.digest(stored.size_bytes).ok_or(io::ErrorKind::Unsupported)?;
+    let Place::File { serial } = stored.place else { return Err(io::ErrorKind::Unsupported.into()) };
+    let file = disk.open(&paths.blob(&stored.key, serial))?;
+    let layout = Layout::new(stored.size_bytes);
+    let mut trailer = [0; TRAILER_BYTES];
+    disk.read_exact_at(&file, &mut trailer, layout.trailer_offset())?;
+    blob_file::check_label(&digest, file.metadata()?.len(), &trailer).map_err(wrong)?;
+    let (mut offset, mut bytes, mut sums) = (0, Vec::new(), Vec::new());
+    while offset < stored.size_bytes {
+        let length = (stored.size_bytes - offset).min(PIECE_BYTES as u64) as usize;
+        bytes.resize(length, 0);
+        sums.resize(4 * length.div_ceil(FRAME_BYTES), 0);
+        disk.read_exact_at(&file, &mut bytes, offset)?;
+        disk.read_exact_at(&file, &mut sums, layout.checksum_offset(offset / FRAME_BYTES as u64))?;
+        blob_file::check_frames(&bytes, &sums).map_err(wrong)?;
+        offset += length as u64;
+    }
+    Ok(())
+}

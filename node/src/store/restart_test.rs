@@ -1,0 +1,220 @@
+use std::fs;
+use std::path::PathBuf;
+
+use casbah_cluster::digest::Digest;
+
+use crate::config::SyncPolicy;
+
+use super::testing::{Bench, blob, digest, put, settle};
+use super::{maintenance, sync};
+
+fn index_files(bench: &Bench, prefix: &str) -> Vec<PathBuf> {
+    let entries = fs::read_dir(bench.options.dir.join("index")).unwrap();
+    let mut found: Vec<PathBuf> = entries.map(|entry| entry.unwrap().path()).collect();
+    found.retain(|path| path.file_name().unwrap().to_str().unwrap().starts_with(prefix));
+    found.sort_by_key(|path| path.to_str().unwrap().rsplit('-').next().unwrap().parse::<u64>().unwrap());
+    found
+}
+
+async fn fill(bench: &Bench, blobs: u64) -> Vec<Digest> {
+    let store = bench.open().await;
+    let mut names = Vec::new();
+    for seed in 0..blobs {
+        names.push(put(&store, seed, 100 + seed as usize).await);
+    }
+    names
+}
+
+#[tokio::test]
+async fn what_was_acknowledged_survives_kill_minus_nine() {
+    for sync in [SyncPolicy::Always, SyncPolicy::Interval(std::time::Duration::from_secs(3600)), SyncPolicy::Never] {
+        let mut bench = Bench::new(16 << 20);
+        bench.options.sync = sync;
+        let names = fill(&bench, 50).await;
+        let store = bench.open().await;
+        assert_eq!(store.touch(&names), vec![true; 50]);
+        for (seed, name) in names.iter().enumerate() {
+            assert_eq!(store.get(name, u64::MAX).await.unwrap(), blob(seed as u64, 100 + seed));
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_upload_under_way_when_killed_is_not_adopted_and_its_file_is_swept() {
+    let bench = Bench::new(16 << 20);
+    let store = bench.open().await;
+    let bytes = blob(1, 3 << 20);
+    let mut upload = store.upload(&digest(&bytes)).await.unwrap();
+    upload.write(bytes.slice(..2 << 20)).await.unwrap();
+    let unfinished = bench.files();
+    assert_eq!(unfinished.len(), 1);
+    drop(store);
+    drop(upload);
+    fs::write(&unfinished[0], b"as killed").unwrap();
+    let store = bench.open().await;
+    assert!(!store.contains(&digest(&bytes)));
+    settle(&store).await;
+    assert_eq!(bench.files(), Vec::<PathBuf>::new());
+}
+
+#[tokio::test]
+async fn a_file_that_got_its_name_but_no_record_is_swept() {
+    let bench = Bench::new(16 << 20);
+    let store = bench.open().await;
+    let name = put(&store, 1, 200_000).await;
+    let path = bench.files().remove(0);
+    let twin = path.with_file_name(path.file_name().unwrap().to_str().unwrap().replace("-0", "-1"));
+    fs::copy(&path, &twin).unwrap();
+    settle(&store).await;
+    assert_eq!(bench.files(), [path]);
+    assert!(store.contains(&name));
+}
+
+#[tokio::test]
+async fn the_order_of_use_survives_a_restart() {
+    for (close, snapshot) in [(false, false), (false, true), (true, false), (true, true)] {
+        let bench = Bench::new(10 << 20);
+        let store = bench.open().await;
+        let mut names = Vec::new();
+        for seed in 0..9 {
+            names.push(put(&store, seed, 1 << 20).await);
+        }
+        if snapshot {
+            maintenance::take_snapshot(store.shared()).unwrap();
+        }
+        store.touch(&[names[0], names[5], names[1]]);
+        if close {
+            store.close().await;
+        } else {
+            sync::journal_touches(store.shared());
+            sync::pass(store.shared()).unwrap();
+        }
+        drop(store);
+        let store = bench.open().await;
+        for (seed, victim) in [2, 3, 4, 6, 7, 8, 0, 5, 1].into_iter().enumerate() {
+            assert!(store.contains(&names[victim]), "{victim}");
+            put(&store, 100 + seed as u64, 1 << 20).await;
+            assert!(!store.contains(&names[victim]), "{victim}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_snapshot_replaces_the_journals_before_it() {
+    let bench = Bench::new(16 << 20);
+    let names = fill(&bench, 20).await;
+    let store = bench.open().await;
+    maintenance::take_snapshot(store.shared()).unwrap();
+    let late = put(&store, 99, 10).await;
+    maintenance::take_snapshot(store.shared()).unwrap();
+    assert_eq!(index_files(&bench, "snapshot").len(), 1);
+    assert_eq!(index_files(&bench, "journal").len(), 1);
+    drop(store);
+    let store = bench.open().await;
+    assert_eq!(store.touch(&names), vec![true; 20]);
+    assert!(store.contains(&late));
+    assert_eq!(store.status().blobs, 21);
+}
+
+#[tokio::test]
+async fn a_journal_cut_anywhere_keeps_what_comes_before_the_cut() {
+    let bench = Bench { threads: false, ..Bench::new(16 << 20) };
+    let names = fill(&bench, 6).await;
+    let journal = index_files(&bench, "journal").remove(0);
+    let good = fs::read(&journal).unwrap();
+    let mut kept = 0;
+    for length in 0..good.len() {
+        for later in index_files(&bench, "journal").into_iter().skip(1) {
+            fs::remove_file(later).unwrap();
+        }
+        fs::write(&journal, &good[..length]).unwrap();
+        let store = bench.open().await;
+        let here = store.touch(&names);
+        let count = here.iter().filter(|here| **here).count();
+        assert!(here[..count].iter().all(|here| *here), "a prefix stays: {here:?}");
+        assert!(count >= kept, "more of the journal keeps no less");
+        kept = count;
+    }
+    assert_eq!(kept, 5, "all but the last, whose record lacks a byte");
+}
+
+#[tokio::test]
+async fn a_flipped_byte_in_the_journal_costs_what_follows_and_adopts_nothing() {
+    let bench = Bench { threads: false, ..Bench::new(16 << 20) };
+    let names = fill(&bench, 6).await;
+    let journal = index_files(&bench, "journal").remove(0);
+    let good = fs::read(&journal).unwrap();
+    for at in 0..good.len() {
+        for later in index_files(&bench, "journal").into_iter().skip(1) {
+            fs::remove_file(later).unwrap();
+        }
+        let mut bad = good.clone();
+        bad[at] ^= 0x40;
+        fs::write(&journal, bad).unwrap();
+        let store = bench.open().await;
+        for (seed, name) in names.iter().enumerate() {
+            if store.contains(name) {
+                assert_eq!(store.get(name, u64::MAX).await.unwrap(), blob(seed as u64, 100 + seed));
+            }
+        }
+        assert!(store.status().blobs <= 6);
+    }
+}
+
+#[tokio::test]
+async fn a_snapshot_cut_or_flipped_adopts_nothing_wrong() {
+    let bench = Bench { threads: false, ..Bench::new(16 << 20) };
+    let names = fill(&bench, 6).await;
+    let store = bench.open().await;
+    maintenance::take_snapshot(store.shared()).unwrap();
+    drop(store);
+    let snapshot = index_files(&bench, "snapshot").remove(0);
+    let good = fs::read(&snapshot).unwrap();
+    for at in 0..good.len() {
+        for cut in [false, true] {
+            for later in index_files(&bench, "journal").into_iter().skip(1) {
+                fs::remove_file(later).unwrap();
+            }
+            let mut bad = good.clone();
+            if cut {
+                bad.truncate(at)
+            } else {
+                bad[at] ^= 0x40
+            }
+            fs::write(&snapshot, bad).unwrap();
+            let store = bench.open().await;
+            for (seed, name) in names.iter().enumerate() {
+                if store.contains(name) {
+                    assert_eq!(store.get(name, u64::MAX).await.unwrap(), blob(seed as u64, 100 + seed));
+                }
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn after_the_loss_of_power_what_was_named_but_not_written_is_not_adopted() {
+    let mut bench = Bench::new(16 << 20);
+    bench.options.sync = SyncPolicy::Interval(std::time::Duration::from_secs(3600));
+    let store = bench.open().await;
+    let synced = put(&store, 1, 1000).await;
+    sync::pass(store.shared()).unwrap();
+    let (lost, gone, lucky) = (put(&store, 2, 1000).await, put(&store, 3, 1000).await, put(&store, 4, 1000).await);
+    drop(store);
+    for path in bench.files() {
+        let text = path.to_str().unwrap();
+        if text.contains(&lost.hash_hex()) {
+            fs::write(&path, vec![0; fs::metadata(&path).unwrap().len() as usize]).unwrap();
+        } else if text.contains(&gone.hash_hex()) {
+            fs::remove_file(&path).unwrap();
+        }
+    }
+    // Another boot: the id in the journal's header is not this machine's.
+    let journal = index_files(&bench, "journal").remove(0);
+    let mut bytes = fs::read(&journal).unwrap();
+    let header = super::journal::header(1, &[7; 16]);
+    bytes[..header.len()].copy_from_slice(&header);
+    fs::write(&journal, bytes).unwrap();
+    let store = bench.open().await;
+    assert_eq!([synced, lost, gone, lucky].map(|name| store.contains(&name)), [true, false, false, true]);
+}

@@ -1,0 +1,198 @@
+//! What a store knows, and its decisions: what is here, what has room, what is evicted. No IO.
+//!
+//! Every change of the index is written into the journal's queue in the same breath, so that the order of records is
+//! the order of changes. Whoever makes a change writes the queue out afterwards (see [`super::journal`]) and only then
+//! tells anyone of it; a blob being stored stays hidden until then.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use casbah_cluster::digest::Digest;
+
+use super::error::ReadOnlyReason;
+use super::index::{Found, Index, Mark, Slot};
+use super::journal::HEADER_BYTES;
+use super::key::{Key, Place, Stored};
+use super::record::{DiskEntry, DiskPlace, Position, Record};
+
+/// The state of a store, behind one lock that is never held across IO.
+pub struct State {
+    /// All blobs.
+    pub index: Index,
+    /// Bytes promised to uploads under way.
+    pub reserved_bytes: u64,
+    /// Bytes that blobs may take.
+    pub capacity_bytes: u64,
+    /// Seconds for which a used blob is kept; 0: none.
+    pub retention_seconds: u32,
+    /// Records that are not yet in the journal's file.
+    pub queue: Queue,
+    /// Bytes of journals that were replayed at the start, and not yet replaced by a snapshot.
+    pub replayed_bytes: u64,
+    /// Files to be removed.
+    pub garbage: Vec<Garbage>,
+    /// Names that files are being given, which a sweep must leave alone.
+    pub committing: HashSet<(Key, u8)>,
+    /// Blobs used since their uses were last journaled come after this.
+    pub touched: Mark,
+    /// Why no writes are taken.
+    pub read_only: Option<ReadOnlyReason>,
+    /// No writes are taken any more.
+    pub closed: bool,
+    /// What has happened so far.
+    pub counters: Counters,
+}
+
+/// Journal records on their way to the file.
+#[derive(Debug)]
+pub struct Queue {
+    /// The journal's generation.
+    pub generation: u64,
+    /// The sequence at which this generation began.
+    pub start: u64,
+    /// The sequence of the end of the queue: bytes of records ever queued.
+    pub end: u64,
+    /// The records.
+    pub bytes: Vec<u8>,
+}
+
+/// A file to be removed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Garbage {
+    /// Which.
+    pub file: GarbageFile,
+    /// The sequence that must be on disk before.
+    pub after: u64,
+}
+
+/// Which file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GarbageFile {
+    /// A blob's.
+    Blob(Key, u8),
+    /// An upload's.
+    Upload(u64),
+}
+
+/// What has happened since the store was opened.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Blobs evicted.
+    pub evicted_blobs: u64,
+    /// Their bytes.
+    pub evicted_bytes: u64,
+    /// Blobs dropped as damaged.
+    pub damaged_blobs: u64,
+}
+
+/// Why there is no room.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NoRoom {
+    /// Not even in an empty store.
+    LargerThanStore,
+    /// Uploads under way have reserved too much.
+    Reserved,
+    /// Everything has been used too recently.
+    InUse(Duration),
+}
+
+// === impl Queue ===
+
+impl Queue {
+    /// Adds a record.
+    pub fn push(&mut self, record: &Record) {
+        let position =
+            Position { generation: self.generation, offset_bytes: HEADER_BYTES as u64 + (self.end - self.start) };
+        let before = self.bytes.len();
+        record.encode(position, &mut self.bytes);
+        self.end += (self.bytes.len() - before) as u64;
+    }
+}
+
+// === impl State ===
+
+impl State {
+    /// The visible blob of this digest.
+    pub fn find(&self, digest: &Digest) -> Option<(Slot, Found)> {
+        let slot = self.index.find(&Key::of(digest))?;
+        let found = self.index.get(slot)?;
+        (!found.hidden && found.stored.size_bytes == digest.size_bytes()).then_some((slot, found))
+    }
+
+    /// The same, used now.
+    pub fn find_and_touch(&mut self, digest: &Digest, now: u32) -> Option<Found> {
+        let (slot, found) = self.find(digest)?;
+        self.index.touch(slot, now);
+        Some(found)
+    }
+
+    /// Sets bytes aside, and evicts for them.
+    ///
+    /// # Errors
+    /// [`NoRoom`]; nothing was set aside then.
+    pub fn reserve(&mut self, charge_bytes: u64, now: u32) -> Result<(), NoRoom> {
+        if charge_bytes > self.capacity_bytes {
+            return Err(NoRoom::LargerThanStore);
+        }
+        let wanted = charge_bytes + self.reserved_bytes;
+        if wanted > self.capacity_bytes {
+            return Err(NoRoom::Reserved);
+        }
+        self.evict_down_to(self.capacity_bytes - wanted, now)?;
+        self.reserved_bytes += charge_bytes;
+        Ok(())
+    }
+
+    /// Evicts until blobs take no more than this.
+    ///
+    /// # Errors
+    /// [`NoRoom`] when what is left may not go.
+    pub fn evict_down_to(&mut self, bytes: u64, now: u32) -> Result<(), NoRoom> {
+        while self.index.charged_bytes() > bytes {
+            let slot = self.index.oldest().ok_or(NoRoom::Reserved)?;
+            let found = self.index.get(slot).filter(|found| !found.hidden).ok_or(NoRoom::Reserved)?;
+            let idle = now.saturating_sub(found.used);
+            if self.retention_seconds > 0 && idle <= self.retention_seconds {
+                return Err(NoRoom::InUse(Duration::from_secs(u64::from(self.retention_seconds - idle) + 1)));
+            }
+            self.counters.evicted_blobs += 1;
+            self.counters.evicted_bytes += found.stored.size_bytes;
+            self.forget(slot);
+        }
+        Ok(())
+    }
+
+    /// Adds a blob that is not to be seen yet, and queues its record. `None` when the blob is here, hidden or not.
+    pub fn insert_hidden(&mut self, stored: &Stored, now: u32) -> Option<Slot> {
+        let slot = self.index.insert(stored, now, true)?;
+        let record = Record::Put(self.disk_entry(stored, now));
+        self.queue.push(&record);
+        Some(slot)
+    }
+
+    /// Takes a blob out, queues its record and what it leaves behind.
+    pub fn forget(&mut self, slot: Slot) -> Option<Found> {
+        let found = self.index.remove(slot)?;
+        self.queue.push(&Record::Remove(found.stored.key));
+        if let Place::File { serial } = found.stored.place {
+            self.discard(GarbageFile::Blob(found.stored.key, serial));
+        }
+        Some(found)
+    }
+
+    /// Has a file removed once what is queued now is on disk.
+    pub fn discard(&mut self, file: GarbageFile) {
+        self.garbage.push(Garbage { file, after: self.queue.end });
+    }
+
+    /// A blob as it is written down.
+    pub fn disk_entry(&self, stored: &Stored, used: u32) -> DiskEntry {
+        let place = match stored.place {
+            Place::File { serial } => DiskPlace::File { serial },
+            Place::Segment { slot, offset_bytes } => {
+                DiskPlace::Segment { number: slot, offset_bytes: offset_bytes as u32 }
+            }
+        };
+        DiskEntry { key: stored.key, used, size_bytes: stored.size_bytes, place }
+    }
+}

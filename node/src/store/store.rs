@@ -1,0 +1,240 @@
+//! The store as its users see it.
+
+use std::sync::{Arc, Mutex};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+use casbah_cluster::digest::Digest;
+
+use super::error::{OpenError, ReadError, ReadOnlyReason, WriteError};
+use super::index::Inventory;
+use super::limits::{LOOKUP_BATCH, MINIMUM_CAPACITY_BYTES};
+use super::options::{StoreOptions, Surroundings};
+use super::reader::{self, Reader};
+use super::shared::{Shared, lock};
+use super::upload::{self, Upload};
+use super::{maintenance, recover, sync};
+
+/// The blobs of one node. Cheap to clone. When the last clone is dropped without [`Store::close`], the store ends as if
+/// the process had been killed, which loses nothing that was acknowledged.
+#[derive(Clone)]
+pub struct Store {
+    threads: Arc<Threads>,
+}
+
+/// The shared part, and the threads that end with the last [`Store`].
+struct Threads {
+    shared: Arc<Shared>,
+    handles: Mutex<Vec<JoinHandle<()>>>,
+}
+
+/// A store in numbers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoreStatus {
+    /// Blobs, the empty one not counted.
+    pub blobs: u64,
+    /// Bytes of disk that they take.
+    pub bytes: u64,
+    /// Bytes of disk that they may take.
+    pub capacity_bytes: u64,
+    /// Bytes set aside for uploads under way.
+    pub reserved_bytes: u64,
+    /// Blobs evicted since the start.
+    pub evicted_blobs: u64,
+    /// Bytes of them.
+    pub evicted_bytes: u64,
+    /// Blobs found damaged and dropped since the start.
+    pub damaged_blobs: u64,
+    /// When the least recently used blob was used; `None` when there is none.
+    pub oldest_use: Option<SystemTime>,
+    /// Why no writes are taken.
+    pub read_only: Option<ReadOnlyReason>,
+    /// Bytes of memory that the index takes.
+    pub index_memory_bytes: u64,
+}
+
+// === impl Store ===
+
+impl Store {
+    /// Opens the store in a directory, which is made when absent. The caller holds the directory's lock.
+    ///
+    /// # Errors
+    /// [`OpenError`].
+    ///
+    /// # Cancel safety
+    /// Dropped half-way, the opening goes on for a while on its thread: give up the directory's lock only after it.
+    pub async fn open(options: StoreOptions) -> Result<Store, OpenError> {
+        Store::open_in(options, Surroundings::default()).await
+    }
+
+    /// The same, with another clock or file system.
+    ///
+    /// # Errors
+    /// [`OpenError`].
+    pub async fn open_in(options: StoreOptions, around: Surroundings) -> Result<Store, OpenError> {
+        let (capacity_bytes, minimum_bytes) = (options.capacity_bytes, MINIMUM_CAPACITY_BYTES);
+        if capacity_bytes < minimum_bytes {
+            return Err(OpenError::Capacity { capacity_bytes, minimum_bytes });
+        }
+        let dir = options.dir.clone();
+        let io = move |source| OpenError::Io { action: "open", path: dir, source };
+        let threads = around.threads;
+        let opened = tokio::task::spawn_blocking(move || Store::start(recover::open(options, around)?, threads));
+        opened.await.map_err(|error| io(std::io::Error::other(error)))?
+    }
+
+    fn start(shared: Shared, run_threads: bool) -> Result<Store, OpenError> {
+        let shared = Arc::new(shared);
+        let path = shared.paths.root().to_owned();
+        let threads = Arc::new(Threads { shared: Arc::clone(&shared), handles: Mutex::default() });
+        let begin = |name: &str, body: fn(&Shared)| {
+            let shared = Arc::clone(&shared);
+            let spawned = thread::Builder::new().name(name.to_owned()).spawn(move || body(&shared));
+            spawned.map_err(|source| OpenError::Io { action: "start a thread for", path: path.clone(), source })
+        };
+        if run_threads {
+            lock(&threads.handles).push(begin("store-sync", sync::run)?);
+            lock(&threads.handles).push(begin("store-keep", maintenance::run)?);
+        }
+        Ok(Store { threads })
+    }
+
+    /// Whether the blob is here; not a use of it.
+    pub fn contains(&self, digest: &Digest) -> bool {
+        digest.is_empty_blob() || self.shared().lock().find(digest).is_some()
+    }
+
+    /// Which of the blobs are here; those are used now. No IO.
+    pub fn touch(&self, digests: &[Digest]) -> Vec<bool> {
+        let now = self.shared().now();
+        let mut here = Vec::with_capacity(digests.len());
+        for batch in digests.chunks(LOOKUP_BATCH) {
+            let mut state = self.shared().lock();
+            here.extend(
+                batch.iter().map(|digest| state.find_and_touch(digest, now).is_some() || digest.is_empty_blob()),
+            );
+        }
+        here
+    }
+
+    /// The whole blob, if it is not larger than the limit. A use of it.
+    ///
+    /// # Errors
+    /// [`ReadError`].
+    ///
+    /// # Cancel safety
+    /// May be dropped.
+    pub async fn get(&self, digest: &Digest, limit_bytes: u64) -> Result<Bytes, ReadError> {
+        reader::get(self.shared(), digest, limit_bytes).await
+    }
+
+    /// A range of a blob, to its end when no length is given. A use of it.
+    ///
+    /// # Errors
+    /// [`ReadError`]; an offset past the end is out of range, one at the end is an empty read.
+    ///
+    /// # Cancel safety
+    /// May be dropped.
+    pub async fn read(&self, digest: &Digest, offset: u64, length: Option<u64>) -> Result<Reader, ReadError> {
+        reader::read(self.shared(), digest, offset, length)
+    }
+
+    /// Stores a whole blob. One that is here is verified and used all the same.
+    ///
+    /// # Errors
+    /// [`WriteError`].
+    ///
+    /// # Cancel safety
+    /// Dropped half-way, the blob may be stored or not.
+    pub async fn put(&self, digest: &Digest, data: Bytes) -> Result<(), WriteError> {
+        upload::put(self.shared(), digest, data).await
+    }
+
+    /// Begins to store a blob: sets its space aside, and evicts for it if need be.
+    ///
+    /// # Errors
+    /// [`WriteError`].
+    ///
+    /// # Cancel safety
+    /// May be dropped.
+    pub async fn upload(&self, digest: &Digest) -> Result<Upload, WriteError> {
+        upload::begin(self.shared(), digest).await
+    }
+
+    /// The visible blobs of a partition (the first 12 bits of the hash) in short. No walk.
+    pub fn inventory(&self, partition: usize) -> Inventory {
+        self.shared().lock().index.inventory(partition)
+    }
+
+    /// The visible blobs of a partition, in no particular order.
+    pub fn partition(&self, partition: usize) -> Vec<Digest> {
+        let state = self.shared().lock();
+        let digests = state.index.partition(partition).filter_map(|stored| stored.key.digest(stored.size_bytes));
+        digests.collect()
+    }
+
+    /// The store in numbers.
+    pub fn status(&self) -> StoreStatus {
+        let state = self.shared().lock();
+        let oldest = state.index.oldest().and_then(|slot| state.index.get(slot));
+        StoreStatus {
+            blobs: state.index.blobs(),
+            bytes: state.index.charged_bytes(),
+            capacity_bytes: state.capacity_bytes,
+            reserved_bytes: state.reserved_bytes,
+            evicted_blobs: state.counters.evicted_blobs,
+            evicted_bytes: state.counters.evicted_bytes,
+            damaged_blobs: state.counters.damaged_blobs,
+            oldest_use: oldest.map(|found| UNIX_EPOCH + Duration::from_secs(u64::from(found.used))),
+            read_only: state.read_only,
+            index_memory_bytes: state.index.memory_bytes(),
+        }
+    }
+
+    /// Takes no more writes, forces everything to the disk and ends the store's threads. Reads still work.
+    ///
+    /// # Cancel safety
+    /// Dropped half-way, it goes on.
+    pub async fn close(&self) {
+        let threads = Arc::clone(&self.threads);
+        let closed = tokio::task::spawn_blocking(move || threads.close()).await;
+        if let Err(error) = closed {
+            tracing::error!(%error, "closing the store failed");
+        }
+    }
+
+    pub(super) fn shared(&self) -> &Arc<Shared> {
+        &self.threads.shared
+    }
+}
+
+// === impl Threads ===
+
+impl Threads {
+    fn close(&self) {
+        self.shared.lock().closed = true;
+        self.stop();
+        sync::journal_touches(&self.shared);
+        if let Err(error) = sync::pass(&self.shared) {
+            tracing::error!(%error, "forcing blobs to the disk failed");
+        }
+    }
+
+    fn stop(&self) {
+        self.shared.lock().closed = true;
+        self.shared.maintenance.stop();
+        self.shared.sync.stop();
+        for handle in std::mem::take(&mut *lock(&self.handles)) {
+            if handle.join().is_err() {
+                tracing::error!("a thread of the store panicked");
+            }
+        }
+    }
+}
+
+impl Drop for Threads {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}

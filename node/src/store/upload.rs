@@ -1,0 +1,318 @@
+//! Writes: bytes are hashed as they come, and nothing is visible before they are all there and right.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use bytes::Bytes;
+use casbah_cluster::digest::{Digest, Hasher};
+use tokio::sync::oneshot;
+
+use super::blob_file::BlobFileWriter;
+use super::commit;
+use super::error::{Mismatch, WriteError};
+use super::key::{MAX_BLOB_BYTES, Place};
+use super::limits::{PIECE_BYTES, SMALL_BLOB_BYTES, SPACE_PATIENCE, UPLOAD_PIECES};
+use super::shared::{Job, JobError, Reservation, Shared};
+use super::state::{GarbageFile, NoRoom};
+
+/// An upload under way. Dropping it aborts it: its space is given back and no file is left.
+pub struct Upload {
+    shared: Arc<Shared>,
+    digest: Digest,
+    received_bytes: u64,
+    /// Bytes that no job has been given yet.
+    pieces: Vec<Bytes>,
+    pieces_bytes: usize,
+    work: Work,
+}
+
+/// Where an upload's hasher and file are.
+enum Work {
+    /// Here.
+    Idle(Box<Incoming>),
+    /// With a job that adds a piece.
+    Running(Job<Box<Incoming>>),
+    /// Lost to an error.
+    Failed,
+}
+
+/// What has arrived of a blob.
+pub struct Incoming {
+    hasher: Hasher,
+    target: Target,
+}
+
+/// Where the bytes go.
+enum Target {
+    /// Nowhere: the blob is here already, and they are only verified.
+    Nowhere,
+    /// Into memory until they are all there.
+    Memory(Vec<Bytes>, Reservation),
+    /// Into a file.
+    File(BlobFileWriter, UploadFile, Reservation),
+}
+
+/// The file of an upload, removed on drop.
+pub struct UploadFile {
+    shared: Arc<Shared>,
+    number: Option<u64>,
+}
+
+/// Stores a whole blob.
+pub async fn put(shared: &Arc<Shared>, digest: &Digest, data: Bytes) -> Result<(), WriteError> {
+    let mut upload = begin(shared, digest).await?;
+    upload.write(data).await?;
+    upload.commit().await
+}
+
+/// Begins an upload.
+pub async fn begin(shared: &Arc<Shared>, digest: &Digest) -> Result<Upload, WriteError> {
+    let digest = *digest;
+    let target = if digest.is_empty_blob() { Target::Nowhere } else { choose_target(shared, digest).await? };
+    let incoming = Box::new(Incoming { hasher: digest.function().hasher(), target });
+    Ok(Upload {
+        shared: Arc::clone(shared),
+        digest,
+        received_bytes: 0,
+        pieces: Vec::new(),
+        pieces_bytes: 0,
+        work: Work::Idle(incoming),
+    })
+}
+
+/// The kind of place for a blob of this size.
+pub fn place_for(_size_bytes: u64) -> Place {
+    Place::File { serial: 0 }
+}
+
+async fn choose_target(shared: &Arc<Shared>, digest: Digest) -> Result<Target, WriteError> {
+    let place = place_for(digest.size_bytes());
+    let size_bytes = digest.size_bytes();
+    let capacity_bytes = shared.options.capacity_bytes;
+    if size_bytes > MAX_BLOB_BYTES {
+        return Err(WriteError::LargerThanStore { digest, capacity_bytes });
+    }
+    let Some(reservation) = reserve(shared, digest, place.charge_bytes(size_bytes)).await? else {
+        return Ok(Target::Nowhere);
+    };
+    if size_bytes <= SMALL_BLOB_BYTES {
+        return Ok(Target::Memory(Vec::new(), reservation));
+    }
+    let to = Arc::clone(shared);
+    let created = shared.blocking(move || create(&to, size_bytes)).await;
+    let (file, upload_file) = created.map_err(|error| failed(digest, error))?;
+    Ok(Target::File(file, upload_file, reservation))
+}
+
+/// Sets bytes aside; `None` when the blob is here already. Waits a little while uploads under way hold the space.
+async fn reserve(shared: &Arc<Shared>, digest: Digest, charge: u64) -> Result<Option<Reservation>, WriteError> {
+    let patience = tokio::time::sleep(SPACE_PATIENCE);
+    tokio::pin!(patience);
+    loop {
+        let space = shared.space.notified();
+        tokio::pin!(space);
+        space.as_mut().enable();
+        let refused = {
+            let now = shared.now();
+            let mut state = shared.lock();
+            if state.closed {
+                return Err(WriteError::Closed { digest });
+            }
+            if state.find_and_touch(&digest, now).is_some() {
+                return Ok(None);
+            }
+            if let Some(reason) = state.read_only {
+                return Err(WriteError::ReadOnly { digest, reason });
+            }
+            state.reserve(charge, now)
+        };
+        let retry_after = match refused {
+            Ok(()) => return Ok(Some(Reservation::new(shared, charge))),
+            Err(NoRoom::LargerThanStore) => {
+                let capacity_bytes = shared.options.capacity_bytes;
+                return Err(WriteError::LargerThanStore { digest, capacity_bytes });
+            }
+            Err(NoRoom::Reserved) => Duration::from_secs(1),
+            Err(NoRoom::InUse(time)) if time > SPACE_PATIENCE => {
+                return Err(WriteError::Full { digest, retry_after: time });
+            }
+            Err(NoRoom::InUse(time)) => time,
+        };
+        tokio::select! {
+            () = &mut space => {}
+            () = &mut patience => return Err(WriteError::Full { digest, retry_after }),
+        }
+    }
+}
+
+fn create(shared: &Arc<Shared>, size_bytes: u64) -> io::Result<(BlobFileWriter, UploadFile)> {
+    let number = shared.uploads.fetch_add(1, Ordering::Relaxed);
+    let file = shared.disk.create(&shared.paths.upload(shared.run, number))?;
+    let upload_file = UploadFile { shared: Arc::clone(shared), number: Some(number) };
+    Ok((BlobFileWriter::new(&shared.disk, file, size_bytes)?, upload_file))
+}
+
+fn failed(digest: Digest, error: JobError) -> WriteError {
+    match error {
+        JobError::Busy => WriteError::Busy { digest },
+        JobError::Io(source) => WriteError::Io { digest, source },
+    }
+}
+
+// === impl Upload ===
+
+impl Upload {
+    /// Bytes taken so far.
+    pub fn written_bytes(&self) -> u64 {
+        self.received_bytes
+    }
+
+    /// Adds the next bytes.
+    ///
+    /// # Errors
+    /// [`WriteError`]; [`Mismatch::TooLong`] as soon as there are more bytes than the digest says. The upload can only
+    /// be dropped then.
+    ///
+    /// # Cancel safety
+    /// Dropped half-way, the upload can only be dropped too.
+    pub async fn write(&mut self, data: Bytes) -> Result<(), WriteError> {
+        let received_bytes = self.received_bytes + data.len() as u64;
+        if received_bytes > self.digest.size_bytes() {
+            self.work = Work::Failed;
+            return Err(self.mismatch(Mismatch::TooLong { received_bytes }));
+        }
+        self.received_bytes = received_bytes;
+        if !data.is_empty() {
+            self.pieces_bytes += data.len();
+            self.pieces.push(data);
+        }
+        if self.pieces_bytes >= PIECE_BYTES || self.pieces.len() >= UPLOAD_PIECES {
+            self.start().await?;
+        }
+        Ok(())
+    }
+
+    /// Verifies the blob and makes it visible. When this has returned, it survives the end of the process, and with
+    /// sync `always` the loss of power.
+    ///
+    /// # Errors
+    /// [`WriteError`]; the blob is not stored then.
+    ///
+    /// # Cancel safety
+    /// Dropped half-way, the blob may be stored or not.
+    pub async fn commit(mut self) -> Result<(), WriteError> {
+        if matches!(self.work, Work::Failed) || self.received_bytes < self.digest.size_bytes() {
+            let received_bytes = self.received_bytes;
+            return Err(self.mismatch(Mismatch::TooShort { received_bytes }));
+        }
+        let digest = self.digest;
+        let incoming = self.idle().await?;
+        let pieces = std::mem::take(&mut self.pieces);
+        let shared = Arc::clone(&self.shared);
+        let ended = self.shared.blocking(move || finish(&shared, digest, *incoming, &pieces)).await;
+        match ended.map_err(|error| failed(digest, error))?? {
+            None => Ok(()),
+            // An answer that never comes means that the sync thread has stopped.
+            Some(answer) => match answer.await {
+                Ok(result) => result.map_err(|source| WriteError::Io { digest, source }),
+                Err(_) => Err(WriteError::Closed { digest }),
+            },
+        }
+    }
+
+    /// Has the pieces so far added by a job, after the one under way.
+    async fn start(&mut self) -> Result<(), WriteError> {
+        let mut incoming = self.idle().await?;
+        let pieces = std::mem::take(&mut self.pieces);
+        self.pieces_bytes = 0;
+        let shared = Arc::clone(&self.shared);
+        let job = move || {
+            incoming.add(&shared, &pieces)?;
+            Ok(incoming)
+        };
+        let started = self.shared.start_blocking(job).await;
+        self.work = Work::Running(started.map_err(|error| failed(self.digest, error))?);
+        Ok(())
+    }
+
+    /// Waits for the job under way, if any.
+    async fn idle(&mut self) -> Result<Box<Incoming>, WriteError> {
+        match std::mem::replace(&mut self.work, Work::Failed) {
+            Work::Idle(incoming) => Ok(incoming),
+            Work::Running(job) => job.join().await.map_err(|error| failed(self.digest, error)),
+            Work::Failed => {
+                let received_bytes = self.received_bytes;
+                Err(self.mismatch(Mismatch::TooShort { received_bytes }))
+            }
+        }
+    }
+
+    fn mismatch(&self, mismatch: Mismatch) -> WriteError {
+        WriteError::Mismatch { expected: self.digest, mismatch }
+    }
+}
+
+/// What the last job of an upload does. With sync `always`, the answer comes after the next pass.
+type Ended = Result<Option<oneshot::Receiver<io::Result<()>>>, WriteError>;
+
+fn finish(shared: &Arc<Shared>, digest: Digest, mut incoming: Incoming, pieces: &[Bytes]) -> io::Result<Ended> {
+    incoming.add(shared, pieces)?;
+    let actual = incoming.hasher.finish();
+    if actual != digest {
+        return Ok(Err(WriteError::Mismatch {
+            expected: digest,
+            mismatch: Mismatch::Hash { actual: Box::new(actual) },
+        }));
+    }
+    match incoming.target {
+        Target::Nowhere => Ok(commit::present(shared, &digest).map(|()| None)),
+        Target::Memory(bytes, reservation) => {
+            let (mut writer, file) = create(shared, digest.size_bytes())?;
+            writer.write(&shared.disk, &bytes)?;
+            commit::file(shared, &digest, writer.finish(&shared.disk, &digest)?, file, reservation)
+        }
+        Target::File(writer, file, reservation) => {
+            commit::file(shared, &digest, writer.finish(&shared.disk, &digest)?, file, reservation)
+        }
+    }
+}
+
+// === impl Incoming ===
+
+impl Incoming {
+    fn add(&mut self, shared: &Shared, pieces: &[Bytes]) -> io::Result<()> {
+        pieces.iter().for_each(|piece| self.hasher.update(piece));
+        match &mut self.target {
+            Target::Nowhere => Ok(()),
+            Target::Memory(bytes, _) => {
+                bytes.extend_from_slice(pieces);
+                Ok(())
+            }
+            Target::File(writer, ..) => writer.write(&shared.disk, pieces),
+        }
+    }
+}
+
+// === impl UploadFile ===
+
+impl UploadFile {
+    /// The upload's number.
+    pub fn number(&self) -> Option<u64> {
+        self.number
+    }
+
+    /// The file has another name now.
+    pub fn renamed(mut self) {
+        self.number = None;
+    }
+}
+
+impl Drop for UploadFile {
+    fn drop(&mut self) {
+        if let Some(number) = self.number {
+            self.shared.discard(GarbageFile::Upload(number));
+        }
+    }
+}
