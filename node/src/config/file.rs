@@ -37,10 +37,12 @@ pub struct File {
 #[serde(deny_unknown_fields, default)]
 pub struct NodeSection {
     /// How people call it: letters, digits, `.`, `-` and `_`. Default: the host name.
+    #[schemars(example = "node-1")]
     pub name: Option<String>,
     /// The directory that holds everything the node keeps; it is made if it is not there. Default:
     /// `$STATE_DIRECTORY` (which systemd sets), or else `/var/lib/casbah` for root and
     /// `$XDG_DATA_HOME/casbah` or `~/.local/share/casbah` for others.
+    #[schemars(example = "/var/lib/casbah")]
     pub dir: Option<FilePath>,
 }
 
@@ -67,6 +69,7 @@ pub struct IndexSection {
     pub capacity: u64,
     /// Whether a push is refused, and a fetch answered with NOT_FOUND, when blobs of the asset are missing in this node's
     /// store. Default: true, and false where every listener serves the index alone, since the blobs then live elsewhere.
+    #[schemars(example = true)]
     pub check_assets: Option<bool>,
 }
 
@@ -95,9 +98,11 @@ pub struct ListenerSection {
     pub clients: ClientPolicy,
     /// PEM certificates one after the other, of which each is accepted, and so is one that it signed. Read again when it
     /// changes. Only with `clients = "certificate"`.
+    #[schemars(example = "authorized.crt")]
     pub authorized: Option<FilePath>,
     /// PEM certificates of authorities: a client certificate that one of them issued is accepted. Read again when it
     /// changes. Only with `clients = "certificate"`.
+    #[schemars(example = "ca.crt")]
     pub authorities: Option<FilePath>,
     /// What clients may do here.
     pub allow: Vec<Permission>,
@@ -113,8 +118,10 @@ pub struct ListenerSection {
 #[serde(deny_unknown_fields, default)]
 pub struct TlsSection {
     /// PEM, the server's own certificate first, then those between it and its authority.
+    #[schemars(example = "server.crt")]
     pub certificate: Option<FilePath>,
     /// PEM: PKCS#8, PKCS#1 or SEC1.
+    #[schemars(example = "server.key")]
     pub key: Option<FilePath>,
 }
 

@@ -36,6 +36,8 @@ pub enum Kind {
         form: Form,
         /// What it is when nobody sets it; `None` when that depends on the machine.
         default: Option<toml::Value>,
+        /// What it may be, where there is no default.
+        example: Option<toml::Value>,
     },
 }
 
@@ -288,14 +290,16 @@ impl Form {
 
 fn key(name: &str, schema: &Json) -> Key {
     let docs = schema.get("description").and_then(Json::as_str).unwrap_or_default().to_owned();
-    let default = schema.get("default").and_then(|json| serde_json::from_value(json.clone()).ok());
+    let value = |json: &Json| serde_json::from_value::<toml::Value>(json.clone()).ok();
+    let default = schema.get("default").and_then(value);
+    let example = schema.get("examples").and_then(|examples| examples.get(0)).and_then(value);
     let inner = without_null(schema);
     let items = inner.get("items").map(without_null);
     let kind = match (children(inner), items.map(children)) {
         (Some(children), _) => Kind::Section(children),
         (None, Some(Some(children))) => Kind::List(children),
-        (None, Some(None)) => Kind::Value { form: Form::Choices(choices(items.unwrap_or(inner))), default },
-        (None, None) => Kind::Value { form: form(inner), default },
+        (None, Some(None)) => Kind::Value { form: Form::Choices(choices(items.unwrap_or(inner))), default, example },
+        (None, None) => Kind::Value { form: form(inner), default, example },
     };
     Key { name: name.to_owned(), docs, kind }
 }

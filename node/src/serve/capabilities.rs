@@ -34,7 +34,9 @@ impl api::capabilities_server::Capabilities for Capabilities {
         let functions = DigestFunction::ALL.iter().map(|function| i32::from(function.number()));
         let cache = api::CacheCapabilities {
             digest_functions: functions.collect(),
-            action_cache_update_capabilities: Some(api::ActionCacheUpdateCapabilities { update_enabled: access.permissions.write }),
+            action_cache_update_capabilities: Some(api::ActionCacheUpdateCapabilities {
+                update_enabled: access.permissions.write,
+            }),
             max_batch_total_size_bytes: i64::try_from(MAX_BATCH_BYTES).unwrap_or(i64::MAX),
             max_cas_blob_size_bytes: i64::try_from(self.max_blob_bytes).unwrap_or(i64::MAX),
             symlink_absolute_path_strategy: api::symlink_absolute_path_strategy::Value::Allowed as i32,
