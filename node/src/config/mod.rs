@@ -27,5 +27,5 @@ pub use resolve::{
     Permissions, Services, StoreConfig, SyncPolicy, TlsConfig,
 };
 pub use rules::{Broken, STORE_CAPACITY_MIN};
-pub use sources::{Loaded, Sources};
+pub use sources::{Assignment, Loaded, Sources};
 pub use units::{ByteSize, TimeSpan, UnitError};

@@ -30,8 +30,21 @@ pub struct Sources {
     pub dir: Option<PathBuf>,
     /// Each `--listen`: an address in plaintext with reading and writing.
     pub listen: Vec<String>,
+    /// What options of other commands stand for; they beat everything else.
+    pub assignments: Vec<Assignment>,
     /// What depends on the machine.
     pub machine: Machine,
+}
+
+/// A value that an option stands for.
+#[derive(Debug, Clone)]
+pub struct Assignment {
+    /// Its key, with dots.
+    pub key: &'static str,
+    /// A path in it starts from the current directory.
+    pub value: Value,
+    /// The option, with dashes.
+    pub option: &'static str,
 }
 
 /// A configuration that can be run, and where each of its values came from.
@@ -115,6 +128,10 @@ impl Sources {
                 Some((key, value)) => layers.put_text(&KeyPath::from_dotted(key), value.trim(), &origin, here),
                 None => layers.fail(None, origin.clone(), Problem::NotAnAssignment { text: assignment.clone() }),
             }
+        }
+        for Assignment { key, value, option } in &self.assignments {
+            let origin = |_: &KeyPath| Origin::Flag { name: option };
+            layers.put(&KeyPath::from_dotted(key), value.clone(), &origin, here);
         }
     }
 
