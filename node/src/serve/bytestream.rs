@@ -1,7 +1,7 @@
 //! ByteStream: blobs of any size, from any offset, and uploads that go on where they were cut off.
 
 use std::pin::Pin;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use casbah_cluster::digest::Digest;
 use casbah_proto::google::bytestream as api;
@@ -11,7 +11,10 @@ use tonic::{Request, Response, Status, Streaming};
 use crate::serve::partial_uploads::{ActiveUpload, PartialUploads, UploadName};
 use crate::serve::resource_name::ResourceName;
 use crate::serve::status_map;
-use crate::store::{Reader, Store, Upload, WriteError};
+use crate::store::{Reader, Store, Upload};
+
+/// How long an upload waits for room before interrupted ones are given up for it.
+const KEPT_PATIENCE: Duration = Duration::from_millis(100);
 
 /// The ByteStream service.
 #[derive(Clone)]
@@ -45,12 +48,17 @@ impl ByteStream {
     }
 
     async fn begin(&self, digest: &Digest) -> Result<Upload, Status> {
-        match self.store.upload(digest).await {
-            // What interrupted uploads hold is worth less than an upload that is here.
-            Err(WriteError::Full { .. }) if self.partial.discard_all() => self.store.upload(digest).await,
-            outcome => outcome,
-        }
-        .map_err(|error| status_map::write(&error))
+        let upload = self.store.upload(digest);
+        tokio::pin!(upload);
+        let upload = match tokio::time::timeout(KEPT_PATIENCE, upload.as_mut()).await {
+            Ok(upload) => upload,
+            // It waits for room. What interrupted uploads hold is worth less than an upload that is here.
+            Err(_elapsed) => {
+                self.partial.discard_all();
+                upload.await
+            }
+        };
+        upload.map_err(|error| status_map::write(&error))
     }
 
     /// Takes in an upload, from its first message to its answer.
