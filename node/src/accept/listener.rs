@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use hyper::body::Incoming;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tonic::Status;
 use tonic::body::Body;
@@ -84,24 +84,26 @@ impl Bound {
         Ok(Bound { config, sockets, port, tls })
     }
 
-    /// Accepts connections and serves `app` on them until `ended`; returns when the last connection is finished.
+    /// Accepts connections and serves `app` on them until `ended`; returns when the last connection is finished. Looks
+    /// at the certificates every second, and whenever `reload_now` changes.
     ///
     /// # Cancel safety
     /// Dropped, every connection is cut.
-    pub async fn serve(self, app: App, mut ended: Ended) {
+    pub async fn serve(self, app: App, reload_now: watch::Receiver<()>, mut ended: Ended) {
         let Bound { config, sockets, port, tls } = self;
-        let places = Places::new();
+        let places = Arc::new(Semaphore::new(limits::CONNECTIONS_MAX));
         let mut tasks = JoinSet::new();
         let (tell_reloaded, reloaded) = watch::channel(());
         if let Some(tls) = &tls {
             let address = ListenAddress { port, ..config.address.clone() };
-            tasks.spawn(reload(Arc::clone(tls), address, tell_reloaded, ended.clone()));
+            let watch = Watch { tls: Arc::clone(tls), address, reloaded: tell_reloaded };
+            tasks.spawn(watch.files(reload_now, ended.clone()));
         }
         let config = Arc::new(config);
         for socket in sockets {
             let (config, tls, app, reloaded) = (Arc::clone(&config), tls.clone(), app.clone(), reloaded.clone());
             let newcomer = Newcomer { config, tls, app, reloaded };
-            tasks.spawn(accept(socket, newcomer, places.clone(), ended.clone()));
+            tasks.spawn(accept(socket, newcomer, Arc::clone(&places), ended.clone()));
         }
         ended.reached().await;
         while let Some(outcome) = tasks.join_next().await {
@@ -163,26 +165,6 @@ async fn one_socket(address: &ListenAddress) -> io::Result<TcpListener> {
     }
 }
 
-/// Room for connections and handshakes.
-#[derive(Clone)]
-struct Places {
-    connections: Arc<Semaphore>,
-    handshakes: Arc<Semaphore>,
-}
-
-impl Places {
-    fn new() -> Places {
-        Places {
-            connections: Arc::new(Semaphore::new(limits::CONNECTIONS_MAX)),
-            handshakes: Arc::new(Semaphore::new(limits::HANDSHAKES_MAX)),
-        }
-    }
-
-    async fn take(semaphore: &Arc<Semaphore>) -> OwnedSemaphorePermit {
-        Arc::clone(semaphore).acquire_owned().await.expect("these semaphores are never closed")
-    }
-}
-
 /// What a new connection is met with.
 #[derive(Clone)]
 struct Newcomer {
@@ -193,20 +175,20 @@ struct Newcomer {
     reloaded: watch::Receiver<()>,
 }
 
-async fn accept(socket: TcpListener, newcomer: Newcomer, places: Places, mut ended: Ended) {
+async fn accept(socket: TcpListener, newcomer: Newcomer, places: Arc<Semaphore>, mut ended: Ended) {
     let mut connections = JoinSet::new();
     loop {
         // A connection that was accepted has a place; one without a place waits in the kernel's queue.
         let next = async {
-            let place = Places::take(&places.connections).await;
+            let place = Arc::clone(&places).acquire_owned().await.expect("this semaphore is never closed");
             (socket.accept().await, place)
         };
         tokio::select! {
             (accepted, place) = next => match accepted {
                 Ok((stream, from)) => {
-                    let (newcomer, places, ended) = (newcomer.clone(), places.clone(), ended.clone());
+                    let (newcomer, ended) = (newcomer.clone(), ended.clone());
                     connections.spawn(async move {
-                        newcomer.meet(stream, from, &places, ended).await;
+                        newcomer.meet(stream, from, ended).await;
                         drop(place);
                     });
                 }
@@ -227,25 +209,40 @@ async fn accept(socket: TcpListener, newcomer: Newcomer, places: Places, mut end
     while connections.join_next().await.is_some() {}
 }
 
-async fn reload(tls: Arc<ListenerTls>, address: ListenAddress, tell: watch::Sender<()>, mut ended: Ended) {
-    loop {
-        tokio::select! {
-            () = tokio::time::sleep(RELOAD_INTERVAL) => {}
-            () = ended.reached() => return,
-        }
-        let files = Arc::clone(&tls);
-        // The files may lie on a slow file system.
-        match tokio::task::spawn_blocking(move || files.reload_if_changed()).await {
-            Ok(Ok(Reloaded::Nothing)) => {}
-            Ok(Ok(reloaded)) => {
-                tracing::info!(%address, ?reloaded, "certificates were read again");
-                tell.send_replace(());
+/// Looks after the files of a listener.
+struct Watch {
+    tls: Arc<ListenerTls>,
+    address: ListenAddress,
+    /// Tells the connections that files were read again.
+    reloaded: watch::Sender<()>,
+}
+
+// === impl Watch ===
+
+impl Watch {
+    async fn files(self, mut reload_now: watch::Receiver<()>, mut ended: Ended) {
+        loop {
+            tokio::select! {
+                () = tokio::time::sleep(RELOAD_INTERVAL) => {}
+                Ok(()) = reload_now.changed() => {}
+                () = ended.reached() => return,
             }
-            Ok(Err(error)) => {
-                let error = &error as &dyn std::error::Error;
-                tracing::error!(%address, error, "changed certificates cannot be used; the old ones stay in force");
+            let files = Arc::clone(&self.tls);
+            // The files may lie on a slow file system.
+            let outcome = tokio::task::spawn_blocking(move || files.reload_if_changed()).await;
+            let address = &self.address;
+            match outcome {
+                Ok(Ok(Reloaded::Nothing)) => {}
+                Ok(Ok(reloaded)) => {
+                    tracing::info!(%address, ?reloaded, "certificates were read again");
+                    self.reloaded.send_replace(());
+                }
+                Ok(Err(error)) => {
+                    let error = &error as &dyn std::error::Error;
+                    tracing::error!(%address, error, "changed certificates cannot be used; the old ones stay in force");
+                }
+                Err(error) => tracing::error!(%error, "reading certificates failed"),
             }
-            Err(error) => tracing::error!(%error, "reading certificates failed"),
         }
     }
 }
@@ -253,7 +250,7 @@ async fn reload(tls: Arc<ListenerTls>, address: ListenAddress, tell: watch::Send
 // === impl Newcomer ===
 
 impl Newcomer {
-    async fn meet(mut self, stream: TcpStream, from: SocketAddr, places: &Places, ended: Ended) {
+    async fn meet(mut self, stream: TcpStream, from: SocketAddr, ended: Ended) {
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, %from, "a connection broke before it began");
             return;
@@ -262,10 +259,8 @@ impl Newcomer {
             let service = self.admitted(Identity::anonymous());
             return connection::serve(stream, service, ended, std::future::pending()).await;
         };
-        let place = Places::take(&places.handshakes).await;
-        let handshake = tokio::time::timeout(HANDSHAKE_DEADLINE, tls.accept(stream)).await;
-        drop(place);
-        match handshake {
+        // However many handshakes there are, they cost memory within the bound on connections, and the processor in turns.
+        match tokio::time::timeout(HANDSHAKE_DEADLINE, tls.accept(stream)).await {
             Ok(Ok((stream, identity))) => {
                 tracing::debug!(%from, %identity, "connected");
                 let service = self.admitted(identity.clone());

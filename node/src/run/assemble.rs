@@ -95,7 +95,7 @@ pub async fn serve(config: Config) -> Result<(), RunError> {
     announce(&listeners).map_err(|source| RunError::System { what: "write to standard output", source })?;
     let mut serving = JoinSet::new();
     for listener in listeners {
-        serving.spawn(listener.serve(app.clone(), ended.clone()));
+        serving.spawn(listener.serve(app.clone(), signals.reload_now(), ended.clone()));
     }
     notify_systemd(sd_notify::NotifyState::Ready);
 
