@@ -10,6 +10,7 @@ use casbah_cluster::digest::Digest;
 use tokio::sync::oneshot;
 
 use super::error::WriteError;
+use super::health;
 use super::key::{Key, Place, Stored};
 use super::limits::FILE_SERIALS;
 use super::segment::{self, RecordHeader};
@@ -126,6 +127,9 @@ fn record(
         (state.insert_hidden(stored, now), state.queue.end)
     };
     let flushed = shared.flush(sequence);
+    if let Err(error) = &flushed {
+        health::note_journal_error(shared, error);
+    }
     let Some(slot) = slot else {
         // The faster one's record was queued before; so it is written now, and with sync `always`, synced below.
         flushed?;

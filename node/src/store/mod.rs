@@ -18,6 +18,7 @@ mod disk;
 mod error;
 #[cfg(test)]
 mod faults;
+mod health;
 mod index;
 mod journal;
 mod key;
