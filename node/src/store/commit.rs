@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -60,7 +61,7 @@ fn name(shared: &Shared, key: &Key, upload: UploadFile) -> io::Result<u8> {
         if !shared.lock().committing.insert((*key, serial)) {
             continue;
         }
-        match shared.disk.rename_new(&from, &shared.paths.blob(key, serial)) {
+        match rename(shared, &from, key, serial) {
             Ok(()) => {
                 upload.renamed();
                 return Ok(serial);
@@ -75,6 +76,20 @@ fn name(shared: &Shared, key: &Key, upload: UploadFile) -> io::Result<u8> {
         }
     }
     Err(last)
+}
+
+/// The directories of blobs' files are made when they are first needed.
+fn rename(shared: &Shared, from: &Path, key: &Key, serial: u8) -> io::Result<()> {
+    let [first, ..] = key.hash;
+    let to = shared.paths.blob(key, serial);
+    match shared.disk.rename_new(from, &to) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            shared.disk.make_dir(&shared.paths.blobs_of(first))?;
+            shared.disk.sync_dir(&shared.paths.blobs())?;
+            shared.disk.rename_new(from, &to)
+        }
+        other => other,
+    }
 }
 
 /// Writes a small blob into a segment, and records it. `None`: a segment must be made first.

@@ -144,8 +144,8 @@ pub fn sweep(shared: &Shared) -> io::Result<()> {
         let state = shared.lock();
         name.parse().is_ok_and(|number| state.segments.is_orphan(number))
     })?;
-    for first in 0..=u8::MAX {
-        for_each_file(shared, &shared.paths.blobs_of(first), |name| {
+    for directory in fs::read_dir(shared.paths.blobs())? {
+        for_each_file(shared, &directory?.path(), |name| {
             let Some((key, serial)) = parse_blob_name(name) else { return false };
             let state = shared.lock();
             let slot = state.index.find(&key).and_then(|slot| state.index.get(slot));

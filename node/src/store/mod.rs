@@ -17,6 +17,8 @@ mod compact;
 mod disk;
 mod error;
 #[cfg(test)]
+mod fault_test;
+#[cfg(test)]
 mod faults;
 mod health;
 mod index;

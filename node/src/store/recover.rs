@@ -72,7 +72,7 @@ fn make_directories(paths: &Paths) -> Result<(), OpenError> {
     made(&paths.index())?;
     made(&paths.segments())?;
     made(&paths.incoming())?;
-    (0..=u8::MAX).try_for_each(|first| made(&paths.blobs_of(first)))
+    made(&paths.blobs())
 }
 
 fn check_format(paths: &Paths) -> Result<(), OpenError> {
