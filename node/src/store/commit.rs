@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,6 +11,7 @@ use casbah_cluster::digest::Digest;
 use tokio::sync::oneshot;
 
 use super::error::WriteError;
+use super::health;
 use super::key::{Key, Place, Stored};
 use super::limits::FILE_SERIALS;
 use super::segment::{self, RecordHeader};
@@ -59,7 +61,7 @@ fn name(shared: &Shared, key: &Key, upload: UploadFile) -> io::Result<u8> {
         if !shared.lock().committing.insert((*key, serial)) {
             continue;
         }
-        match shared.disk.rename_new(&from, &shared.paths.blob(key, serial)) {
+        match rename(shared, &from, key, serial) {
             Ok(()) => {
                 upload.renamed();
                 return Ok(serial);
@@ -74,6 +76,20 @@ fn name(shared: &Shared, key: &Key, upload: UploadFile) -> io::Result<u8> {
         }
     }
     Err(last)
+}
+
+/// The directories of blobs' files are made when they are first needed.
+fn rename(shared: &Shared, from: &Path, key: &Key, serial: u8) -> io::Result<()> {
+    let [first, ..] = key.hash;
+    let to = shared.paths.blob(key, serial);
+    match shared.disk.rename_new(from, &to) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            shared.disk.make_dir(&shared.paths.blobs_of(first))?;
+            shared.disk.sync_dir(&shared.paths.blobs())?;
+            shared.disk.rename_new(from, &to)
+        }
+        other => other,
+    }
 }
 
 /// Writes a small blob into a segment, and records it. `None`: a segment must be made first.
@@ -126,6 +142,9 @@ fn record(
         (state.insert_hidden(stored, now), state.queue.end)
     };
     let flushed = shared.flush(sequence);
+    if let Err(error) = &flushed {
+        health::note_journal_error(shared, error);
+    }
     let Some(slot) = slot else {
         // The faster one's record was queued before; so it is written now, and with sync `always`, synced below.
         flushed?;

@@ -81,6 +81,16 @@ impl Disk {
         }
     }
 
+    /// Bytes that the file system of this path has left for us.
+    pub fn free_bytes(&self, path: &Path) -> io::Result<u64> {
+        #[cfg(test)]
+        if let Some(bytes) = self.faults.free_bytes() {
+            return Ok(bytes);
+        }
+        let found = rustix::fs::statvfs(path)?;
+        Ok(found.f_bavail.saturating_mul(found.f_frsize))
+    }
+
     /// Writes all of these one after the other.
     pub fn write_at(&self, file: &File, pieces: &[Bytes], mut offset: u64) -> io::Result<()> {
         for batch in pieces.chunks(VECTOR) {

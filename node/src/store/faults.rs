@@ -8,7 +8,7 @@ use super::disk::Operation;
 
 /// What fails, until told otherwise.
 #[derive(Debug, Default)]
-pub struct Faults(Mutex<Vec<Fault>>);
+pub struct Faults(Mutex<Vec<Fault>>, Mutex<Option<u64>>);
 
 #[derive(Debug, Clone)]
 struct Fault {
@@ -33,6 +33,16 @@ impl Faults {
     /// This fails once, after so many successes.
     pub fn fail_once_after(&self, operation: Operation, errno: i32, after: u32) {
         self.add(Fault { operation, errno, path: None, times: Some(1), after });
+    }
+
+    /// The file system has this much left, whatever it says.
+    pub fn set_free_bytes(&self, bytes: Option<u64>) {
+        *self.1.lock().unwrap() = bytes;
+    }
+
+    /// As set.
+    pub fn free_bytes(&self) -> Option<u64> {
+        *self.1.lock().unwrap()
     }
 
     /// Everything works again.

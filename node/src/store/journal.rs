@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use super::disk::Disk;
+use super::limits::JOURNAL_STEP_BYTES;
 use super::record::{Fields, Position, Record};
 use super::shared::lock;
 use super::state::State;
@@ -37,6 +38,8 @@ struct OpenJournal {
     file: Arc<File>,
     /// The sequence at which the file begins.
     start: u64,
+    /// The length of the file, of which zeros follow the records.
+    allocated: u64,
 }
 
 /// A journal as it was found.
@@ -80,7 +83,10 @@ pub fn header(generation: u64, boot: &BootId) -> [u8; HEADER_BYTES] {
 impl Journal {
     /// Goes on with this file, which has nothing but a header; its records begin at sequence 0.
     pub fn new(file: File) -> Journal {
-        Journal { open: Mutex::new(OpenJournal { file: Arc::new(file), start: 0 }), written: AtomicU64::new(0) }
+        Journal {
+            open: Mutex::new(OpenJournal { file: Arc::new(file), start: 0, allocated: 0 }),
+            written: AtomicU64::new(0),
+        }
     }
 
     /// Writes out what is queued, if the records up to this sequence are not written already.
@@ -91,11 +97,11 @@ impl Journal {
         if self.written.load(Ordering::Acquire) >= sequence {
             return Ok(());
         }
-        let open = lock(&self.open);
+        let mut open = lock(&self.open);
         if self.written.load(Ordering::Acquire) >= sequence {
             return Ok(());
         }
-        self.write_queue(disk, state, &open)
+        self.write_queue(disk, state, &mut open)
     }
 
     /// Forces the file to the disk.
@@ -107,7 +113,7 @@ impl Journal {
     /// Goes over to the journal of the next generation. Returns the file of the last one, which is still to be synced.
     pub fn rotate(&self, disk: &Disk, state: &Mutex<State>, file: File, generation: u64) -> io::Result<Arc<File>> {
         let mut open = lock(&self.open);
-        self.write_queue(disk, state, &open)?;
+        self.write_queue(disk, state, &mut open)?;
         // Little can have queued since, so that the lock of the state is held for one small write at most.
         let mut state = lock(state);
         let before = state.queue.end - state.queue.bytes.len() as u64;
@@ -117,15 +123,17 @@ impl Journal {
         state.queue.start = state.queue.end;
         self.written.store(state.queue.end, Ordering::Release);
         open.start = state.queue.end;
+        open.allocated = 0;
         Ok(std::mem::replace(&mut open.file, Arc::new(file)))
     }
 
-    fn write_queue(&self, disk: &Disk, state: &Mutex<State>, open: &OpenJournal) -> io::Result<()> {
+    fn write_queue(&self, disk: &Disk, state: &Mutex<State>, open: &mut OpenJournal) -> io::Result<()> {
         let (bytes, end) = {
             let mut state = lock(state);
             (std::mem::take(&mut state.queue.bytes), state.queue.end)
         };
         let before = end - bytes.len() as u64;
+        open.allocate(disk, HEADER_BYTES as u64 + (end - open.start));
         let result = disk.write_all_at(&open.file, &bytes, HEADER_BYTES as u64 + (before - open.start));
         if result.is_err() {
             let mut state = lock(state);
@@ -135,6 +143,20 @@ impl Journal {
         }
         self.written.store(end, Ordering::Release);
         Ok(())
+    }
+}
+
+// === impl OpenJournal ===
+
+impl OpenJournal {
+    /// Allocates ahead of the records. Where that fails, what was allocated before is used up first.
+    fn allocate(&mut self, disk: &Disk, end: u64) {
+        if end + JOURNAL_STEP_BYTES / 2 > self.allocated {
+            let wanted = end + JOURNAL_STEP_BYTES;
+            if disk.allocate(&self.file, wanted).is_ok() {
+                self.allocated = wanted;
+            }
+        }
     }
 }
 
@@ -155,9 +177,10 @@ impl FoundJournal {
         self.at as u64
     }
 
-    /// Bytes that are no records, once [`Iterator::next`] has said that there are no more.
+    /// Bytes that are neither records nor zeros, once [`Iterator::next`] has said that there are no more.
     pub fn tail_bytes(&self) -> usize {
-        self.bytes.len() - self.at
+        let tail = self.bytes.get(self.at..).unwrap_or_default();
+        tail.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1)
     }
 }
 

@@ -75,3 +75,28 @@ pub const DEAD_SEGMENTS: u64 = 2;
 
 /// ... and more than this part (an eighth) of the live bytes.
 pub const DEAD_SHARE: u64 = 8;
+
+/// Written to see whether a failed disk works again.
+pub const PROBE_BYTES: usize = 4096;
+
+/// Seconds in which a capacity that was cut for want of room grows back.
+pub const RECOVERY_STEPS: u64 = 64;
+
+/// Times an upload makes room on a full disk before it is told so.
+pub const ROOM_ATTEMPTS: usize = 3;
+
+/// Queued journal bytes beyond which uses are no longer journaled: the disk does not take them.
+pub const QUEUE_BYTES: usize = 16 * 1024 * 1024;
+
+/// The journal's file grows by this much at a time, ahead of its records: on a full disk, records of evictions, which are
+/// what frees space, still find room.
+pub const JOURNAL_STEP_BYTES: u64 = 1024 * 1024;
+
+/// An inline write that takes longer than this has blocked, ...
+pub const SLOW_WRITE: Duration = Duration::from_millis(3);
+
+/// ... and for so long after one, small writes go to the blocking pool as well.
+pub const SLOW_PERIOD: Duration = Duration::from_millis(200);
+
+/// How long a writer waits for the sync thread when too many files wait to be synced.
+pub const SYNC_PATIENCE: Duration = Duration::from_secs(5);

@@ -6,7 +6,6 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex, PoisonError};
 
-use super::journal;
 use super::key::Place;
 use super::limits::{MAINTENANCE_INTERVAL, SNAPSHOT_JOURNAL_BYTES};
 use super::paths::{parse_blob_name, parse_generation};
@@ -15,6 +14,7 @@ use super::segments::SegmentFile;
 use super::shared::{Shared, lock};
 use super::state::GarbageFile;
 use super::{compact, segment, snapshot, sync};
+use super::{health, journal};
 
 /// How the thread is told to stop.
 #[derive(Debug, Default)]
@@ -58,6 +58,7 @@ pub fn run(shared: &Shared) {
         tracing::warn!(%error, "looking for files that nothing names failed");
     }
     while shared.maintenance.wait() {
+        health::watch(shared);
         if shared.lock().segments.wants_spare()
             && let Err(error) = make_spare(shared)
         {
@@ -109,6 +110,7 @@ pub fn take_snapshot(shared: &Shared) -> io::Result<()> {
     let generation = shared.lock().queue.generation + 1;
     let file = disk.create_over(&paths.journal(generation))?;
     disk.write_all_at(&file, &journal::header(generation, &journal::boot_id()), 0)?;
+    disk.sync_dir(&paths.index())?;
     let last = shared.journal.rotate(disk, &shared.state, file, generation)?;
     shared.sync.add_file(last, None);
     let unfinished = paths.snapshot_unfinished();
@@ -142,8 +144,8 @@ pub fn sweep(shared: &Shared) -> io::Result<()> {
         let state = shared.lock();
         name.parse().is_ok_and(|number| state.segments.is_orphan(number))
     })?;
-    for first in 0..=u8::MAX {
-        for_each_file(shared, &shared.paths.blobs_of(first), |name| {
+    for directory in fs::read_dir(shared.paths.blobs())? {
+        for_each_file(shared, &directory?.path(), |name| {
             let Some((key, serial)) = parse_blob_name(name) else { return false };
             let state = shared.lock();
             let slot = state.index.find(&key).and_then(|slot| state.index.get(slot));

@@ -17,7 +17,10 @@ mod compact;
 mod disk;
 mod error;
 #[cfg(test)]
+mod fault_test;
+#[cfg(test)]
 mod faults;
+mod health;
 mod index;
 mod journal;
 mod key;

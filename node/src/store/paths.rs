@@ -91,6 +91,11 @@ impl Paths {
         self.root.join("incoming")
     }
 
+    /// A file that is written to see whether the disk works.
+    pub fn probe(&self) -> PathBuf {
+        self.incoming().join("0-probe")
+    }
+
     /// An upload under way.
     pub fn upload(&self, run: u64, number: u64) -> PathBuf {
         self.incoming().join(format!("{run}-{number}"))

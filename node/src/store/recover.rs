@@ -47,10 +47,12 @@ pub fn open(options: StoreOptions, around: Surroundings) -> Result<Shared, OpenE
         segments: recovery.segments,
         reserved_bytes: 0,
         capacity_bytes: options.capacity_bytes,
+        usable_bytes: options.capacity_bytes,
         retention_seconds: u32::try_from(retention_seconds).unwrap_or(u32::MAX),
         queue: Queue { generation, start: 0, end: 0, bytes: Vec::new() },
         replayed_bytes: recovery.replayed_bytes,
         garbage: Vec::new(),
+        garbage_bytes: 0,
         committing: std::collections::HashSet::new(),
         touched,
         read_only: None,
@@ -70,7 +72,7 @@ fn make_directories(paths: &Paths) -> Result<(), OpenError> {
     made(&paths.index())?;
     made(&paths.segments())?;
     made(&paths.incoming())?;
-    (0..=u8::MAX).try_for_each(|first| made(&paths.blobs_of(first)))
+    made(&paths.blobs())
 }
 
 fn check_format(paths: &Paths) -> Result<(), OpenError> {
@@ -194,7 +196,6 @@ impl Recovery {
     fn replay(&mut self, generation: u64) -> Result<(), OpenError> {
         let path = self.paths.journal(generation);
         let bytes = fs::read(&path).map_err(failed("read", &path))?;
-        self.replayed_bytes += bytes.len() as u64;
         let Some(mut journal) = FoundJournal::new(bytes).filter(|journal| journal.generation == generation) else {
             tracing::warn!(path = %path.display(), "a journal has no header; nothing of it counts");
             return Ok(());
@@ -211,6 +212,7 @@ impl Recovery {
             self.apply(&record);
         }
         self.doubts.extend(unsynced.into_iter().map(|(_, key)| key));
+        self.replayed_bytes += journal.offset_bytes();
         if journal.tail_bytes() > 0 {
             let (cut, at) = (journal.tail_bytes(), journal.offset_bytes());
             tracing::warn!(path = %path.display(), cut, at, "the torn end of a journal was cut off");

@@ -16,6 +16,12 @@ fn index_files(bench: &Bench, prefix: &str) -> Vec<PathBuf> {
     found
 }
 
+/// What is allocated ahead of the journal's records is of no interest.
+fn without_zeros(mut bytes: Vec<u8>) -> Vec<u8> {
+    bytes.truncate(bytes.iter().rposition(|byte| *byte != 0).unwrap() + 1);
+    bytes
+}
+
 async fn fill(bench: &Bench, blobs: u64) -> Vec<Digest> {
     let store = bench.open().await;
     let mut names = Vec::new();
@@ -121,7 +127,7 @@ async fn a_journal_cut_anywhere_keeps_what_comes_before_the_cut() {
     let bench = Bench { threads: false, ..Bench::new(16 << 20) };
     let names = fill(&bench, 6).await;
     let journal = index_files(&bench, "journal").remove(0);
-    let good = fs::read(&journal).unwrap();
+    let good = without_zeros(fs::read(&journal).unwrap());
     let mut kept = 0;
     for length in 0..good.len() {
         for later in index_files(&bench, "journal").into_iter().skip(1) {
@@ -143,7 +149,7 @@ async fn a_flipped_byte_in_the_journal_costs_what_follows_and_adopts_nothing() {
     let bench = Bench { threads: false, ..Bench::new(16 << 20) };
     let names = fill(&bench, 6).await;
     let journal = index_files(&bench, "journal").remove(0);
-    let good = fs::read(&journal).unwrap();
+    let good = without_zeros(fs::read(&journal).unwrap());
     for at in 0..good.len() {
         for later in index_files(&bench, "journal").into_iter().skip(1) {
             fs::remove_file(later).unwrap();

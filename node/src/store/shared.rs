@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinHandle;
@@ -13,7 +14,7 @@ use super::clock::Clock;
 use super::disk::Disk;
 use super::journal::Journal;
 use super::key::{Key, Place};
-use super::limits::{BLOCKING_JOBS, BLOCKING_QUEUE};
+use super::limits::{BLOCKING_JOBS, BLOCKING_QUEUE, SLOW_PERIOD, SLOW_WRITE};
 use super::maintenance::Maintenance;
 use super::options::StoreOptions;
 use super::paths::Paths;
@@ -38,6 +39,8 @@ pub struct Shared {
     pub sync: Sync,
     /// How maintenance is stopped.
     pub maintenance: Maintenance,
+    /// Whether small writes may be made where they are asked for.
+    pub pace: Pace,
     /// Memory for readers.
     pub buffers: Arc<Buffers>,
     /// Told when reserved bytes are given back or become evictable.
@@ -48,6 +51,15 @@ pub struct Shared {
     pub uploads: AtomicU64,
     jobs: Arc<Semaphore>,
     waiting: AtomicUsize,
+}
+
+/// Tells whether writes to the page cache block at present, as they do when the disk cannot keep up. While they do not,
+/// small ones are made on the threads of the runtime, since the way to another thread costs several times as much.
+#[derive(Debug)]
+pub struct Pace {
+    start: Instant,
+    /// Milliseconds after the start.
+    slow_until: AtomicU64,
 }
 
 /// Bytes set aside, given back on drop.
@@ -84,6 +96,7 @@ impl Shared {
             state: Mutex::new(parts.state),
             journal: parts.journal,
             maintenance: Maintenance::default(),
+            pace: Pace::new(),
             buffers: Arc::default(),
             space: Notify::new(),
             run: parts.run,
@@ -195,6 +208,27 @@ impl<T> Job<T> {
         match self.0.await {
             Ok((result, _)) => result.map_err(JobError::Io),
             Err(error) => Err(JobError::Io(io::Error::other(error))),
+        }
+    }
+}
+
+// === impl Pace ===
+
+impl Pace {
+    fn new() -> Pace {
+        Pace { start: Instant::now(), slow_until: AtomicU64::new(0) }
+    }
+
+    /// Whether writes do not block.
+    pub fn is_calm(&self) -> bool {
+        self.slow_until.load(Ordering::Relaxed) <= self.start.elapsed().as_millis() as u64
+    }
+
+    /// Takes note of a write that began then and has ended now.
+    pub fn note(&self, started: Instant) {
+        if started.elapsed() > SLOW_WRITE {
+            let until = self.start.elapsed() + SLOW_PERIOD;
+            self.slow_until.store(until.as_millis() as u64, Ordering::Relaxed);
         }
     }
 }

@@ -26,6 +26,8 @@ pub struct State {
     pub reserved_bytes: u64,
     /// Bytes that blobs may take.
     pub capacity_bytes: u64,
+    /// The same, or less when the disk has not as much.
+    pub usable_bytes: u64,
     /// Seconds for which a used blob is kept; 0: none.
     pub retention_seconds: u32,
     /// Records that are not yet in the journal's file.
@@ -34,6 +36,8 @@ pub struct State {
     pub replayed_bytes: u64,
     /// Files to be removed.
     pub garbage: Vec<Garbage>,
+    /// Bytes of blobs' files among them.
+    pub garbage_bytes: u64,
     /// Names that files are being given, which a sweep must leave alone.
     pub committing: HashSet<(Key, u8)>,
     /// Blobs used since their uses were last journaled come after this.
@@ -140,10 +144,10 @@ impl State {
             return Err(NoRoom::LargerThanStore);
         }
         let wanted = charge_bytes + self.reserved_bytes;
-        if wanted > self.capacity_bytes {
+        if wanted > self.usable_bytes {
             return Err(NoRoom::Reserved);
         }
-        self.evict_down_to(self.capacity_bytes - wanted, now)?;
+        self.evict_down_to(self.usable_bytes - wanted, now)?;
         self.reserved_bytes += charge_bytes;
         Ok(())
     }
@@ -188,7 +192,10 @@ impl State {
         let found = self.index.remove(slot)?;
         self.queue.push(&Record::Remove(found.stored.key));
         match found.stored.place {
-            Place::File { serial } => self.discard(GarbageFile::Blob(found.stored.key, serial)),
+            Place::File { serial } => {
+                self.garbage_bytes += found.stored.place.charge_bytes(found.stored.size_bytes);
+                self.discard(GarbageFile::Blob(found.stored.key, serial));
+            }
             Place::Segment { slot, .. } => {
                 let charge = found.stored.place.charge_bytes(found.stored.size_bytes);
                 let gone = self.segments.release(slot, charge);

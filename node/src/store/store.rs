@@ -38,6 +38,12 @@ pub struct StoreStatus {
     pub bytes: u64,
     /// Bytes of disk that they may take.
     pub capacity_bytes: u64,
+    /// The same, or less when the disk has no room for as much.
+    pub usable_bytes: u64,
+    /// Bytes of files that small blobs lie in, live or dead.
+    pub segment_bytes: u64,
+    /// Bytes of them that are dead.
+    pub dead_bytes: u64,
     /// Bytes set aside for uploads under way.
     pub reserved_bytes: u64,
     /// Blobs evicted since the start.
@@ -182,6 +188,9 @@ impl Store {
             blobs: state.index.blobs(),
             bytes: state.index.charged_bytes(),
             capacity_bytes: state.capacity_bytes,
+            usable_bytes: state.usable_bytes,
+            segment_bytes: state.segments.file_bytes(),
+            dead_bytes: state.segments.dead_bytes(),
             reserved_bytes: state.reserved_bytes,
             evicted_blobs: state.counters.evicted_blobs,
             evicted_bytes: state.counters.evicted_bytes,

@@ -8,7 +8,7 @@
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::io;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
@@ -16,9 +16,10 @@ use tokio::sync::oneshot;
 
 use crate::config::SyncPolicy;
 
+use super::health;
 use super::index::Slot;
 use super::journal::HEADER_BYTES;
-use super::limits::{DIRTY_FILES, IDLE_SYNC_INTERVAL, TOUCH_INTERVAL, WALK_BATCH};
+use super::limits::{DIRTY_FILES, IDLE_SYNC_INTERVAL, QUEUE_BYTES, SYNC_PATIENCE, TOUCH_INTERVAL, WALK_BATCH};
 use super::record::Record;
 use super::segments::SegmentFile;
 use super::shared::{Shared, lock};
@@ -29,6 +30,8 @@ use super::state::{Garbage, GarbageFile};
 pub struct Sync {
     policy: SyncPolicy,
     dirty: Mutex<Dirty>,
+    /// There is something to do.
+    is_work: AtomicBool,
     /// Told when there is something to do or to stop for.
     work: Condvar,
     /// Told when a pass has ended.
@@ -44,7 +47,6 @@ struct Dirty {
     /// First bytes of the hashes of files that got their names.
     directories: BTreeSet<u8>,
     reveals: Vec<Reveal>,
-    work: bool,
     stop: bool,
 }
 
@@ -68,7 +70,14 @@ pub struct Reveal {
 impl Sync {
     /// Nothing is dirty.
     pub fn new(policy: SyncPolicy) -> Sync {
-        Sync { policy, dirty: Mutex::default(), work: Condvar::new(), passed: Condvar::new(), pass: Mutex::default() }
+        Sync {
+            policy,
+            dirty: Mutex::default(),
+            is_work: AtomicBool::new(false),
+            work: Condvar::new(),
+            passed: Condvar::new(),
+            pass: Mutex::default(),
+        }
     }
 
     /// Whether writers wait for the disk.
@@ -82,8 +91,10 @@ impl Sync {
             return;
         }
         let mut dirty = lock(&self.dirty);
-        while dirty.files.len() >= DIRTY_FILES && !dirty.stop {
-            dirty = self.passed.wait(dirty).unwrap_or_else(std::sync::PoisonError::into_inner);
+        if dirty.files.len() >= DIRTY_FILES && !dirty.stop {
+            // Not for ever, or a disk that fails would take all threads of the pool.
+            let waited = self.passed.wait_timeout(dirty, SYNC_PATIENCE);
+            dirty = waited.unwrap_or_else(std::sync::PoisonError::into_inner).0;
         }
         dirty.files.push(file);
         dirty.directories.extend(directory);
@@ -104,9 +115,9 @@ impl Sync {
 
     /// There is something to do.
     pub fn wake(&self) {
-        let mut dirty = lock(&self.dirty);
-        if !dirty.work {
-            dirty.work = true;
+        if !self.is_work.swap(true, Ordering::AcqRel) {
+            // Whoever is about to wait holds the lock from looking at the flag until it waits.
+            let _held = lock(&self.dirty);
             self.work.notify_all();
         }
     }
@@ -121,7 +132,7 @@ impl Sync {
     /// Waits for work; `false` when it is time to stop. Returns at least every [`TOUCH_INTERVAL`].
     fn wait(&self) -> bool {
         let mut dirty = lock(&self.dirty);
-        if !dirty.work && !dirty.stop {
+        if !self.is_work.load(Ordering::Acquire) && !dirty.stop {
             dirty = self.pause(dirty, TOUCH_INTERVAL);
         }
         let interval = match self.policy {
@@ -133,7 +144,7 @@ impl Sync {
         while !dirty.stop && Instant::now() < end {
             dirty = self.pause(dirty, end.saturating_duration_since(Instant::now()));
         }
-        dirty.work = false;
+        self.is_work.store(false, Ordering::Release);
         !dirty.stop
     }
 
@@ -163,6 +174,9 @@ pub fn journal_touches(shared: &Shared) {
     for _ in 0..batches {
         let mut state = shared.lock();
         let state = &mut *state;
+        if state.queue.bytes.len() > QUEUE_BYTES {
+            break;
+        }
         let mut prefixes = Vec::new();
         while prefixes.len() < WALK_BATCH {
             let Some(slot) = state.index.advance(&state.touched, None) else { break };
@@ -181,14 +195,16 @@ pub fn journal_touches(shared: &Shared) {
 /// What the disk said. What was dirty still is then; what waited to be shown is dropped and its writers are told.
 pub fn pass(shared: &Shared) -> io::Result<()> {
     let mut pass = lock(&shared.sync.pass);
+    let garbage_bytes;
     let (end, garbage) = {
         let mut state = shared.lock();
+        garbage_bytes = std::mem::take(&mut state.garbage_bytes);
         (state.queue.end, std::mem::take(&mut state.garbage))
     };
     let mut dirty = {
         let mut dirty = lock(&shared.sync.dirty);
-        let (work, stop) = (dirty.work, dirty.stop);
-        std::mem::replace(&mut *dirty, Dirty { work, stop, ..Dirty::default() })
+        let stop = dirty.stop;
+        std::mem::replace(&mut *dirty, Dirty { stop, ..Dirty::default() })
     };
     let reveals = std::mem::take(&mut dirty.reveals);
     let changed = !dirty.files.is_empty() || !dirty.segments.is_empty() || !reveals.is_empty() || end > pass.end;
@@ -199,7 +215,11 @@ pub fn pass(shared: &Shared) -> io::Result<()> {
         now.segments.append(&mut dirty.segments);
         now.directories.append(&mut dirty.directories);
         drop(now);
-        shared.lock().garbage.extend(garbage);
+        let mut state = shared.lock();
+        state.garbage.extend(garbage);
+        state.garbage_bytes += garbage_bytes;
+        drop(state);
+        health::note_journal_error(shared, &error);
         fail(shared, reveals, &error);
         shared.sync.passed.notify_all();
         return Err(error);

@@ -3,15 +3,16 @@
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use casbah_cluster::digest::{Digest, Hasher};
 
 use super::blob_file::BlobFileWriter;
 use super::error::{Mismatch, WriteError};
+use super::health;
 use super::key::{MAX_BLOB_BYTES, Place};
-use super::limits::{PIECE_BYTES, SMALL_BLOB_BYTES, SPACE_PATIENCE, UPLOAD_PIECES};
+use super::limits::{PIECE_BYTES, ROOM_ATTEMPTS, SMALL_BLOB_BYTES, SPACE_PATIENCE, UPLOAD_PIECES};
 use super::shared::{Job, JobError, Reservation, Shared};
 use super::state::{GarbageFile, NoRoom};
 use super::{commit, maintenance};
@@ -103,10 +104,31 @@ async fn choose_target(shared: &Arc<Shared>, digest: Digest) -> Result<Target, W
     if size_bytes <= SMALL_BLOB_BYTES {
         return Ok(Target::Memory(reservation));
     }
-    let to = Arc::clone(shared);
-    let created = shared.blocking(move || create(&to, size_bytes)).await;
-    let (file, upload_file) = created.map_err(|error| failed(digest, error))?;
+    let (file, upload_file) = with_room(shared, digest, size_bytes, move |to| create(to, size_bytes)).await?;
     Ok(Target::File(file, upload_file, reservation))
+}
+
+/// Does something that allocates on the disk. If that is full in spite of the reservation, blobs are evicted and it is
+/// done again.
+async fn with_room<T: Send + 'static>(
+    shared: &Arc<Shared>,
+    digest: Digest,
+    bytes: u64,
+    job: impl Fn(&Arc<Shared>) -> io::Result<T> + Send + Sync + 'static,
+) -> Result<T, WriteError> {
+    let to = Arc::clone(shared);
+    let attempts = move || {
+        let mut result = job(&to);
+        for _ in 0..ROOM_ATTEMPTS {
+            match &result {
+                Err(error) if health::is_full(error) => health::make_room(&to, bytes)?,
+                _ => break,
+            }
+            result = job(&to);
+        }
+        result
+    };
+    shared.blocking(attempts).await.map_err(|error| failed(shared, digest, error))
 }
 
 /// Sets bytes aside; `None` when the blob is here already. Waits a little while uploads under way hold the space.
@@ -163,10 +185,16 @@ fn create(shared: &Arc<Shared>, size_bytes: u64) -> io::Result<(BlobFileWriter, 
     Ok((BlobFileWriter::new(&shared.disk, file, size_bytes)?, upload_file))
 }
 
-fn failed(digest: Digest, error: JobError) -> WriteError {
+fn failed(shared: &Shared, digest: Digest, error: JobError) -> WriteError {
     match error {
         JobError::Busy => WriteError::Busy { digest },
-        JobError::Io(source) => WriteError::Io { digest, source },
+        JobError::Io(error) if health::is_full(&error) => {
+            WriteError::Full { digest, retry_after: Duration::from_secs(1) }
+        }
+        JobError::Io(source) => {
+            health::note_error(shared, &source);
+            WriteError::Io { digest, source }
+        }
     }
 }
 
@@ -227,7 +255,7 @@ impl Upload {
         } else {
             let shared = Arc::clone(&self.shared);
             let ended = self.shared.blocking(move || finish(&shared, digest, *incoming, &pieces)).await;
-            ended.map_err(|error| failed(digest, error))??
+            ended.map_err(|error| failed(&self.shared, digest, error))??
         };
         wait(digest, answer).await
     }
@@ -243,7 +271,7 @@ impl Upload {
             Ok(incoming)
         };
         let started = self.shared.start_blocking(job).await;
-        self.work = Work::Running(started.map_err(|error| failed(self.digest, error))?);
+        self.work = Work::Running(started.map_err(|error| failed(&self.shared, self.digest, error))?);
         Ok(())
     }
 
@@ -251,7 +279,7 @@ impl Upload {
     async fn idle(&mut self) -> Result<Box<Incoming>, WriteError> {
         match std::mem::replace(&mut self.work, Work::Failed) {
             Work::Idle(incoming) => Ok(incoming),
-            Work::Running(job) => job.join().await.map_err(|error| failed(self.digest, error)),
+            Work::Running(job) => job.join().await.map_err(|error| failed(&self.shared, self.digest, error)),
             Work::Failed => {
                 let received_bytes = self.received_bytes;
                 Err(self.mismatch(Mismatch::TooShort { received_bytes }))
@@ -314,13 +342,25 @@ async fn store_small(
         }
     }
     loop {
-        let stored = commit::small(shared, &digest, pieces, &mut reservation);
-        if let Some(answer) = stored.map_err(|source| WriteError::Io { digest, source })? {
+        let stored = if shared.pace.is_calm() {
+            let started = Instant::now();
+            let stored = commit::small(shared, &digest, pieces, &mut reservation);
+            shared.pace.note(started);
+            stored.map_err(JobError::Io)
+        } else {
+            let (to, pieces) = (Arc::clone(shared), pieces.to_vec());
+            let mut taken = reservation.take();
+            let job = move || Ok((commit::small(&to, &digest, &pieces, &mut taken)?, taken));
+            shared.blocking(job).await.map(|(stored, taken)| {
+                reservation = taken;
+                stored
+            })
+        };
+        if let Some(answer) = stored.map_err(|error| failed(shared, digest, error))? {
             return answer;
         }
-        let to = Arc::clone(shared);
-        let made = shared.blocking(move || maintenance::make_spare(&to)).await;
-        made.map_err(|error| failed(digest, error))?;
+        let bytes = 2 * shared.lock().segments.segment_bytes();
+        with_room(shared, digest, bytes, |to| maintenance::make_spare(to)).await?;
     }
 }
 
