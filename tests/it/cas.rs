@@ -103,11 +103,12 @@ async fn the_right_hash_with_another_size_is_another_blob() -> Result<()> {
     for size_bytes in [0, 1, 999, 1001, i64::MAX] {
         let other = Digest { size_bytes, ..digest.clone() };
         assert!(!client.has(&other).await?, "{size_bytes}");
-        assert_eq!(
-            client.batch_read(std::slice::from_ref(&other)).await?[0].status.clone().context("no status")?.code,
-            NOT_FOUND
-        );
         refused_with(Code::NotFound, client.download(&other).await)?;
+        // The largest is more than one batch may have.
+        if size_bytes < i64::MAX {
+            let read = client.batch_read(std::slice::from_ref(&other)).await?;
+            assert_eq!(read[0].status.clone().context("no status")?.code, NOT_FOUND);
+        }
     }
     Ok(())
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use hyper::body::Incoming;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tonic::Status;
 use tonic::body::Body;
@@ -84,21 +84,26 @@ impl Bound {
         Ok(Bound { config, sockets, port, tls })
     }
 
-    /// Accepts connections and serves `app` on them until `ended`; returns when the last connection is finished.
+    /// Accepts connections and serves `app` on them until `ended`; returns when the last connection is finished. Looks
+    /// at the certificates every second, and whenever `reload_now` changes.
     ///
     /// # Cancel safety
     /// Dropped, every connection is cut.
-    pub async fn serve(self, app: App, mut ended: Ended) {
+    pub async fn serve(self, app: App, reload_now: watch::Receiver<()>, mut ended: Ended) {
         let Bound { config, sockets, port, tls } = self;
-        let places = Places::new();
+        let places = Arc::new(Semaphore::new(limits::CONNECTIONS_MAX));
         let mut tasks = JoinSet::new();
+        let (tell_reloaded, reloaded) = watch::channel(());
         if let Some(tls) = &tls {
-            tasks.spawn(reload(Arc::clone(tls), format!("{}:{port}", config.address.host), ended.clone()));
+            let address = ListenAddress { port, ..config.address.clone() };
+            let watch = Watch { tls: Arc::clone(tls), address, reloaded: tell_reloaded };
+            tasks.spawn(watch.files(reload_now, ended.clone()));
         }
         let config = Arc::new(config);
         for socket in sockets {
-            let newcomer = Newcomer { config: Arc::clone(&config), tls: tls.clone(), app: app.clone() };
-            tasks.spawn(accept(socket, newcomer, places.clone(), ended.clone()));
+            let (config, tls, app, reloaded) = (Arc::clone(&config), tls.clone(), app.clone(), reloaded.clone());
+            let newcomer = Newcomer { config, tls, app, reloaded };
+            tasks.spawn(accept(socket, newcomer, Arc::clone(&places), ended.clone()));
         }
         ended.reached().await;
         while let Some(outcome) = tasks.join_next().await {
@@ -160,48 +165,30 @@ async fn one_socket(address: &ListenAddress) -> io::Result<TcpListener> {
     }
 }
 
-/// Room for connections and handshakes.
-#[derive(Clone)]
-struct Places {
-    connections: Arc<Semaphore>,
-    handshakes: Arc<Semaphore>,
-}
-
-impl Places {
-    fn new() -> Places {
-        Places {
-            connections: Arc::new(Semaphore::new(limits::CONNECTIONS_MAX)),
-            handshakes: Arc::new(Semaphore::new(limits::HANDSHAKES_MAX)),
-        }
-    }
-
-    async fn take(semaphore: &Arc<Semaphore>) -> OwnedSemaphorePermit {
-        Arc::clone(semaphore).acquire_owned().await.expect("these semaphores are never closed")
-    }
-}
-
 /// What a new connection is met with.
 #[derive(Clone)]
 struct Newcomer {
     config: Arc<ListenerConfig>,
     tls: Option<Arc<ListenerTls>>,
     app: App,
+    /// Changes when certificates were read again.
+    reloaded: watch::Receiver<()>,
 }
 
-async fn accept(socket: TcpListener, newcomer: Newcomer, places: Places, mut ended: Ended) {
+async fn accept(socket: TcpListener, newcomer: Newcomer, places: Arc<Semaphore>, mut ended: Ended) {
     let mut connections = JoinSet::new();
     loop {
         // A connection that was accepted has a place; one without a place waits in the kernel's queue.
         let next = async {
-            let place = Places::take(&places.connections).await;
+            let place = Arc::clone(&places).acquire_owned().await.expect("this semaphore is never closed");
             (socket.accept().await, place)
         };
         tokio::select! {
             (accepted, place) = next => match accepted {
                 Ok((stream, from)) => {
-                    let (newcomer, places, ended) = (newcomer.clone(), places.clone(), ended.clone());
+                    let (newcomer, ended) = (newcomer.clone(), ended.clone());
                     connections.spawn(async move {
-                        newcomer.meet(stream, from, &places, ended).await;
+                        newcomer.meet(stream, from, ended).await;
                         drop(place);
                     });
                 }
@@ -222,22 +209,40 @@ async fn accept(socket: TcpListener, newcomer: Newcomer, places: Places, mut end
     while connections.join_next().await.is_some() {}
 }
 
-async fn reload(tls: Arc<ListenerTls>, address: String, mut ended: Ended) {
-    loop {
-        tokio::select! {
-            () = tokio::time::sleep(RELOAD_INTERVAL) => {}
-            () = ended.reached() => return,
-        }
-        let files = Arc::clone(&tls);
-        // The files may lie on a slow file system.
-        match tokio::task::spawn_blocking(move || files.reload_if_changed()).await {
-            Ok(Ok(Reloaded::Nothing)) => {}
-            Ok(Ok(reloaded)) => tracing::info!(%address, ?reloaded, "certificates were read again"),
-            Ok(Err(error)) => {
-                let error = &error as &dyn std::error::Error;
-                tracing::error!(%address, error, "changed certificates cannot be used; the old ones stay in force");
+/// Looks after the files of a listener.
+struct Watch {
+    tls: Arc<ListenerTls>,
+    address: ListenAddress,
+    /// Tells the connections that files were read again.
+    reloaded: watch::Sender<()>,
+}
+
+// === impl Watch ===
+
+impl Watch {
+    async fn files(self, mut reload_now: watch::Receiver<()>, mut ended: Ended) {
+        loop {
+            tokio::select! {
+                () = tokio::time::sleep(RELOAD_INTERVAL) => {}
+                Ok(()) = reload_now.changed() => {}
+                () = ended.reached() => return,
             }
-            Err(error) => tracing::error!(%error, "reading certificates failed"),
+            let files = Arc::clone(&self.tls);
+            // The files may lie on a slow file system.
+            let outcome = tokio::task::spawn_blocking(move || files.reload_if_changed()).await;
+            let address = &self.address;
+            match outcome {
+                Ok(Ok(Reloaded::Nothing)) => {}
+                Ok(Ok(reloaded)) => {
+                    tracing::info!(%address, ?reloaded, "certificates were read again");
+                    self.reloaded.send_replace(());
+                }
+                Ok(Err(error)) => {
+                    let error = &error as &dyn std::error::Error;
+                    tracing::error!(%address, error, "changed certificates cannot be used; the old ones stay in force");
+                }
+                Err(error) => tracing::error!(%error, "reading certificates failed"),
+            }
         }
     }
 }
@@ -245,27 +250,21 @@ async fn reload(tls: Arc<ListenerTls>, address: String, mut ended: Ended) {
 // === impl Newcomer ===
 
 impl Newcomer {
-    async fn meet(self, stream: TcpStream, from: SocketAddr, places: &Places, ended: Ended) {
+    async fn meet(mut self, stream: TcpStream, from: SocketAddr, ended: Ended) {
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, %from, "a connection broke before it began");
             return;
         }
         let Some(tls) = self.tls.clone() else {
-            let service = self.admitted(Identity::anonymous(), Arc::default());
-            return connection::serve(stream, service, ended, Arc::default()).await;
+            let service = self.admitted(Identity::anonymous());
+            return connection::serve(stream, service, ended, std::future::pending()).await;
         };
-        let handshake = async {
-            let place = Places::take(&places.handshakes).await;
-            let outcome = tls.accept(stream).await;
-            drop(place);
-            outcome
-        };
-        match tokio::time::timeout(HANDSHAKE_DEADLINE, handshake).await {
+        // However many handshakes there are, they cost memory within the bound on connections, and the processor in turns.
+        match tokio::time::timeout(HANDSHAKE_DEADLINE, tls.accept(stream)).await {
             Ok(Ok((stream, identity))) => {
                 tracing::debug!(%from, %identity, "connected");
-                let revoked = Arc::new(Notify::new());
-                let service = self.admitted(identity, Arc::clone(&revoked));
-                connection::serve(stream, service, ended, revoked).await;
+                let service = self.admitted(identity.clone());
+                connection::serve(stream, service, ended, self.withdrawn(&tls, &identity)).await;
             }
             Ok(Err(error)) => {
                 let error = &error as &dyn std::error::Error;
@@ -275,12 +274,23 @@ impl Newcomer {
         }
     }
 
+    /// Returns when what let this client in is no longer true.
+    async fn withdrawn(&mut self, tls: &ListenerTls, identity: &Identity) {
+        while tls.is_current(identity) {
+            if self.reloaded.changed().await.is_err() {
+                // Nobody reads the files any more: the listener is at its end.
+                std::future::pending::<()>().await;
+            }
+        }
+        tracing::info!(%identity, "a client whose certificate is no longer accepted is sent away");
+    }
+
     /// What answers the requests of this connection.
-    fn admitted(&self, identity: Identity, revoked: Arc<Notify>) -> Admitted {
+    fn admitted(&self, identity: Identity) -> Admitted {
         let who = identity.to_string().into();
         let access = Access { who, permissions: self.config.allow, services: self.config.services };
         let proof = self.tls.clone().map(|tls| (tls, identity));
-        Admitted { gate: Gate::new(self.app.clone(), access), proof, revoked }
+        Admitted { gate: Gate::new(self.app.clone(), access), proof }
     }
 }
 
@@ -289,7 +299,6 @@ impl Newcomer {
 struct Admitted {
     gate: Gate<App>,
     proof: Option<(Arc<ListenerTls>, Identity)>,
-    revoked: Arc<Notify>,
 }
 
 impl Service<http::Request<Incoming>> for Admitted {
@@ -309,8 +318,6 @@ impl Service<http::Request<Incoming>> for Admitted {
         if let Some((tls, identity)) = &self.proof
             && !tls.is_current(identity)
         {
-            tracing::info!(%identity, "a client whose certificate was taken off the list is sent away");
-            self.revoked.notify_one();
             let status = Status::unauthenticated(format!("the certificate of {identity} is no longer accepted"));
             return Either::Right(std::future::ready(Ok(status.into_http())));
         }

@@ -8,7 +8,6 @@ use std::io;
 use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use futures_util::future::Either;
@@ -68,7 +67,7 @@ impl OwnerSocket {
                 accepted = self.listener.accept() => match accepted {
                     Ok((stream, _)) if comes_from_us(&stream) => {
                         let instance = Instance { app: app.clone() };
-                        connections.spawn(connection::serve(stream, instance, ended.clone(), Arc::default()));
+                        connections.spawn(connection::serve(stream, instance, ended.clone(), std::future::pending()));
                     }
                     Ok(_) => tracing::warn!("another user tried the socket of the directory and was sent away"),
                     Err(error) => tracing::warn!(%error, "an instance on the same directory could not connect"),

@@ -165,8 +165,8 @@ impl ListenerTls {
         }
     }
 
-    /// Whether somebody whom [`ListenerTls::accept`] let in would be let in now: the certificate has not expired and the
-    /// list and the authorities still vouch for it. Cheap enough to ask before every request.
+    /// Whether somebody whom [`ListenerTls::accept`] let in would be let in now: the certificate has not expired and
+    /// the list and the authorities still vouch for it. Cheap enough to ask before every request.
     pub fn is_current(&self, identity: &Identity) -> bool {
         match &self.in_force.load().clients {
             Admission::Anyone(_) => true,
@@ -179,7 +179,8 @@ impl ListenerTls {
     /// Reads files, so not to be called where a slow disk would stop others.
     ///
     /// # Errors
-    /// [`TlsError`] when a changed file cannot be used, once for each change. What else changed is in force all the same.
+    /// [`TlsError`] when a changed file cannot be used, once for each change. What else changed is in force all the
+    /// same.
     pub fn reload_if_changed(&self) -> Result<Reloaded, TlsError> {
         // A panic in here leaves the files as they were seen last, which the next look corrects.
         let mut files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
@@ -247,6 +248,7 @@ impl InForce {
                 let verifier = ClientVerifier::new(Arc::clone(trust));
                 let mut config = server_config(&self.pair, Arc::clone(&verifier) as Arc<dyn ClientCertVerifier>)?;
                 // A resumed session is not verified again: a client that was taken off the list came in with a ticket.
+                // A configuration of one connection has no sessions to resume; this says so, and promises none.
                 config.send_tls13_tickets = 0;
                 config.session_storage = Arc::new(NoServerSessionStorage {});
                 Ok((Arc::new(config), Some(verifier)))

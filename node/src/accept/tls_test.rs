@@ -8,7 +8,7 @@ use rustls::pki_types::pem::PemObject as _;
 use rustls::{ClientConfig, SupportedProtocolVersion};
 use tempfile::TempDir;
 use tokio::io::{DuplexStream, duplex};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio_rustls::{TlsConnector, client};
 
 use super::*;
@@ -123,7 +123,7 @@ impl Meeting {
         };
         let tls = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
         let Some(rustls::Error::AlertReceived(alert)) = tls else { panic!("no alert: {error:?}") };
-        (self.server.err().expect("the server let it in"), *alert)
+        (self.server.expect_err("the server let it in"), *alert)
     }
 
     pub(super) fn distrust(self, version: &'static SupportedProtocolVersion) -> (Distrust, AlertDescription) {
@@ -357,24 +357,44 @@ async fn a_client_that_trusts_another_server_says_so() {
 }
 
 #[tokio::test]
-async fn a_refused_client_that_has_sent_requests_already_reads_the_reason_over_tcp() {
+async fn a_refused_client_that_is_still_sending_reads_the_reason() {
     let site = Site::listing(&[&DOCUMENTED_CLIENT]);
     let stranger = Made::documented_shape("client");
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
     let config = Arc::new(site.client(Some((&stranger, &stranger.key_pem)), &TLS13));
+    // Too narrow for the client to send unless somebody listens.
+    let (near, far) = duplex(1 << 10);
     let client = async {
-        let io = TcpStream::connect(address).await.unwrap();
-        let mut stream = TlsConnector::from(config).connect("localhost".try_into().unwrap(), io).await.unwrap();
+        let mut stream = TlsConnector::from(config).connect("localhost".try_into().unwrap(), far).await.unwrap();
         stream.write_all(&[b'x'; 40_000]).await.unwrap();
         stream.flush().await.unwrap();
         stream.read_u8().await.unwrap_err()
     };
-    let server = async { site.tls.accept(listener.accept().await.unwrap().0).await };
-    let (seen, refused) = tokio::join!(client, server);
+    let (seen, refused) = tokio::join!(client, site.tls.accept(near));
     assert!(matches!(refused, Err(HandshakeError::Refused(_))));
     let seen = seen.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
     assert_eq!(seen, Some(&rustls::Error::AlertReceived(AlertDescription::UnknownCA)));
+}
+
+#[tokio::test]
+async fn a_refused_client_is_not_listened_to_for_ever() {
+    let site = Site::listing(&[&DOCUMENTED_CLIENT]);
+    let stranger = Made::documented_shape("client");
+    let config = Arc::new(site.client(Some((&stranger, &stranger.key_pem)), &TLS13));
+    let (near, far) = duplex(1 << 10);
+    let client = async {
+        let mut stream = TlsConnector::from(config).connect("localhost".try_into().unwrap(), far).await.unwrap();
+        while stream.write_all(&[b'x'; 10_000]).await.is_ok() {}
+    };
+    let ((), refused) = tokio::join!(client, site.tls.accept(near));
+    assert!(matches!(refused, Err(HandshakeError::Refused(_))));
+}
+
+#[test]
+fn a_handshake_may_run_on_any_thread() {
+    fn sendable<T: Send>(_: T) {}
+    let site = Site::open();
+    sendable(site.tls.accept(duplex(1).0));
+    sendable(Arc::new(site.tls));
 }
 
 #[tokio::test]

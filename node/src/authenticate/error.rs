@@ -20,7 +20,7 @@ pub enum TlsError {
     TooLarge {
         /// As configured.
         path: PathBuf,
-        /// [`super::pem::FILE_BYTES_MAX`].
+        /// What it may have.
         limit_bytes: u64,
     },
     /// The file is readable and has no certificate in it.
@@ -62,13 +62,13 @@ pub enum TlsError {
         who: String,
     },
     /// The key file has no private key in it.
-    #[error("{} holds no private key: expected a PEM block that begins with -----BEGIN PRIVATE KEY-----", path.display())]
+    #[error("{} holds no private key: expected a PEM block like -----BEGIN PRIVATE KEY-----", path.display())]
     NoKey {
         /// As configured.
         path: PathBuf,
     },
     /// The key is protected by a pass phrase.
-    #[error("the key in {} is encrypted: write it without a pass phrase (openssl pkey -in OLD -out NEW)", path.display())]
+    #[error("the key in {} is encrypted: take its pass phrase off (openssl pkey -in OLD -out NEW)", path.display())]
     EncryptedKey {
         /// As configured.
         path: PathBuf,

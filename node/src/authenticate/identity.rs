@@ -121,6 +121,7 @@ impl fmt::Debug for Identity {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::authenticate::Fingerprint;
     use crate::authenticate::test_certificates::{Made, params};
 
     fn identity(made: &Made, vouched: Vouched) -> Identity {
@@ -140,7 +141,7 @@ mod tests {
     #[test]
     fn an_identity_is_printed_with_enough_to_find_its_certificate() {
         let made = Made::self_signed(&params("client"));
-        let hex = super::super::certificate::Fingerprint::of(&made.der).to_string();
+        let hex = Fingerprint::of(&made.der).to_string();
         assert_eq!(hex.len(), 64);
         let shown = identity(&made, Vouched::Listed).to_string();
         assert_eq!(shown, format!("CN=client sha256:{}", &hex[..16]));

@@ -44,8 +44,8 @@ impl<T> Source<T> {
         Ok((Source { paths, parse: Box::new(parse), in_force: content, last: Some(content) }, made))
     }
 
-    /// Reads the files again; what they make now when that is new. When they cannot be used, the reason goes to `error`,
-    /// once for each change; if there is another reason already, this one is told by the next call.
+    /// Reads the files again; what they make now when that is new. When they cannot be used, the reason goes to
+    /// `error`, once for each change; if there is another reason already, this one is told by the next call.
     pub fn poll(&mut self, error: &mut Option<TlsError>) -> Option<T> {
         let (content, read) = look(&self.paths);
         if self.last == Some(content) {

@@ -6,10 +6,6 @@ use std::time::Duration;
 /// in the kernel's queue instead of costing memory here.
 pub const CONNECTIONS_MAX: usize = 8192;
 
-/// TLS handshakes under way on one listener: each costs a private-key operation, and a flood of them must not starve
-/// the connections that are served.
-pub const HANDSHAKES_MAX: usize = 128;
-
 /// Requests under way on one connection; clients open some hundreds.
 pub const STREAMS_PER_CONNECTION_MAX: u32 = 1024;
 

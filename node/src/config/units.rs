@@ -106,7 +106,7 @@ impl FromStr for ByteSize {
 impl fmt::Display for ByteSize {
     /// In the unit that leaves the smallest whole number.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let whole = SIZE_UNITS.iter().filter(|(_, factor)| self.0 >= *factor && self.0 % factor == 0);
+        let whole = SIZE_UNITS.iter().filter(|(_, factor)| self.0 >= *factor && self.0.is_multiple_of(*factor));
         match whole.max_by_key(|(_, factor)| *factor) {
             Some((name, factor)) => write!(f, "{}{name}", self.0 / factor),
             None => write!(f, "{}B", self.0),

@@ -47,6 +47,9 @@ pub enum IndexError {
     /// The record cannot be written or was damaged.
     #[error("a record of the index cannot be used")]
     Record(#[from] CodecError),
+    /// Another process has the database open.
+    #[error("the index is in use by another process")]
+    InUse,
     /// The database failed; the disk may be full or broken.
     #[error("the index failed")]
     Database(#[source] Arc<redb::Error>),
@@ -54,7 +57,10 @@ pub enum IndexError {
 
 impl From<redb::Error> for IndexError {
     fn from(error: redb::Error) -> IndexError {
-        IndexError::Database(Arc::new(error))
+        match error {
+            redb::Error::DatabaseAlreadyOpen => IndexError::InUse,
+            error => IndexError::Database(Arc::new(error)),
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 use std::io;
 use std::io::Write as _;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use tokio::task::JoinSet;
 use tonic::service::Routes;
@@ -19,6 +20,10 @@ use crate::run::directory::{self, Ownership};
 use crate::run::signals::Signals;
 use crate::serve::{self, Parts};
 use crate::store::{OpenError, Store, StoreOptions};
+
+/// Attempts to open what a process that is ending still holds, and the pause between them: five seconds in all.
+const PREDECESSOR_ATTEMPTS: usize = 250;
+const PREDECESSOR_PAUSE: Duration = Duration::from_millis(20);
 
 /// Why a node did not start, or ended by itself.
 #[derive(Debug, thiserror::Error)]
@@ -90,7 +95,7 @@ pub async fn serve(config: Config) -> Result<(), RunError> {
     announce(&listeners).map_err(|source| RunError::System { what: "write to standard output", source })?;
     let mut serving = JoinSet::new();
     for listener in listeners {
-        serving.spawn(listener.serve(app.clone(), ended.clone()));
+        serving.spawn(listener.serve(app.clone(), signals.reload_now(), ended.clone()));
     }
     notify_systemd(sd_notify::NotifyState::Ready);
 
@@ -152,8 +157,7 @@ impl Owned {
             sync: config.store.sync,
         })
         .await?;
-        let assets = AssetIndex::open(&dir.join("assets.redb"), config.index.capacity)?;
-        let actions = ActionIndex::open(&dir.join("actions.redb"), config.index.capacity)?;
+        let (assets, actions) = open_indexes(config).await?;
         let (routes, health) = serve::services(Parts {
             store: store.clone(),
             assets: assets.clone(),
@@ -186,6 +190,25 @@ impl Owned {
             tracing::error!(%error, "the indexes could not be closed");
         }
     }
+}
+
+/// Opens both indexes. The process that owned the directory before may be in the middle of its end: its lock on the
+/// directory is gone, and those on the databases go within the same moment.
+async fn open_indexes(config: &Config) -> Result<(AssetIndex, ActionIndex), IndexError> {
+    let (dir, capacity) = (&config.node.dir, config.index.capacity);
+    let open = || {
+        Ok((
+            AssetIndex::open(&dir.join("assets.redb"), capacity)?,
+            ActionIndex::open(&dir.join("actions.redb"), capacity)?,
+        ))
+    };
+    for _ in 0..PREDECESSOR_ATTEMPTS {
+        match open() {
+            Err(IndexError::InUse) => tokio::time::sleep(PREDECESSOR_PAUSE).await,
+            outcome => return outcome,
+        }
+    }
+    open()
 }
 
 fn announce(listeners: &[Bound]) -> io::Result<()> {

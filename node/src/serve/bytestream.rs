@@ -1,7 +1,7 @@
 //! ByteStream: blobs of any size, from any offset, and uploads that go on where they were cut off.
 
 use std::pin::Pin;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use casbah_cluster::digest::Digest;
 use casbah_proto::google::bytestream as api;
@@ -11,9 +11,13 @@ use tonic::{Request, Response, Status, Streaming};
 use crate::serve::partial_uploads::{ActiveUpload, PartialUploads, UploadName};
 use crate::serve::resource_name::ResourceName;
 use crate::serve::status_map;
-use crate::store::{Reader, Store, Upload, WriteError};
+use crate::store::{Reader, Store, Upload};
+
+/// How long an upload waits for room before interrupted ones are given up for it.
+const KEPT_PATIENCE: Duration = Duration::from_millis(100);
 
 /// The ByteStream service.
+#[derive(Clone)]
 pub struct ByteStream {
     store: Store,
     partial: PartialUploads,
@@ -39,17 +43,50 @@ impl ByteStream {
         let active = self.partial.activate(name, upload);
         match u64::try_from(offset) {
             Ok(offset) if offset == written => Ok(active),
-            _ => Err(wrong_offset(offset, written)),
+            _ => Err(wrong_offset(active.digest(), offset, written)),
         }
     }
 
     async fn begin(&self, digest: &Digest) -> Result<Upload, Status> {
-        match self.store.upload(digest).await {
-            // What interrupted uploads hold is worth less than an upload that is here.
-            Err(WriteError::Full { .. }) if self.partial.discard_all() => self.store.upload(digest).await,
-            outcome => outcome,
+        let upload = self.store.upload(digest);
+        tokio::pin!(upload);
+        let upload = match tokio::time::timeout(KEPT_PATIENCE, upload.as_mut()).await {
+            Ok(upload) => upload,
+            // It waits for room. What interrupted uploads hold is worth less than an upload that is here.
+            Err(_elapsed) => {
+                self.partial.discard_all();
+                upload.await
+            }
+        };
+        upload.map_err(|error| status_map::write(&error))
+    }
+
+    /// Takes in an upload, from its first message to its answer.
+    async fn take_in(&self, mut requests: Streaming<api::WriteRequest>) -> Result<api::WriteResponse, Status> {
+        let Some(first) = requests.message().await? else {
+            return Err(Status::invalid_argument("the upload ended before it began: no message came"));
+        };
+        let name = ResourceName::for_writing(&first.resource_name).map_err(|error| status_map::name(&error))?;
+        let committed_size = committed(name.digest.size_bytes());
+        if self.store.touch(&[name.digest]).iter().all(|present| *present) {
+            return Ok(api::WriteResponse { committed_size });
         }
-        .map_err(|error| status_map::write(&error))
+        let mut active = self.resume_or_begin((name.uuid, name.digest), first.write_offset).await?;
+        match self.receive(first, &mut requests, &mut active).await {
+            Ok(Finished::Yes) => {
+                active.finish().commit().await.map_err(|error| status_map::write(&error))?;
+                Ok(api::WriteResponse { committed_size })
+            }
+            Ok(Finished::No) => {
+                let committed_size = committed(active.upload().written_bytes());
+                Ok(api::WriteResponse { committed_size })
+            }
+            Err(Stopped::Refused(status)) => {
+                active.give_up();
+                Err(status)
+            }
+            Err(Stopped::Cut(status)) => Err(status),
+        }
     }
 
     /// Takes in the rest of an upload.
@@ -59,11 +96,11 @@ impl ByteStream {
         requests: &mut Streaming<api::WriteRequest>,
         active: &mut ActiveUpload,
     ) -> Result<Finished, Stopped> {
-        let resource_name = first.resource_name.clone();
+        let (resource_name, digest) = (first.resource_name.clone(), active.digest());
         let mut message = first;
         loop {
             let written = active.upload().written_bytes();
-            check_message(&message, &resource_name, written).map_err(Stopped::Refused)?;
+            check_message(&message, &resource_name, digest, written).map_err(Stopped::Refused)?;
             if !message.data.is_empty() {
                 let wrote = active.upload().write(message.data).await;
                 wrote.map_err(|error| Stopped::Refused(status_map::write(&error)))?;
@@ -72,8 +109,8 @@ impl ByteStream {
             let finish = message.finish_write;
             match requests.message().await.map_err(Stopped::Cut)? {
                 Some(_) if finish => {
-                    let status = Status::invalid_argument("a message came after the one with finish_write");
-                    return Err(Stopped::Refused(status));
+                    let text = format!("the upload of {digest} goes on after the message with finish_write");
+                    return Err(Stopped::Refused(Status::invalid_argument(text)));
                 }
                 Some(next) => message = next,
                 None if finish => return Ok(Finished::Yes),
@@ -135,31 +172,12 @@ impl api::byte_stream_server::ByteStream for ByteStream {
         &self,
         request: Request<Streaming<api::WriteRequest>>,
     ) -> Result<Response<api::WriteResponse>, Status> {
-        let mut requests = request.into_inner();
-        let Some(first) = requests.message().await? else {
-            return Err(Status::invalid_argument("the upload ended before it began: no message came"));
-        };
-        let name = ResourceName::for_writing(&first.resource_name).map_err(|error| status_map::name(&error))?;
-        let size = committed(name.digest.size_bytes());
-        if self.store.touch(&[name.digest]).iter().all(|present| *present) {
-            return Ok(Response::new(api::WriteResponse { committed_size: size }));
-        }
-        let mut active = self.resume_or_begin((name.uuid, name.digest), first.write_offset).await?;
-        match self.receive(first, &mut requests, &mut active).await {
-            Ok(Finished::Yes) => {
-                active.finish().commit().await.map_err(|error| status_map::write(&error))?;
-                Ok(Response::new(api::WriteResponse { committed_size: size }))
-            }
-            Ok(Finished::No) => {
-                let committed_size = committed(active.upload().written_bytes());
-                Ok(Response::new(api::WriteResponse { committed_size }))
-            }
-            Err(Stopped::Refused(status)) => {
-                drop(active.finish());
-                Err(status)
-            }
-            Err(Stopped::Cut(status)) => Err(status),
-        }
+        // In a task of its own, because a call is dropped wherever it stands when its client goes away, and what is here
+        // of the upload is to be kept. The task ends with the stream.
+        let (service, requests) = (self.clone(), request.into_inner());
+        let taken_in = tokio::spawn(async move { service.take_in(requests).await }).await;
+        let response = taken_in.map_err(|error| Status::internal(format!("taking in the upload failed: {error}")))?;
+        Ok(Response::new(response?))
     }
 
     async fn query_write_status(
@@ -179,16 +197,16 @@ impl api::byte_stream_server::ByteStream for ByteStream {
     }
 }
 
-fn check_message(message: &api::WriteRequest, resource_name: &str, written: u64) -> Result<(), Status> {
+fn check_message(message: &api::WriteRequest, resource_name: &str, digest: Digest, written: u64) -> Result<(), Status> {
     if !message.resource_name.is_empty() && message.resource_name != resource_name {
         return Err(Status::invalid_argument(format!(
-            "the resource name changed from \"{resource_name}\" to \"{}\" within one upload",
+            "the resource name changes from \"{resource_name}\" to \"{}\" within one upload",
             message.resource_name
         )));
     }
     match u64::try_from(message.write_offset) {
         Ok(offset) if offset == written => Ok(()),
-        _ => Err(wrong_offset(message.write_offset, written)),
+        _ => Err(wrong_offset(digest, message.write_offset, written)),
     }
 }
 
@@ -197,9 +215,10 @@ async fn first_piece(mut reader: Reader) -> Result<(Option<bytes::Bytes>, Reader
     Ok((first, reader))
 }
 
-fn wrong_offset(offset: i64, written: u64) -> Status {
+fn wrong_offset(digest: Digest, offset: i64, written: u64) -> Status {
     Status::invalid_argument(format!(
-        "the write offset {offset} is not where the upload stands: {written} bytes are here (see QueryWriteStatus)"
+        "the write offset {offset} is not where the upload of {digest} stands: {written} bytes are here (see \
+         QueryWriteStatus)"
     ))
 }
 

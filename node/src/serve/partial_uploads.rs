@@ -72,24 +72,21 @@ impl PartialUploads {
         ActiveUpload { name, uploads: self.clone(), upload: Some(upload), written }
     }
 
-    /// Gives up every interrupted upload, so that the space they hold can be used. Says whether there was one.
-    pub(super) fn discard_all(&self) -> bool {
-        self.discard(|_| true)
+    /// Gives up every interrupted upload, so that the space they hold can be used.
+    pub(super) fn discard_all(&self) {
+        self.discard(|_| true);
     }
 
     /// Gives up the interrupted uploads that nobody came back for.
-    pub(super) fn discard_old(&self, now: Instant) -> bool {
-        self.discard(|since| now.duration_since(since) >= KEPT_FOR)
+    pub(super) fn discard_old(&self, now: Instant) {
+        self.discard(|since| now.duration_since(since) >= KEPT_FOR);
     }
 
-    fn discard(&self, given_up: impl Fn(Instant) -> bool) -> bool {
-        let mut uploads = self.lock();
-        let before = uploads.len();
-        uploads.retain(|_, entry| match entry {
+    fn discard(&self, given_up: impl Fn(Instant) -> bool) {
+        self.lock().retain(|_, entry| match entry {
             Entry::Active(_) => true,
             Entry::Kept(_, since) => !given_up(*since),
         });
-        uploads.len() < before
     }
 
     fn keep(&self, name: UploadName, upload: Upload) {
@@ -126,7 +123,17 @@ impl ActiveUpload {
         self.written.store(written, Ordering::Relaxed);
     }
 
-    /// Takes the upload out: to be committed, or given up. Nothing is kept.
+    /// What is being uploaded.
+    pub(super) fn digest(&self) -> Digest {
+        self.name.1
+    }
+
+    /// Drops the upload: nothing is kept.
+    pub(super) fn give_up(mut self) {
+        self.upload = None;
+    }
+
+    /// Takes the upload out, to be committed. Nothing is kept.
     pub(super) fn finish(mut self) -> Upload {
         self.upload.take().expect("only finish takes it, and consumes self")
     }

@@ -109,7 +109,7 @@ pub(super) fn index(error: &IndexError) -> Status {
     let text = with_causes(error);
     match error {
         IndexError::Record(_) | IndexError::Format { .. } => Status::internal(text),
-        IndexError::Busy | IndexError::Closed | IndexError::Database(_) => unavailable(text),
+        IndexError::Busy | IndexError::Closed | IndexError::InUse | IndexError::Database(_) => unavailable(text),
     }
 }
 

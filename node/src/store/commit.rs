@@ -5,14 +5,15 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use casbah_cluster::digest::Digest;
 use tokio::sync::oneshot;
 
 use super::error::WriteError;
 use super::key::{Key, Place, Stored};
 use super::limits::FILE_SERIALS;
+use super::segment::{self, RecordHeader};
 use super::shared::{Reservation, Shared};
-use super::state::GarbageFile;
 use super::sync::Reveal;
 use super::upload::UploadFile;
 
@@ -46,7 +47,7 @@ pub fn file(
     let [first, ..] = key.hash;
     shared.sync.add_file(Arc::new(file), Some(first));
     let stored = Stored { key, size_bytes: digest.size_bytes(), place: Place::File { serial } };
-    record(shared, digest, &stored, reservation)
+    record(shared, digest, &stored, Some(reservation))
 }
 
 /// Gives an uploaded file a blob's name, and keeps the name from a sweep until it is recorded.
@@ -75,12 +76,38 @@ fn name(shared: &Shared, key: &Key, upload: UploadFile) -> io::Result<u8> {
     Err(last)
 }
 
+/// Writes a small blob into a segment, and records it. `None`: a segment must be made first.
+pub fn small(
+    shared: &Arc<Shared>,
+    digest: &Digest,
+    pieces: &[Bytes],
+    reservation: &mut Option<Reservation>,
+) -> io::Result<Option<Result<Answer, WriteError>>> {
+    let (key, size_bytes) = (Key::of(digest), digest.size_bytes());
+    let Some(room) = shared.lock().allocate(segment::record_bytes(size_bytes)) else { return Ok(None) };
+    let place = Place::Segment { slot: room.slot, offset_bytes: room.offset_bytes };
+    let header = RecordHeader {
+        key,
+        size_bytes: size_bytes as u32,
+        checksum: pieces.iter().fold(0, |sum, piece| crc32c::crc32c_append(sum, piece)),
+        segment: room.file.number,
+        offset_bytes: room.offset_bytes as u32,
+    };
+    if let Err(error) = shared.disk.write_record(&room.file.file, &header.encode(), pieces, room.offset_bytes) {
+        shared.lock().abandon(&key, place);
+        return Err(error);
+    }
+    shared.sync.add_segment(&room.file);
+    let reservation = reservation.take();
+    record(shared, digest, &Stored { key, size_bytes, place }, reservation).map(Some)
+}
+
 /// Records a blob whose bytes are in place, and shows it.
 fn record(
     shared: &Arc<Shared>,
     digest: &Digest,
     stored: &Stored,
-    reservation: Reservation,
+    reservation: Option<Reservation>,
 ) -> io::Result<Result<Answer, WriteError>> {
     let now = shared.now();
     let (slot, sequence) = {
@@ -88,18 +115,15 @@ fn record(
         if let Place::File { serial } = stored.place {
             state.committing.remove(&(stored.key, serial));
         }
-        reservation.release(&mut state);
-        let slot = if state.closed { None } else { state.insert_hidden(stored, now) };
-        if slot.is_none() {
-            // Another upload of the same blob was faster, or it is too late: this copy goes.
-            if let Place::File { serial } = stored.place {
-                state.discard(GarbageFile::Blob(stored.key, serial));
-            }
+        if let Some(reservation) = reservation {
+            reservation.release(&mut state);
         }
         if state.closed {
+            state.abandon(&stored.key, stored.place);
             return Ok(Err(WriteError::Closed { digest: *digest }));
         }
-        (slot, state.queue.end)
+        // `None`: another upload of the same blob was faster.
+        (state.insert_hidden(stored, now), state.queue.end)
     };
     let flushed = shared.flush(sequence);
     let Some(slot) = slot else {

@@ -102,6 +102,22 @@ impl Disk {
         Ok(())
     }
 
+    /// Writes a header and what follows it.
+    pub fn write_record(&self, file: &File, header: &[u8], pieces: &[Bytes], offset: u64) -> io::Result<()> {
+        let [piece] = pieces else {
+            self.write_all_at(file, header, offset)?;
+            return self.write_at(file, pieces, offset + header.len() as u64);
+        };
+        self.check(Operation::Write, None)?;
+        let written = rustix::io::pwritev(file, &[IoSlice::new(header), IoSlice::new(piece)], offset).unwrap_or(0);
+        if written == header.len() + piece.len() {
+            return Ok(());
+        }
+        // Interrupted, or there is an error to be seen once more.
+        file.write_all_at(header, offset)?;
+        file.write_all_at(piece, offset + header.len() as u64)
+    }
+
     /// Writes all of this.
     pub fn write_all_at(&self, file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
         self.check(Operation::Write, None)?;
@@ -128,6 +144,24 @@ impl Disk {
             }
         }
         Ok(filled)
+    }
+
+    /// Reads a header and what follows it from the page cache; `false` when some of it is not there.
+    pub fn read_record_cached(&self, file: &File, header: &mut [u8], blob: &mut [u8], at: u64) -> io::Result<bool> {
+        self.check(Operation::Read, None)?;
+        let wanted = header.len() + blob.len();
+        let mut slices = [IoSliceMut::new(header), IoSliceMut::new(blob)];
+        match rustix::io::preadv2(file, &mut slices, at, ReadWriteFlags::NOWAIT) {
+            Ok(read) => Ok(read == wanted),
+            Err(Errno::AGAIN | Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL | Errno::INTR) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Opens a file to read and write.
+    pub fn open_writable(&self, path: &Path) -> io::Result<File> {
+        self.check(Operation::Read, Some(path))?;
+        OpenOptions::new().read(true).write(true).open(path)
     }
 
     /// Opens a file to read.

@@ -60,3 +60,18 @@ pub const MAINTENANCE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The least capacity that makes sense: a few blobs of the size that segments take.
 pub const MINIMUM_CAPACITY_BYTES: u64 = 1024 * 1024;
+
+/// A store has about this many segments, so that one of them is a small part of it.
+pub const SEGMENTS_PER_STORE: u64 = 128;
+
+/// The smallest segment: a few of the largest records.
+pub const MIN_SEGMENT_FILE_BYTES: u64 = 1024 * 1024;
+
+/// The largest segment: what offsets in the index can express, and a second of work for a compaction.
+pub const MAX_SEGMENT_FILE_BYTES: u64 = 256 * 1024 * 1024;
+
+/// Segments are compacted when more than this many segments' worth of bytes is dead, ...
+pub const DEAD_SEGMENTS: u64 = 2;
+
+/// ... and more than this part (an eighth) of the live bytes.
+pub const DEAD_SHARE: u64 = 8;

@@ -1,4 +1,4 @@
-//! What happens at leisure, on a thread of its own: snapshots, and the sweep of files that nothing names.
+//! What happens at leisure, on a thread of its own: snapshots, compaction, and the sweep of files that nothing names.
 
 use std::fs;
 use std::io;
@@ -11,8 +11,10 @@ use super::key::Place;
 use super::limits::{MAINTENANCE_INTERVAL, SNAPSHOT_JOURNAL_BYTES};
 use super::paths::{parse_blob_name, parse_generation};
 use super::record::ENTRY_BYTES;
+use super::segments::SegmentFile;
 use super::shared::{Shared, lock};
-use super::{snapshot, sync};
+use super::state::GarbageFile;
+use super::{compact, segment, snapshot, sync};
 
 /// How the thread is told to stop.
 #[derive(Debug, Default)]
@@ -22,6 +24,8 @@ pub struct Maintenance {
     wake: Condvar,
     /// Held while a snapshot is made.
     snapshot: Mutex<()>,
+    /// Held while a segment is made.
+    spare: Mutex<()>,
 }
 
 // === impl Maintenance ===
@@ -54,6 +58,14 @@ pub fn run(shared: &Shared) {
         tracing::warn!(%error, "looking for files that nothing names failed");
     }
     while shared.maintenance.wait() {
+        if shared.lock().segments.wants_spare()
+            && let Err(error) = make_spare(shared)
+        {
+            tracing::warn!(%error, "making a segment failed");
+        }
+        if let Err(error) = compact::run(shared) {
+            tracing::warn!(%error, "compacting a segment failed");
+        }
         if is_snapshot_due(shared)
             && let Err(error) = take_snapshot(shared)
         {
@@ -66,6 +78,28 @@ fn is_snapshot_due(shared: &Shared) -> bool {
     let state = shared.lock();
     let journal = state.queue.end - state.queue.start + state.replayed_bytes;
     journal > SNAPSHOT_JOURNAL_BYTES.max(state.index.blobs() * ENTRY_BYTES as u64 / 2)
+}
+
+/// Makes a segment for later, if there is none.
+pub fn make_spare(shared: &Shared) -> io::Result<()> {
+    let _held = lock(&shared.maintenance.spare);
+    let (number, size_bytes) = {
+        let mut state = shared.lock();
+        if state.segments.has_spare() {
+            return Ok(());
+        }
+        (state.segments.take_number(), state.segments.segment_bytes())
+    };
+    let path = shared.paths.segment(number);
+    let file = shared.disk.create(&path)?;
+    let made = shared.disk.allocate(&file, size_bytes);
+    let made = made.and_then(|()| shared.disk.write_all_at(&file, &segment::header(number), 0));
+    if let Err(error) = made.and_then(|()| shared.disk.sync_dir(&shared.paths.segments())) {
+        shared.discard(GarbageFile::Segment(number));
+        return Err(error);
+    }
+    shared.lock().segments.add_spare(SegmentFile::new(number, file));
+    Ok(())
 }
 
 /// Begins a new journal and writes a snapshot to go with it; what came before is removed.
@@ -104,6 +138,10 @@ fn remove_before(shared: &Shared, generation: u64) -> io::Result<()> {
 pub fn sweep(shared: &Shared) -> io::Result<()> {
     let this_run = format!("{}-", shared.run);
     for_each_file(shared, &shared.paths.incoming(), |name| !name.starts_with(&this_run))?;
+    for_each_file(shared, &shared.paths.segments(), |name| {
+        let state = shared.lock();
+        name.parse().is_ok_and(|number| state.segments.is_orphan(number))
+    })?;
     for first in 0..=u8::MAX {
         for_each_file(shared, &shared.paths.blobs_of(first), |name| {
             let Some((key, serial)) = parse_blob_name(name) else { return false };

@@ -7,12 +7,13 @@
 //!
 //! From the outside in: [`store`] is the face; [`upload`] and [`commit`] write, [`reader`] reads; [`state`] decides and
 //! [`index`] remembers; [`journal`] and [`snapshot`] make that last, [`sync`] forces it to the disk, [`maintenance`] tidies
-//! up, and [`recover`] brings it back.
+//! up with [`compact`], and [`recover`] brings it back.
 
 mod blob_file;
 mod buffers;
 mod clock;
 mod commit;
+mod compact;
 mod disk;
 mod error;
 #[cfg(test)]
@@ -32,6 +33,9 @@ mod recover;
 #[cfg(test)]
 mod restart_test;
 mod segment;
+#[cfg(test)]
+mod segment_test;
+mod segments;
 mod shared;
 mod snapshot;
 mod state;

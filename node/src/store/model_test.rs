@@ -7,7 +7,7 @@ use rand::rngs::SmallRng;
 use super::error::{ReadError, WriteError};
 use super::key::Place;
 use super::testing::{Bench, blob, digest, random, seed, settle};
-use super::{Store, maintenance, sync};
+use super::{Store, compact, maintenance, sync};
 
 const CAPACITY_BYTES: u64 = 3 << 20;
 
@@ -95,10 +95,12 @@ async fn step(bench: &Bench, store: Store, model: &mut Model, random: &mut Small
         70..75 => {
             let error = store.put(&digest, blob(name + 1000, length(name))).await.unwrap_err();
             assert!(matches!(error, WriteError::Mismatch { .. }), "{error}");
-            // Space was made for it all the same, or it was a use.
-            model.put(&digest, charge(bytes.len()));
-            if !here {
-                model.blobs.pop();
+            // Space was made for a large one all the same, or it was a use.
+            if matches!(place(bytes.len()), Place::File { .. }) {
+                model.put(&digest, charge(bytes.len()));
+                if !here {
+                    model.blobs.pop();
+                }
             }
         }
         75..80 => maintenance::take_snapshot(store.shared()).unwrap(),
@@ -122,6 +124,12 @@ async fn step(bench: &Bench, store: Store, model: &mut Model, random: &mut Small
 }
 
 fn maintain(store: &Store) {
+    let victim = store.shared().lock().segments.sparsest();
+    if let Some((slot, file, end)) = victim {
+        compact::compact(store.shared(), slot, &file, end).unwrap();
+        assert_eq!(store.shared().lock().segments.live_bytes_in(slot), 0);
+    }
+    compact::run(store.shared()).unwrap();
     maintenance::sweep(store.shared()).unwrap();
 }
 

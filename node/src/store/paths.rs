@@ -4,8 +4,9 @@
 //! format                    "casbah store 1"
 //! index/journal-<generation>   changes, in order
 //! index/snapshot-<generation>  all blobs as of the beginning of the journal of that generation
+//! segments/<number>            small blobs
 //! blobs/<first byte>/<function>-<hash>-<serial>   large blobs
-//! incoming/<run>-<number>   uploads under way
+//! incoming/<run>-<number>      uploads under way
 //! ```
 
 use std::path::{Path, PathBuf};
@@ -73,6 +74,16 @@ impl Paths {
     pub fn blob(&self, key: &Key, serial: u8) -> PathBuf {
         let [first, ..] = key.hash;
         self.blobs_of(first).join(format!("{:02x}-{}-{serial:x}", key.function, key.hash_hex()))
+    }
+
+    /// The directory of segments.
+    pub fn segments(&self) -> PathBuf {
+        self.root.join("segments")
+    }
+
+    /// A segment.
+    pub fn segment(&self, number: u32) -> PathBuf {
+        self.segments().join(number.to_string())
     }
 
     /// The directory of uploads under way.

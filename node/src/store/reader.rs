@@ -11,60 +11,82 @@ use super::blob_file::{self, Layout, TRAILER_BYTES};
 use super::error::{Damage, ReadError};
 use super::key::{Key, Place};
 use super::limits::{FRAME_BYTES, PIECE_BYTES};
+use super::segment::{self, RecordHeader};
+use super::segments::SegmentFile;
 use super::shared::{AsMutBytes, JobError, Shared};
 
 /// A read under way. Pieces come in order; dropping it ends the read.
 pub struct Reader {
     shared: Arc<Shared>,
     digest: Digest,
-    place: Place,
-    file: Option<Arc<File>>,
+    source: Source,
     /// The next byte to return.
     offset: u64,
     /// Where the read ends.
     end: u64,
 }
 
+/// Where a blob is read from.
+enum Source {
+    /// Nowhere: the empty blob.
+    Nowhere,
+    /// A segment, from this offset on. Holding the file, the read goes on when the blob is evicted or moved.
+    Segment { slot: u32, offset_bytes: u64, file: Arc<SegmentFile> },
+    /// A file of its own, once it is open.
+    File { serial: u8, file: Option<Arc<File>> },
+}
+
 /// The whole blob.
 pub async fn get(shared: &Arc<Shared>, digest: &Digest, limit_bytes: u64) -> Result<Bytes, ReadError> {
-    let digest = *digest;
-    if digest.is_empty_blob() {
-        return Ok(Bytes::new());
-    }
-    let now = shared.now();
-    let found = shared.lock().find_and_touch(&digest, now).ok_or(ReadError::NotFound { digest })?;
+    let mut reader = find(shared, digest)?;
+    let digest = reader.digest;
+    let too_large = ReadError::TooLarge { digest, limit_bytes };
     if digest.size_bytes() > limit_bytes {
-        return Err(ReadError::TooLarge { digest, limit_bytes });
+        return Err(too_large);
     }
-    let size = usize::try_from(digest.size_bytes()).map_err(|_| ReadError::TooLarge { digest, limit_bytes })?;
-    let mut reader = Reader::new(shared, digest, found.stored.place, 0, digest.size_bytes());
-    let file = reader.open().await?;
-    let bytes = reader.read_frames(&file, vec![0; size], 0).await?;
-    Ok(Bytes::from(bytes))
+    match reader.source {
+        Source::Nowhere => Ok(Bytes::new()),
+        Source::Segment { .. } => reader.record().await,
+        Source::File { .. } => {
+            let Ok(size) = usize::try_from(digest.size_bytes()) else { return Err(too_large) };
+            let file = reader.open().await?;
+            Ok(Bytes::from(reader.read_frames(&file, vec![0; size], 0).await?))
+        }
+    }
 }
 
 /// A range of a blob.
 pub fn read(shared: &Arc<Shared>, digest: &Digest, offset: u64, length: Option<u64>) -> Result<Reader, ReadError> {
     let digest = *digest;
-    let place = if digest.is_empty_blob() {
-        Place::File { serial: 0 }
-    } else {
-        let now = shared.now();
-        let found = shared.lock().find_and_touch(&digest, now).ok_or(ReadError::NotFound { digest })?;
-        found.stored.place
-    };
+    let reader = find(shared, &digest)?;
     let rest = digest.size_bytes().checked_sub(offset).ok_or(ReadError::OutOfRange { digest, offset })?;
     let end = offset + length.unwrap_or(rest).min(rest);
-    Ok(Reader::new(shared, digest, place, offset, end))
+    Ok(Reader { offset, end, ..reader })
+}
+
+/// A reader of the whole blob, which is used now.
+fn find(shared: &Arc<Shared>, digest: &Digest) -> Result<Reader, ReadError> {
+    let digest = *digest;
+    let source = if digest.is_empty_blob() {
+        Source::Nowhere
+    } else {
+        let now = shared.now();
+        let mut state = shared.lock();
+        let found = state.find_and_touch(&digest, now).ok_or(ReadError::NotFound { digest })?;
+        match found.stored.place {
+            Place::File { serial } => Source::File { serial, file: None },
+            Place::Segment { slot, offset_bytes } => {
+                let file = state.segments.file(slot).ok_or(ReadError::NotFound { digest })?;
+                Source::Segment { slot, offset_bytes, file: Arc::clone(file) }
+            }
+        }
+    };
+    Ok(Reader { shared: Arc::clone(shared), digest, source, offset: 0, end: digest.size_bytes() })
 }
 
 // === impl Reader ===
 
 impl Reader {
-    fn new(shared: &Arc<Shared>, digest: Digest, place: Place, offset: u64, end: u64) -> Reader {
-        Reader { shared: Arc::clone(shared), digest, place, file: None, offset, end }
-    }
-
     /// Bytes that are still to come.
     pub fn remaining(&self) -> u64 {
         self.end - self.offset
@@ -81,6 +103,11 @@ impl Reader {
         if self.remaining() == 0 {
             return Ok(None);
         }
+        if let Source::Segment { .. } = self.source {
+            let bytes = self.record().await?.slice(self.offset as usize..self.end as usize);
+            self.offset = self.end;
+            return Ok(Some(bytes));
+        }
         let file = self.open().await?;
         // Whole frames are read, since only those can be verified, up to the next multiple of a piece.
         let frame = FRAME_BYTES as u64;
@@ -94,6 +121,26 @@ impl Reader {
         let bytes = buffer.freeze().slice((self.offset - start) as usize..(upto - start) as usize);
         self.offset = upto;
         Ok(Some(bytes))
+    }
+
+    /// The whole blob out of its segment, verified.
+    async fn record(&self) -> Result<Bytes, ReadError> {
+        let Source::Segment { file, offset_bytes, .. } = &self.source else { return Err(self.damaged(Damage::Gone)) };
+        let at = *offset_bytes;
+        let (mut header, mut blob) = ([0; segment::HEADER_BYTES], vec![0; self.digest.size_bytes() as usize]);
+        let cached = self.shared.disk.read_record_cached(&file.file, &mut header, &mut blob, at);
+        if !cached.map_err(|error| self.failed(JobError::Io(error)))? {
+            let (disk, file) = (Arc::clone(&self.shared.disk), Arc::clone(file));
+            let job = move || {
+                disk.read_exact_at(&file.file, &mut header, at)?;
+                disk.read_exact_at(&file.file, &mut blob, at + segment::HEADER_BYTES as u64)?;
+                Ok((header, blob))
+            };
+            (header, blob) = self.shared.blocking(job).await.map_err(|error| self.failed(error))?;
+        }
+        let (key, place) = (Key::of(&self.digest), (file.number, at as u32));
+        RecordHeader::check(&header, &blob, &key, place).map_err(|reason| self.damaged(reason))?;
+        Ok(Bytes::from(blob))
     }
 
     /// Fills a buffer from a frame's beginning on and verifies it.
@@ -113,10 +160,11 @@ impl Reader {
     }
 
     async fn open(&mut self) -> Result<Arc<File>, ReadError> {
-        if let Some(file) = &self.file {
-            return Ok(Arc::clone(file));
-        }
-        let Place::File { serial } = self.place else { return Err(self.damaged(Damage::Gone)) };
+        let serial = match &self.source {
+            Source::File { file: Some(file), .. } => return Ok(Arc::clone(file)),
+            Source::File { serial, file: None } => *serial,
+            _ => return Err(self.damaged(Damage::Gone)),
+        };
         let path = self.shared.paths.blob(&Key::of(&self.digest), serial);
         let cached = self.shared.disk.open_cached(&path).map_err(|error| self.failed(JobError::Io(error)))?;
         let file = match cached {
@@ -132,7 +180,7 @@ impl Reader {
         let trailer = self.shared.read_exact(&file, vec![0; TRAILER_BYTES], layout.trailer_offset()).await;
         let trailer = trailer.map_err(|error| self.failed(error))?;
         blob_file::check_label(&self.digest, length, &trailer).map_err(|reason| self.damaged(reason))?;
-        self.file = Some(Arc::clone(&file));
+        self.source = Source::File { serial, file: Some(Arc::clone(&file)) };
         Ok(file)
     }
 
@@ -148,7 +196,12 @@ impl Reader {
 
     fn damaged(&self, reason: Damage) -> ReadError {
         let digest = self.digest;
-        if self.shared.drop_damaged(&Key::of(&digest), self.place) {
+        let place = match self.source {
+            Source::Segment { slot, offset_bytes, .. } => Place::Segment { slot, offset_bytes },
+            Source::File { serial, .. } => Place::File { serial },
+            Source::Nowhere => return ReadError::NotFound { digest },
+        };
+        if self.shared.drop_damaged(&Key::of(&digest), place) {
             tracing::error!(%digest, %reason, "a stored blob is damaged and was dropped");
             return ReadError::Damaged { digest, reason };
         }

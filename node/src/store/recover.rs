@@ -4,22 +4,26 @@
 //! journal that is torn or not understood is cut off. When the machine went down (another boot than the journal's), what
 //! the journal names after its last mark is verified before it counts; files it names may not have made it to the disk.
 
+use std::collections::HashMap;
 use std::fs;
 use std::io;
 use std::path::Path;
+use std::sync::Arc;
 
 use casbah_cluster::digest::Digest;
 
 use super::blob_file::{self, Layout, TRAILER_BYTES};
 use super::disk::Disk;
 use super::error::OpenError;
-use super::index::Index;
+use super::index::{Found, Index};
 use super::journal::{self, FoundJournal, Journal};
-use super::key::{Key, Place, Stored};
+use super::key::{Key, MAX_SEGMENTS, Place, Stored};
 use super::limits::{FRAME_BYTES, PIECE_BYTES};
 use super::options::{StoreOptions, Surroundings};
 use super::paths::{FORMAT, Paths, parse_generation};
 use super::record::{DiskEntry, DiskPlace, Record};
+use super::segment::{self, RecordHeader};
+use super::segments::{SegmentFile, Segments};
 use super::shared::{Parts, Shared};
 use super::snapshot;
 use super::state::{Counters, Queue, State};
@@ -28,9 +32,10 @@ use super::state::{Counters, Queue, State};
 pub fn open(options: StoreOptions, around: Surroundings) -> Result<Shared, OpenError> {
     let paths = Paths::new(options.dir.clone());
     make_directories(&paths)?;
-    let mut recovery = Recovery { index: Index::new(), doubts: Vec::new(), replayed_bytes: 0, newest: 0 };
-    recovery.load(&paths)?;
-    recovery.settle_doubts(&around.disk, &paths);
+    let mut recovery = Recovery::new(paths.clone(), options.capacity_bytes);
+    recovery.load()?;
+    recovery.count_segments();
+    recovery.settle_doubts(&around.disk);
     let generation = recovery.newest + 1;
     let journal = begin_journal(&around.disk, &paths, generation)?;
     let retention = options.retention_floor;
@@ -39,6 +44,7 @@ pub fn open(options: StoreOptions, around: Surroundings) -> Result<Shared, OpenE
     let touched = index.mark_newest();
     let mut state = State {
         index,
+        segments: recovery.segments,
         reserved_bytes: 0,
         capacity_bytes: options.capacity_bytes,
         retention_seconds: u32::try_from(retention_seconds).unwrap_or(u32::MAX),
@@ -62,6 +68,7 @@ fn make_directories(paths: &Paths) -> Result<(), OpenError> {
     made(paths.root())?;
     check_format(paths)?;
     made(&paths.index())?;
+    made(&paths.segments())?;
     made(&paths.incoming())?;
     (0..=u8::MAX).try_for_each(|first| made(&paths.blobs_of(first)))
 }
@@ -106,7 +113,13 @@ fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> OpenEr
 
 /// The index on its way back.
 struct Recovery {
+    paths: Paths,
     index: Index,
+    segments: Segments,
+    /// Segments named so far, by slot; `None` where there is no file.
+    found: Vec<Option<Arc<SegmentFile>>>,
+    /// Their slots by number.
+    slots: HashMap<u32, u32>,
     /// Blobs that may not have made it to the disk.
     doubts: Vec<Key>,
     /// Bytes of journals replayed.
@@ -118,9 +131,31 @@ struct Recovery {
 // === impl Recovery ===
 
 impl Recovery {
-    fn load(&mut self, paths: &Paths) -> Result<(), OpenError> {
+    fn new(paths: Paths, capacity_bytes: u64) -> Recovery {
+        Recovery {
+            paths,
+            index: Index::new(),
+            segments: Segments::new(capacity_bytes),
+            found: Vec::new(),
+            slots: HashMap::new(),
+            doubts: Vec::new(),
+            replayed_bytes: 0,
+            newest: 0,
+        }
+    }
+
+    fn load(&mut self) -> Result<(), OpenError> {
         let (mut snapshots, mut journals) = (Vec::new(), Vec::new());
-        let directory = paths.index();
+        let directory = self.paths.segments();
+        for entry in fs::read_dir(&directory).map_err(failed("list", &directory))? {
+            let name = entry.map_err(failed("list", &directory))?.file_name();
+            // Numbers are never used again, not even those of segments that nothing names.
+            name.to_str()
+                .and_then(|name| name.parse().ok())
+                .into_iter()
+                .for_each(|used| self.segments.skip_number(used));
+        }
+        let directory = self.paths.index();
         for entry in fs::read_dir(&directory).map_err(failed("list", &directory))? {
             let name = entry.map_err(failed("list", &directory))?.file_name();
             let Some(name) = name.to_str() else { continue };
@@ -132,19 +167,19 @@ impl Recovery {
         self.newest = snapshots.iter().chain(&journals).copied().max().unwrap_or(0);
         let from = match snapshots.last() {
             Some(generation) => {
-                self.load_snapshot(paths, *generation)?;
+                self.load_snapshot(*generation)?;
                 *generation
             }
             None => 0,
         };
         for generation in journals.into_iter().filter(|generation| *generation >= from) {
-            self.replay(paths, generation)?;
+            self.replay(generation)?;
         }
         Ok(())
     }
 
-    fn load_snapshot(&mut self, paths: &Paths, generation: u64) -> Result<(), OpenError> {
-        let path = paths.snapshot(generation);
+    fn load_snapshot(&mut self, generation: u64) -> Result<(), OpenError> {
+        let path = self.paths.snapshot(generation);
         let file = fs::File::open(&path).map_err(failed("read", &path))?;
         match snapshot::read(file, generation, |entry| self.put(&entry)) {
             Ok(()) => Ok(()),
@@ -156,8 +191,8 @@ impl Recovery {
         }
     }
 
-    fn replay(&mut self, paths: &Paths, generation: u64) -> Result<(), OpenError> {
-        let path = paths.journal(generation);
+    fn replay(&mut self, generation: u64) -> Result<(), OpenError> {
+        let path = self.paths.journal(generation);
         let bytes = fs::read(&path).map_err(failed("read", &path))?;
         self.replayed_bytes += bytes.len() as u64;
         let Some(mut journal) = FoundJournal::new(bytes).filter(|journal| journal.generation == generation) else {
@@ -187,7 +222,7 @@ impl Recovery {
         match record {
             Record::Put(entry) => self.put(entry),
             Record::Move(entry) => {
-                if let (Some(slot), Some(stored)) = (self.index.find(&entry.key), stored(entry)) {
+                if let (Some(slot), Some(stored)) = (self.index.find(&entry.key), self.stored(entry)) {
                     self.index.relocate(slot, &stored);
                 }
             }
@@ -206,40 +241,87 @@ impl Recovery {
     }
 
     fn put(&mut self, entry: &DiskEntry) {
-        let Some(stored) = stored(entry) else { return };
+        let Some(stored) = self.stored(entry) else { return };
         self.index.find(&entry.key).and_then(|slot| self.index.remove(slot));
         self.index.insert(&stored, entry.used, false);
     }
 
     /// Verifies what may not have made it to the disk.
-    fn settle_doubts(&mut self, disk: &Disk, paths: &Paths) {
+    fn settle_doubts(&mut self, disk: &Disk) {
         for key in std::mem::take(&mut self.doubts) {
             let Some(slot) = self.index.find(&key) else { continue };
             let Some(found) = self.index.get(slot) else { continue };
-            if let Err(error) = verify(disk, paths, &found.stored) {
+            if let Err(error) = verify(disk, &self.paths, &self.segments, &found.stored) {
                 tracing::warn!(hash = key.hash_hex(), %error, "a blob did not survive the loss of power");
                 self.index.remove(slot);
+                if let Place::Segment { slot, .. } = found.stored.place {
+                    // The sweep removes the file if nothing else is in it.
+                    self.segments.release(slot, found.stored.place.charge_bytes(found.stored.size_bytes));
+                }
             }
         }
     }
-}
 
-fn stored(entry: &DiskEntry) -> Option<Stored> {
-    let place = match entry.place {
-        DiskPlace::File { serial } => Place::File { serial },
-        DiskPlace::Segment { .. } => return None,
-    };
-    Some(Stored { key: entry.key, size_bytes: entry.size_bytes, place })
+    /// A blob of an entry; `None` when there are too many segments.
+    fn stored(&mut self, entry: &DiskEntry) -> Option<Stored> {
+        let place = match entry.place {
+            DiskPlace::File { serial } => Place::File { serial },
+            DiskPlace::Segment { number, offset_bytes } => {
+                Place::Segment { slot: self.slot(number)?, offset_bytes: u64::from(offset_bytes) }
+            }
+        };
+        Some(Stored { key: entry.key, size_bytes: entry.size_bytes, place })
+    }
+
+    /// The slot of a segment, which is opened when it is first named. It may be gone: a later record says then where its
+    /// blobs have gone.
+    fn slot(&mut self, number: u32) -> Option<u32> {
+        if let Some(slot) = self.slots.get(&number) {
+            return Some(*slot);
+        }
+        let slot = u32::try_from(self.found.len()).ok().filter(|slot| *slot < MAX_SEGMENTS)?;
+        let file = fs::OpenOptions::new().read(true).write(true).open(self.paths.segment(number));
+        self.found.push(file.ok().map(|file| SegmentFile::new(number, file)));
+        self.slots.insert(number, slot);
+        self.segments.skip_number(number);
+        Some(slot)
+    }
+
+    /// Finds out what is live in the segments, and drops what is in none.
+    fn count_segments(&mut self) {
+        self.segments.restore(std::mem::take(&mut self.found));
+        for entry in 0..self.index.slots() {
+            let Some(Found { stored, .. }) = self.index.get(entry) else { continue };
+            let Place::Segment { slot, offset_bytes } = stored.place else { continue };
+            if self.segments.file(slot).is_some() {
+                self.segments.count_found(slot, offset_bytes, stored.place.charge_bytes(stored.size_bytes));
+            } else {
+                tracing::warn!(hash = stored.key.hash_hex(), "the segment of a blob is gone");
+                self.index.remove(entry);
+            }
+        }
+        self.segments.resume();
+    }
 }
 
 /// Reads a blob's copy and checks it.
 ///
 /// # Errors
 /// What is wrong with it.
-pub fn verify(disk: &Disk, paths: &Paths, stored: &Stored) -> io::Result<()> {
+pub fn verify(disk: &Disk, paths: &Paths, segments: &Segments, stored: &Stored) -> io::Result<()> {
     let wrong = |damage| io::Error::new(io::ErrorKind::InvalidData, damage);
     let digest: Digest = stored.key.digest(stored.size_bytes).ok_or(io::ErrorKind::Unsupported)?;
-    let Place::File { serial } = stored.place else { return Err(io::ErrorKind::Unsupported.into()) };
+    let serial = match stored.place {
+        Place::File { serial } => serial,
+        Place::Segment { slot, offset_bytes } => {
+            let segment = segments.file(slot).ok_or(io::ErrorKind::NotFound)?;
+            let (mut header, mut blob) = ([0; segment::HEADER_BYTES], vec![0; stored.size_bytes as usize]);
+            disk.read_exact_at(&segment.file, &mut header, offset_bytes)?;
+            disk.read_exact_at(&segment.file, &mut blob, offset_bytes + segment::HEADER_BYTES as u64)?;
+            let place = (segment.number, offset_bytes as u32);
+            return RecordHeader::check(&header, &blob, &stored.key, place).map_err(wrong);
+        }
+    };
     let file = disk.open(&paths.blob(&stored.key, serial))?;
     let layout = Layout::new(stored.size_bytes);
     let mut trailer = [0; TRAILER_BYTES];

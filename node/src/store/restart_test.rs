@@ -197,10 +197,16 @@ async fn after_the_loss_of_power_what_was_named_but_not_written_is_not_adopted()
     let mut bench = Bench::new(16 << 20);
     bench.options.sync = SyncPolicy::Interval(std::time::Duration::from_secs(3600));
     let store = bench.open().await;
-    let synced = put(&store, 1, 1000).await;
+    let synced = [put(&store, 1, 1000).await, put(&store, 11, 200_000).await];
     sync::pass(store.shared()).unwrap();
-    let (lost, gone, lucky) = (put(&store, 2, 1000).await, put(&store, 3, 1000).await, put(&store, 4, 1000).await);
+    let (lost, gone) = (put(&store, 2, 200_000).await, put(&store, 3, 200_000).await);
+    let (torn, lucky) = (put(&store, 4, 1000).await, [put(&store, 5, 1000).await, put(&store, 15, 200_000).await]);
     drop(store);
+    let segment = bench.options.dir.join("segments/1");
+    let mut bytes = fs::read(&segment).unwrap();
+    let at = bytes.windows(32).position(|window| window == torn.hash()).unwrap();
+    bytes[at + 100] = !bytes[at + 100];
+    fs::write(&segment, bytes).unwrap();
     for path in bench.files() {
         let text = path.to_str().unwrap();
         if text.contains(&lost.hash_hex()) {
@@ -216,5 +222,6 @@ async fn after_the_loss_of_power_what_was_named_but_not_written_is_not_adopted()
     bytes[..header.len()].copy_from_slice(&header);
     fs::write(&journal, bytes).unwrap();
     let store = bench.open().await;
-    assert_eq!([synced, lost, gone, lucky].map(|name| store.contains(&name)), [true, false, false, true]);
+    assert_eq!([lost, gone, torn].map(|name| store.contains(&name)), [false; 3]);
+    assert_eq!([synced, lucky].concat().iter().map(|name| store.contains(name)).collect::<Vec<_>>(), [true; 4]);
 }

@@ -14,11 +14,14 @@ use super::index::{Found, Index, Mark, Slot};
 use super::journal::HEADER_BYTES;
 use super::key::{Key, Place, Stored};
 use super::record::{DiskEntry, DiskPlace, Position, Record};
+use super::segments::{Room, Segments};
 
 /// The state of a store, behind one lock that is never held across IO.
 pub struct State {
     /// All blobs.
     pub index: Index,
+    /// The files of small blobs.
+    pub segments: Segments,
     /// Bytes promised to uploads under way.
     pub reserved_bytes: u64,
     /// Bytes that blobs may take.
@@ -70,6 +73,8 @@ pub struct Garbage {
 pub enum GarbageFile {
     /// A blob's.
     Blob(Key, u8),
+    /// A segment.
+    Segment(u32),
     /// An upload's.
     Upload(u64),
 }
@@ -162,9 +167,17 @@ impl State {
         Ok(())
     }
 
-    /// Adds a blob that is not to be seen yet, and queues its record. `None` when the blob is here, hidden or not.
+    /// Adds a blob that is not to be seen yet, and queues its record. `None` when the blob is here, hidden or not; the
+    /// new copy is abandoned then.
     pub fn insert_hidden(&mut self, stored: &Stored, now: u32) -> Option<Slot> {
-        let slot = self.index.insert(stored, now, true)?;
+        let Some(slot) = self.index.insert(stored, now, true) else {
+            self.abandon(&stored.key, stored.place);
+            return None;
+        };
+        if let Place::Segment { slot, .. } = stored.place {
+            let gone = self.segments.settle(slot, stored.place.charge_bytes(stored.size_bytes));
+            self.discard_segments(gone);
+        }
         let record = Record::Put(self.disk_entry(stored, now));
         self.queue.push(&record);
         Some(slot)
@@ -174,10 +187,57 @@ impl State {
     pub fn forget(&mut self, slot: Slot) -> Option<Found> {
         let found = self.index.remove(slot)?;
         self.queue.push(&Record::Remove(found.stored.key));
-        if let Place::File { serial } = found.stored.place {
-            self.discard(GarbageFile::Blob(found.stored.key, serial));
+        match found.stored.place {
+            Place::File { serial } => self.discard(GarbageFile::Blob(found.stored.key, serial)),
+            Place::Segment { slot, .. } => {
+                let charge = found.stored.place.charge_bytes(found.stored.size_bytes);
+                let gone = self.segments.release(slot, charge);
+                self.discard_segments(gone);
+            }
         }
         Some(found)
+    }
+
+    /// Room for a record in a segment, pending until it is inserted or abandoned. `None`: a segment must be made first.
+    pub fn allocate(&mut self, bytes: u64) -> Option<Room> {
+        let mut gone = Vec::new();
+        let room = self.segments.allocate(bytes, &mut gone);
+        self.discard_segments(gone);
+        room
+    }
+
+    /// Leaves a copy alone that has been written and will not be in the index.
+    pub fn abandon(&mut self, key: &Key, place: Place) {
+        match place {
+            Place::File { serial } => self.discard(GarbageFile::Blob(*key, serial)),
+            Place::Segment { slot, .. } => {
+                let gone = self.segments.settle(slot, 0);
+                self.discard_segments(gone);
+            }
+        }
+    }
+
+    /// Gives a blob a place in another segment. `false` when it is no longer where it was; the copy is abandoned then.
+    pub fn relocate(&mut self, from: &Stored, to: Place) -> bool {
+        let here = self.index.find(&from.key).and_then(|slot| Some((slot, self.index.get(slot)?)));
+        let (Place::Segment { slot: old, .. }, Place::Segment { slot: new, .. }, Some((slot, found))) =
+            (from.place, to, here.filter(|(_, found)| found.stored == *from))
+        else {
+            self.abandon(&from.key, to);
+            return false;
+        };
+        let moved = Stored { place: to, ..*from };
+        let charge = to.charge_bytes(from.size_bytes);
+        self.index.relocate(slot, &moved);
+        let record = Record::Move(self.disk_entry(&moved, found.used));
+        self.queue.push(&record);
+        let gone = self.segments.settle(new, charge).into_iter().chain(self.segments.release(old, charge));
+        self.discard_segments(gone.collect::<Vec<u32>>());
+        true
+    }
+
+    fn discard_segments(&mut self, numbers: impl IntoIterator<Item = u32>) {
+        numbers.into_iter().for_each(|number| self.discard(GarbageFile::Segment(number)));
     }
 
     /// Has a file removed once what is queued now is on disk.
@@ -190,7 +250,7 @@ impl State {
         let place = match stored.place {
             Place::File { serial } => DiskPlace::File { serial },
             Place::Segment { slot, offset_bytes } => {
-                DiskPlace::Segment { number: slot, offset_bytes: offset_bytes as u32 }
+                DiskPlace::Segment { number: self.segments.number(slot), offset_bytes: offset_bytes as u32 }
             }
         };
         DiskEntry { key: stored.key, used, size_bytes: stored.size_bytes, place }

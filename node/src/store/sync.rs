@@ -8,6 +8,7 @@
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::io;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
@@ -19,6 +20,7 @@ use super::index::Slot;
 use super::journal::HEADER_BYTES;
 use super::limits::{DIRTY_FILES, IDLE_SYNC_INTERVAL, TOUCH_INTERVAL, WALK_BATCH};
 use super::record::Record;
+use super::segments::SegmentFile;
 use super::shared::{Shared, lock};
 use super::state::{Garbage, GarbageFile};
 
@@ -38,6 +40,7 @@ pub struct Sync {
 #[derive(Debug, Default)]
 struct Dirty {
     files: Vec<Arc<File>>,
+    segments: Vec<Arc<SegmentFile>>,
     /// First bytes of the hashes of files that got their names.
     directories: BTreeSet<u8>,
     reveals: Vec<Reveal>,
@@ -84,6 +87,13 @@ impl Sync {
         }
         dirty.files.push(file);
         dirty.directories.extend(directory);
+    }
+
+    /// Has a segment synced soon. Call it after each write to the segment.
+    pub fn add_segment(&self, segment: &Arc<SegmentFile>) {
+        if self.policy != SyncPolicy::Never && !segment.dirty.swap(true, Ordering::AcqRel) {
+            lock(&self.dirty).segments.push(Arc::clone(segment));
+        }
     }
 
     /// Has a blob shown after the next pass that begins.
@@ -181,11 +191,12 @@ pub fn pass(shared: &Shared) -> io::Result<()> {
         std::mem::replace(&mut *dirty, Dirty { work, stop, ..Dirty::default() })
     };
     let reveals = std::mem::take(&mut dirty.reveals);
-    let changed = !dirty.files.is_empty() || !reveals.is_empty() || end > pass.end;
+    let changed = !dirty.files.is_empty() || !dirty.segments.is_empty() || !reveals.is_empty() || end > pass.end;
     let result = if changed { sync(shared, &dirty, end) } else { Ok(()) };
     if let Err(error) = result {
         let mut now = lock(&shared.sync.dirty);
         now.files.append(&mut dirty.files);
+        now.segments.append(&mut dirty.segments);
         now.directories.append(&mut dirty.directories);
         drop(now);
         shared.lock().garbage.extend(garbage);
@@ -209,6 +220,11 @@ fn sync(shared: &Shared, dirty: &Dirty, end: u64) -> io::Result<()> {
     }
     for file in &dirty.files {
         shared.disk.sync(file)?;
+    }
+    for segment in &dirty.segments {
+        // Cleared first: a write that comes now may make it into this sync, and is in the next one.
+        segment.dirty.store(false, Ordering::Release);
+        shared.disk.sync(&segment.file)?;
     }
     for first in &dirty.directories {
         shared.disk.sync_dir(&shared.paths.blobs_of(*first))?;
@@ -254,6 +270,7 @@ fn remove(shared: &Shared, garbage: Vec<Garbage>) {
     for Garbage { file, after } in garbage {
         let path = match file {
             GarbageFile::Blob(key, serial) => shared.paths.blob(&key, serial),
+            GarbageFile::Segment(number) => shared.paths.segment(number),
             GarbageFile::Upload(number) => shared.paths.upload(shared.run, number),
         };
         if let Err(error) = shared.disk.remove(&path) {

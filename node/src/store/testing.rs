@@ -62,7 +62,8 @@ impl Bench {
     /// All regular files below the store's blobs and incoming directories.
     pub fn files(&self) -> Vec<std::path::PathBuf> {
         let mut found = Vec::new();
-        let mut directories = vec![self.options.dir.join("blobs"), self.options.dir.join("incoming")];
+        let mut directories = vec!["blobs", "incoming"];
+        let mut directories: Vec<_> = directories.drain(..).map(|name| self.options.dir.join(name)).collect();
         while let Some(directory) = directories.pop() {
             for entry in std::fs::read_dir(directory).unwrap() {
                 let path = entry.unwrap().path();

@@ -7,15 +7,14 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use casbah_cluster::digest::{Digest, Hasher};
-use tokio::sync::oneshot;
 
 use super::blob_file::BlobFileWriter;
-use super::commit;
 use super::error::{Mismatch, WriteError};
 use super::key::{MAX_BLOB_BYTES, Place};
 use super::limits::{PIECE_BYTES, SMALL_BLOB_BYTES, SPACE_PATIENCE, UPLOAD_PIECES};
 use super::shared::{Job, JobError, Reservation, Shared};
 use super::state::{GarbageFile, NoRoom};
+use super::{commit, maintenance};
 
 /// An upload under way. Dropping it aborts it: its space is given back and no file is left.
 pub struct Upload {
@@ -48,8 +47,8 @@ pub struct Incoming {
 enum Target {
     /// Nowhere: the blob is here already, and they are only verified.
     Nowhere,
-    /// Into memory until they are all there.
-    Memory(Vec<Bytes>, Reservation),
+    /// Into a segment, once they are all there.
+    Memory(Reservation),
     /// Into a file.
     File(BlobFileWriter, UploadFile, Reservation),
 }
@@ -62,9 +61,13 @@ pub struct UploadFile {
 
 /// Stores a whole blob.
 pub async fn put(shared: &Arc<Shared>, digest: &Digest, data: Bytes) -> Result<(), WriteError> {
-    let mut upload = begin(shared, digest).await?;
-    upload.write(data).await?;
-    upload.commit().await
+    if digest.size_bytes() > SMALL_BLOB_BYTES || data.len() as u64 != digest.size_bytes() {
+        let mut upload = begin(shared, digest).await?;
+        upload.write(data).await?;
+        return upload.commit().await;
+    }
+    let answer = store_small(shared, *digest, std::slice::from_ref(&data), None).await?;
+    wait(*digest, answer).await
 }
 
 /// Begins an upload.
@@ -83,8 +86,8 @@ pub async fn begin(shared: &Arc<Shared>, digest: &Digest) -> Result<Upload, Writ
 }
 
 /// The kind of place for a blob of this size.
-pub fn place_for(_size_bytes: u64) -> Place {
-    Place::File { serial: 0 }
+pub fn place_for(size_bytes: u64) -> Place {
+    if size_bytes <= SMALL_BLOB_BYTES { Place::Segment { slot: 0, offset_bytes: 0 } } else { Place::File { serial: 0 } }
 }
 
 async fn choose_target(shared: &Arc<Shared>, digest: Digest) -> Result<Target, WriteError> {
@@ -98,7 +101,7 @@ async fn choose_target(shared: &Arc<Shared>, digest: Digest) -> Result<Target, W
         return Ok(Target::Nowhere);
     };
     if size_bytes <= SMALL_BLOB_BYTES {
-        return Ok(Target::Memory(Vec::new(), reservation));
+        return Ok(Target::Memory(reservation));
     }
     let to = Arc::clone(shared);
     let created = shared.blocking(move || create(&to, size_bytes)).await;
@@ -108,42 +111,48 @@ async fn choose_target(shared: &Arc<Shared>, digest: Digest) -> Result<Target, W
 
 /// Sets bytes aside; `None` when the blob is here already. Waits a little while uploads under way hold the space.
 async fn reserve(shared: &Arc<Shared>, digest: Digest, charge: u64) -> Result<Option<Reservation>, WriteError> {
+    match try_reserve(shared, digest, charge) {
+        Err(WriteError::Full { retry_after, .. }) if retry_after <= SPACE_PATIENCE => {}
+        other => return other,
+    }
     let patience = tokio::time::sleep(SPACE_PATIENCE);
     tokio::pin!(patience);
     loop {
         let space = shared.space.notified();
         tokio::pin!(space);
         space.as_mut().enable();
-        let refused = {
-            let now = shared.now();
-            let mut state = shared.lock();
-            if state.closed {
-                return Err(WriteError::Closed { digest });
-            }
-            if state.find_and_touch(&digest, now).is_some() {
-                return Ok(None);
-            }
-            if let Some(reason) = state.read_only {
-                return Err(WriteError::ReadOnly { digest, reason });
-            }
-            state.reserve(charge, now)
-        };
-        let retry_after = match refused {
-            Ok(()) => return Ok(Some(Reservation::new(shared, charge))),
-            Err(NoRoom::LargerThanStore) => {
-                let capacity_bytes = shared.options.capacity_bytes;
-                return Err(WriteError::LargerThanStore { digest, capacity_bytes });
-            }
-            Err(NoRoom::Reserved) => Duration::from_secs(1),
-            Err(NoRoom::InUse(time)) if time > SPACE_PATIENCE => {
-                return Err(WriteError::Full { digest, retry_after: time });
-            }
-            Err(NoRoom::InUse(time)) => time,
+        let refused = match try_reserve(shared, digest, charge) {
+            Err(refused @ WriteError::Full { .. }) => refused,
+            other => return other,
         };
         tokio::select! {
             () = &mut space => {}
-            () = &mut patience => return Err(WriteError::Full { digest, retry_after }),
+            () = &mut patience => return Err(refused),
         }
+    }
+}
+
+fn try_reserve(shared: &Arc<Shared>, digest: Digest, charge: u64) -> Result<Option<Reservation>, WriteError> {
+    let now = shared.now();
+    let mut state = shared.lock();
+    if state.closed {
+        return Err(WriteError::Closed { digest });
+    }
+    if state.find_and_touch(&digest, now).is_some() {
+        return Ok(None);
+    }
+    if let Some(reason) = state.read_only {
+        return Err(WriteError::ReadOnly { digest, reason });
+    }
+    let reserved = state.reserve(charge, now);
+    drop(state);
+    match reserved {
+        Ok(()) => Ok(Some(Reservation::new(shared, charge))),
+        Err(NoRoom::LargerThanStore) => {
+            Err(WriteError::LargerThanStore { digest, capacity_bytes: shared.options.capacity_bytes })
+        }
+        Err(NoRoom::Reserved) => Err(WriteError::Full { digest, retry_after: Duration::from_secs(1) }),
+        Err(NoRoom::InUse(retry_after)) => Err(WriteError::Full { digest, retry_after }),
     }
 }
 
@@ -188,7 +197,10 @@ impl Upload {
             self.pieces_bytes += data.len();
             self.pieces.push(data);
         }
-        if self.pieces_bytes >= PIECE_BYTES || self.pieces.len() >= UPLOAD_PIECES {
+        let small = self.digest.size_bytes() <= SMALL_BLOB_BYTES;
+        if small && self.pieces.len() >= UPLOAD_PIECES {
+            self.pieces = vec![Bytes::from(self.pieces.concat())];
+        } else if !small && (self.pieces_bytes >= PIECE_BYTES || self.pieces.len() >= UPLOAD_PIECES) {
             self.start().await?;
         }
         Ok(())
@@ -210,16 +222,14 @@ impl Upload {
         let digest = self.digest;
         let incoming = self.idle().await?;
         let pieces = std::mem::take(&mut self.pieces);
-        let shared = Arc::clone(&self.shared);
-        let ended = self.shared.blocking(move || finish(&shared, digest, *incoming, &pieces)).await;
-        match ended.map_err(|error| failed(digest, error))?? {
-            None => Ok(()),
-            // An answer that never comes means that the sync thread has stopped.
-            Some(answer) => match answer.await {
-                Ok(result) => result.map_err(|source| WriteError::Io { digest, source }),
-                Err(_) => Err(WriteError::Closed { digest }),
-            },
-        }
+        let answer = if digest.size_bytes() <= SMALL_BLOB_BYTES {
+            store_small(&self.shared, digest, &pieces, incoming.target.into_reservation()).await?
+        } else {
+            let shared = Arc::clone(&self.shared);
+            let ended = self.shared.blocking(move || finish(&shared, digest, *incoming, &pieces)).await;
+            ended.map_err(|error| failed(digest, error))??
+        };
+        wait(digest, answer).await
     }
 
     /// Has the pieces so far added by a job, after the one under way.
@@ -254,27 +264,81 @@ impl Upload {
     }
 }
 
-/// What the last job of an upload does. With sync `always`, the answer comes after the next pass.
-type Ended = Result<Option<oneshot::Receiver<io::Result<()>>>, WriteError>;
+/// Waits for the pass of the sync thread that puts a blob on disk, if there is one to wait for.
+async fn wait(digest: Digest, answer: commit::Answer) -> Result<(), WriteError> {
+    let Some(answer) = answer else { return Ok(()) };
+    match answer.await {
+        Ok(result) => result.map_err(|source| WriteError::Io { digest, source }),
+        // The sync thread has ended.
+        Err(_) => Err(WriteError::Closed { digest }),
+    }
+}
 
-fn finish(shared: &Arc<Shared>, digest: Digest, mut incoming: Incoming, pieces: &[Bytes]) -> io::Result<Ended> {
+/// What the last job of a large upload does.
+fn finish(
+    shared: &Arc<Shared>,
+    digest: Digest,
+    mut incoming: Incoming,
+    pieces: &[Bytes],
+) -> io::Result<Result<commit::Answer, WriteError>> {
     incoming.add(shared, pieces)?;
-    let actual = incoming.hasher.finish();
-    if actual != digest {
-        return Ok(Err(WriteError::Mismatch {
-            expected: digest,
-            mismatch: Mismatch::Hash { actual: Box::new(actual) },
-        }));
+    if let Err(error) = verify(digest, incoming.hasher) {
+        return Ok(Err(error));
     }
     match incoming.target {
-        Target::Nowhere => Ok(commit::present(shared, &digest).map(|()| None)),
-        Target::Memory(bytes, reservation) => {
-            let (mut writer, file) = create(shared, digest.size_bytes())?;
-            writer.write(&shared.disk, &bytes)?;
-            commit::file(shared, &digest, writer.finish(&shared.disk, &digest)?, file, reservation)
-        }
+        Target::Nowhere | Target::Memory(_) => Ok(commit::present(shared, &digest).map(|()| None)),
         Target::File(writer, file, reservation) => {
             commit::file(shared, &digest, writer.finish(&shared.disk, &digest)?, file, reservation)
+        }
+    }
+}
+
+/// Verifies and stores a small blob, on this thread: it takes less time than the way to another.
+async fn store_small(
+    shared: &Arc<Shared>,
+    digest: Digest,
+    pieces: &[Bytes],
+    mut reservation: Option<Reservation>,
+) -> Result<commit::Answer, WriteError> {
+    let mut hasher = digest.function().hasher();
+    pieces.iter().for_each(|piece| hasher.update(piece));
+    verify(digest, hasher)?;
+    if digest.is_empty_blob() {
+        return Ok(None);
+    }
+    if reservation.is_none() {
+        let charge = place_for(digest.size_bytes()).charge_bytes(digest.size_bytes());
+        reservation = reserve(shared, digest, charge).await?;
+        if reservation.is_none() {
+            return Ok(None);
+        }
+    }
+    loop {
+        let stored = commit::small(shared, &digest, pieces, &mut reservation);
+        if let Some(answer) = stored.map_err(|source| WriteError::Io { digest, source })? {
+            return answer;
+        }
+        let to = Arc::clone(shared);
+        let made = shared.blocking(move || maintenance::make_spare(&to)).await;
+        made.map_err(|error| failed(digest, error))?;
+    }
+}
+
+fn verify(expected: Digest, hasher: Hasher) -> Result<(), WriteError> {
+    let actual = hasher.finish();
+    if actual == expected {
+        return Ok(());
+    }
+    Err(WriteError::Mismatch { expected, mismatch: Mismatch::Hash { actual: Box::new(actual) } })
+}
+
+// === impl Target ===
+
+impl Target {
+    fn into_reservation(self) -> Option<Reservation> {
+        match self {
+            Target::Nowhere => None,
+            Target::Memory(reservation) | Target::File(_, _, reservation) => Some(reservation),
         }
     }
 }
@@ -285,11 +349,7 @@ impl Incoming {
     fn add(&mut self, shared: &Shared, pieces: &[Bytes]) -> io::Result<()> {
         pieces.iter().for_each(|piece| self.hasher.update(piece));
         match &mut self.target {
-            Target::Nowhere => Ok(()),
-            Target::Memory(bytes, _) => {
-                bytes.extend_from_slice(pieces);
-                Ok(())
-            }
+            Target::Nowhere | Target::Memory(_) => Ok(()),
             Target::File(writer, ..) => writer.write(&shared.disk, pieces),
         }
     }

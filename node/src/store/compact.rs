@@ -1,0 +1,152 @@
+//! Compaction: the live records of a segment that is mostly dead go to the active one, and the segment goes.
+//!
+//! The segment is read from one end to the other; what the index says to be there is live. A record that is damaged costs
+//! its blob and no other. The old segment is removed after the sync that puts the copies, and the journal that names them,
+//! on disk; readers of the old one go on, since they hold its file.
+
+use std::io;
+use std::sync::Arc;
+
+use super::error::Damage;
+use super::index::Found;
+use super::key::{Key, Place, RECORD_ALIGN, Stored};
+use super::limits::PIECE_BYTES;
+use super::maintenance::make_spare;
+use super::segment::{self, HEADER_BYTES, RecordHeader};
+use super::segments::{Room, SegmentFile};
+use super::shared::Shared;
+
+/// Compacts segments while too much is dead in them.
+pub fn run(shared: &Shared) -> io::Result<()> {
+    while !shared.maintenance.is_stopped() {
+        let victim = {
+            let state = shared.lock();
+            let due = state.segments.dead_bytes() > state.segments.dead_limit_bytes();
+            if due { state.segments.sparsest() } else { None }
+        };
+        let Some((slot, file, end)) = victim else { break };
+        compact(shared, slot, &file, end)?;
+        if shared.lock().segments.live_bytes_in(slot) > 0 {
+            // Some blobs in it are not visible yet: it is compacted next time.
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// Moves what is live out of a sealed segment.
+pub fn compact(shared: &Shared, slot: u32, file: &Arc<SegmentFile>, end: u64) -> io::Result<()> {
+    let mut window = Window { shared, file, end, start: 0, bytes: Vec::new() };
+    let mut at = HEADER_BYTES as u64;
+    while at < end {
+        if shared.maintenance.is_stopped() {
+            return Ok(());
+        }
+        let header = window.get(at, HEADER_BYTES)?.first_chunk().and_then(RecordHeader::decode);
+        let ours = |header: &RecordHeader| header.segment == file.number && u64::from(header.offset_bytes) == at;
+        let Some(header) = header.filter(ours) else {
+            at += RECORD_ALIGN;
+            continue;
+        };
+        let stored = Stored {
+            key: header.key,
+            size_bytes: u64::from(header.size_bytes),
+            place: Place::Segment { slot, offset_bytes: at },
+        };
+        if is_live(shared, &stored) {
+            let blob = window.get(at + HEADER_BYTES as u64, header.size_bytes as usize)?;
+            if crc32c::crc32c(blob) == header.checksum {
+                move_record(shared, &stored, &header, blob)?;
+            } else {
+                drop_damaged(shared, &stored.key, stored.place, Damage::Checksum);
+            }
+        }
+        at += segment::record_bytes(u64::from(header.size_bytes));
+    }
+    if shared.lock().segments.live_bytes_in(slot) > 0 {
+        move_missed(shared, slot, file)?;
+    }
+    shared.sync.wake();
+    Ok(())
+}
+
+fn is_live(shared: &Shared, stored: &Stored) -> bool {
+    let state = shared.lock();
+    let found = state.index.find(&stored.key).and_then(|slot| state.index.get(slot));
+    found.is_some_and(|found| found.stored == *stored)
+}
+
+fn move_record(shared: &Shared, from: &Stored, header: &RecordHeader, blob: &[u8]) -> io::Result<()> {
+    let room = loop {
+        let room = shared.lock().allocate(segment::record_bytes(from.size_bytes));
+        match room {
+            Some(room) => break room,
+            None => make_spare(shared)?,
+        }
+    };
+    let Room { slot, offset_bytes, file } = room;
+    let place = Place::Segment { slot, offset_bytes };
+    let header = RecordHeader { segment: file.number, offset_bytes: offset_bytes as u32, ..*header };
+    let mut record = Vec::with_capacity(HEADER_BYTES + blob.len());
+    record.extend(header.encode());
+    record.extend(blob);
+    if let Err(error) = shared.disk.write_all_at(&file.file, &record, offset_bytes) {
+        shared.lock().abandon(&from.key, place);
+        return Err(error);
+    }
+    shared.sync.add_segment(&file);
+    shared.lock().relocate(from, place);
+    Ok(())
+}
+
+/// What is live by the index and was not come by: headers that cannot be read, or that something stale led past.
+fn move_missed(shared: &Shared, slot: u32, file: &SegmentFile) -> io::Result<()> {
+    let slots = shared.lock().index.slots();
+    for entry in 0..slots {
+        let found = shared.lock().index.get(entry);
+        let Some(Found { stored, hidden: false, .. }) = found else { continue };
+        let Place::Segment { slot: here, offset_bytes } = stored.place else { continue };
+        if here != slot {
+            continue;
+        }
+        let (mut header, mut blob) = ([0; HEADER_BYTES], vec![0; stored.size_bytes as usize]);
+        shared.disk.read_exact_at(&file.file, &mut header, offset_bytes)?;
+        shared.disk.read_exact_at(&file.file, &mut blob, offset_bytes + HEADER_BYTES as u64)?;
+        let checked = RecordHeader::check(&header, &blob, &stored.key, (file.number, offset_bytes as u32));
+        match (checked, RecordHeader::decode(&header)) {
+            (Ok(()), Some(header)) => move_record(shared, &stored, &header, &blob)?,
+            (checked, _) => drop_damaged(shared, &stored.key, stored.place, checked.err().unwrap_or(Damage::Label)),
+        }
+    }
+    Ok(())
+}
+
+fn drop_damaged(shared: &Shared, key: &Key, place: Place, reason: Damage) {
+    if shared.drop_damaged(key, place) {
+        tracing::error!(hash = key.hash_hex(), %reason, "a stored blob is damaged and was dropped");
+    }
+}
+
+/// Part of a segment in memory.
+struct Window<'a> {
+    shared: &'a Shared,
+    file: &'a SegmentFile,
+    end: u64,
+    start: u64,
+    bytes: Vec<u8>,
+}
+
+impl Window<'_> {
+    /// These bytes, or as many of them as the segment has.
+    fn get(&mut self, at: u64, length: usize) -> io::Result<&[u8]> {
+        let length = length.min(usize::try_from(self.end.saturating_sub(at)).unwrap_or(0));
+        if at < self.start || at + length as u64 > self.start + self.bytes.len() as u64 {
+            let wanted = (self.end - at).min(length.max(PIECE_BYTES) as u64) as usize;
+            self.bytes.resize(wanted, 0);
+            self.start = at;
+            self.shared.disk.read_exact_at(&self.file.file, &mut self.bytes, at)?;
+        }
+        let from = (at - self.start) as usize;
+        Ok(self.bytes.get(from..from + length).unwrap_or_default())
+    }
+}
