@@ -12,8 +12,8 @@ mod process;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use futures_util::{FutureExt as _, StreamExt as _};
 use futures_util::stream::FuturesUnordered;
+use futures_util::{FutureExt as _, StreamExt as _};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use self::layout::Layout;
