@@ -48,6 +48,11 @@ impl Failure {
         Failure { reports: vec![Report { causes, hint: inner.hint, ..Report::new(message) }] }
     }
 
+    /// Several at once.
+    pub fn all(failures: Vec<Failure>) -> Failure {
+        Failure { reports: failures.into_iter().flat_map(|failure| failure.reports).collect() }
+    }
+
     /// With advice.
     #[must_use]
     pub fn hint(mut self, hint: impl Into<String>) -> Failure {
@@ -69,8 +74,15 @@ impl Failure {
     /// As it is printed.
     #[must_use]
     pub fn render(&self, colours: Colours) -> String {
-        let reports: Vec<String> = self.reports.iter().map(|report| report.render(colours)).collect();
+        let reports: Vec<String> = self.reports.iter().map(|report| report.render("error:", colours)).collect();
         reports.join("\n")
+    }
+
+    /// Prints it to standard error as something that may be meant so.
+    pub fn warn(&self) {
+        for report in &self.reports {
+            eprint!("{}", report.render("warning:", Colours::of_stderr()));
+        }
     }
 
     /// Prints it to standard error.
@@ -117,9 +129,9 @@ impl Report {
         report
     }
 
-    fn render(&self, colours: Colours) -> String {
+    fn render(&self, beginning: &str, colours: Colours) -> String {
         let mut text = String::new();
-        let _infallible = writeln!(text, "{} {}", colours.red("error:"), self.message);
+        let _infallible = writeln!(text, "{} {}", colours.red(beginning), self.message);
         for cause in &self.causes {
             let _infallible = writeln!(text, "{} {cause}", colours.red("caused by:"));
         }

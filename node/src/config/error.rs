@@ -146,7 +146,12 @@ impl ConfigError {
             Problem::ListenTwice { .. } => {
                 Some("change one of them with --set listener.0.address=ADDRESS, or leave --listen out".into())
             }
-            Problem::Rule(broken) => Some(broken.hint()),
+            Problem::Rule(broken) => match (&self.origin, &self.key) {
+                (Origin::Flag { .. }, Some(key)) => {
+                    Some(broken.hint().replace("set insecure = true", &format!("add --set {key}.insecure=true")))
+                }
+                _ => Some(broken.hint()),
+            },
             _ => None,
         }
     }

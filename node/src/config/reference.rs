@@ -11,6 +11,9 @@ use super::sources::Loaded;
 /// The width of comments.
 const WIDTH: usize = 100;
 
+/// The width of pages.
+const PAGE_WIDTH: usize = 118;
+
 /// The page `docs/reference/config.md`.
 #[must_use]
 pub fn markdown() -> String {
@@ -35,7 +38,7 @@ pub fn markdown() -> String {
         } else {
             format!("[{}]", section.name)
         };
-        let _infallible = write!(page, "\n## `{heading}`\n\n{}\n", paragraphs(&section.docs).join("\n\n"));
+        let _infallible = write!(page, "\n## `{heading}`\n\n{}\n", wrapped(&section.docs));
         for key in section.children() {
             describe(&mut page, &section.name, key);
         }
@@ -156,7 +159,7 @@ fn describe(page: &mut String, section: &str, key: &Key) {
         let default = default.as_ref().map(|value| format!("; default `{}`", inline(value))).unwrap_or_default();
         let _infallible = write!(page, "*{form}{default}*\n\n");
     }
-    let _infallible = writeln!(page, "{}", paragraphs(&key.docs).join("\n\n"));
+    let _infallible = writeln!(page, "{}", wrapped(&key.docs));
     if let Kind::Value { form: Form::Choice(choices) | Form::Choices(choices), .. } = &key.kind {
         page.push('\n');
         for Choice { name, docs } in choices {
@@ -175,23 +178,36 @@ fn paragraphs(docs: &str) -> Vec<String> {
     docs.split("\n\n").map(|paragraph| paragraph.split_whitespace().collect::<Vec<_>>().join(" ")).collect()
 }
 
+/// The same for a page.
+fn wrapped(docs: &str) -> String {
+    let wrap = |paragraph: &String| lines(paragraph, PAGE_WIDTH).join("\n");
+    paragraphs(docs).iter().map(wrap).collect::<Vec<_>>().join("\n\n")
+}
+
 fn comment(file: &mut String, docs: &str) {
     for (index, paragraph) in paragraphs(docs).iter().enumerate() {
         if index > 0 {
             file.push_str("#\n");
         }
-        let mut column = 0;
-        for word in paragraph.split(' ') {
-            let starts_line = column == 0 || column + 1 + word.chars().count() > WIDTH;
-            if starts_line && column > 0 {
-                file.push('\n');
-            }
-            file.push_str(if starts_line { "# " } else { " " });
-            file.push_str(word);
-            column = if starts_line { 2 } else { column + 1 } + word.chars().count();
+        for line in lines(paragraph, WIDTH - 2) {
+            let _infallible = writeln!(file, "# {line}");
         }
-        file.push('\n');
     }
+}
+
+/// Lines of at most `width` characters, broken between words.
+fn lines(paragraph: &str, width: usize) -> Vec<String> {
+    let mut lines: Vec<String> = Vec::new();
+    for word in paragraph.split(' ') {
+        match lines.last_mut() {
+            Some(line) if line.chars().count() + 1 + word.chars().count() <= width => {
+                line.push(' ');
+                line.push_str(word);
+            }
+            _ => lines.push(word.to_owned()),
+        }
+    }
+    lines
 }
 
 #[cfg(test)]

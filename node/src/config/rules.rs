@@ -130,8 +130,8 @@ impl Broken {
             Broken::TrustUnused { .. } => "set clients = \"certificate\" too".into(),
             Broken::NothingAllowed => "set allow = [\"read\"] or allow = [\"read\", \"write\"]".into(),
             Broken::PlaintextWriting { .. } => {
-                "set tls, or listen on localhost, or set insecure = true on this listener \
-                                                if everybody on the network may replace what is in the cache"
+                "set tls, or listen on localhost; or set insecure = true, if everybody on \
+                                                the network may replace what is in the cache"
                     .into()
             }
             Broken::AddressTaken { .. } => "give each listener a port of its own".into(),

@@ -260,7 +260,7 @@ fn each_rule_is_kept() {
 fn plaintext_writing_to_the_world_can_be_asked_for() {
     let flags = Sources { listen: vec!["0.0.0.0:1".into()], ..with_flags(&[]) };
     let expected = "--listen: listener.0: 0.0.0.0:1 is plaintext, can be reached from other machines, and allows write | set \
-                    tls, or listen on localhost, or set insecure = true on this listener if everybody on the network may \
+                    tls, or listen on localhost; or add --set listener.0.insecure=true, if everybody on the network may \
                     replace what is in the cache";
     assert_eq!(errors(flags.load()), [expected]);
     let insecure = Sources { listen: vec!["0.0.0.0:1".into()], ..with_flags(&["listener.0.insecure=true"]) };

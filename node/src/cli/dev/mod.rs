@@ -12,8 +12,8 @@ mod process;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
+use futures_util::{FutureExt as _, StreamExt as _};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use self::layout::Layout;
@@ -24,6 +24,9 @@ use super::output::{self, Colours};
 
 /// A node that does not serve by then hangs.
 const START_DEADLINE: Duration = Duration::from_secs(60);
+
+/// One Ctrl-C may come as several signals, from the terminal and from a program between; a second one comes later.
+const SECOND_THOUGHT: Duration = Duration::from_secs(1);
 
 /// A node that was told to stop and is still there by then is killed; it finishes requests for 25 s at the most.
 const STOP_DEADLINE: Duration = Duration::from_secs(30);
@@ -156,7 +159,7 @@ async fn stop(nodes: &mut [Node], signals: &mut Signals) {
     };
     tokio::select! {
         () = all_ended => return,
-        () = signals.stop() => eprintln!("told twice: nodes that still finish requests are killed"),
+        () = signals.stop_again() => eprintln!("told twice: nodes that still finish requests are killed"),
         () = tokio::time::sleep(STOP_DEADLINE) => eprintln!("nodes that did not stop in time are killed"),
     }
     for node in nodes.iter_mut() {
@@ -205,6 +208,13 @@ impl Signals {
             _ = self.interrupt.recv() => {}
             _ = self.hangup.recv() => {}
         }
+    }
+
+    /// After the first one.
+    async fn stop_again(&mut self) {
+        tokio::time::sleep(SECOND_THOUGHT).await;
+        while self.stop().now_or_never().is_some() {}
+        self.stop().await;
     }
 }
 
