@@ -100,3 +100,7 @@ pub const SLOW_PERIOD: Duration = Duration::from_millis(200);
 
 /// How long a writer waits for the sync thread when too many files wait to be synced.
 pub const SYNC_PATIENCE: Duration = Duration::from_secs(5);
+
+/// Bytes that all uploads together may gather before each gives its own to a job at once, however few they are: what
+/// hundreds of stalled uploads may hold. Below it, pieces have the size that is cheapest.
+pub const GATHERED_BYTES: usize = 32 * 1024 * 1024;

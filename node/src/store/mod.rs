@@ -20,6 +20,7 @@ mod error;
 mod fault_test;
 #[cfg(test)]
 mod faults;
+mod gathered;
 mod health;
 mod index;
 mod journal;
