@@ -50,10 +50,9 @@ fn check_certificates(config: &Config) -> Result<(), Failure> {
 }
 
 fn is_unreadable(error: &(dyn Error + 'static)) -> bool {
-    std::iter::successors(Some(error), |error| error.source()).any(|error| {
-        let kind = error.downcast_ref::<io::Error>().map(io::Error::kind);
-        matches!(kind, Some(io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied))
-    })
+    let kind = error.downcast_ref::<io::Error>().map(io::Error::kind);
+    let unreadable = matches!(kind, Some(io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied));
+    unreadable || error.source().is_some_and(is_unreadable)
 }
 
 fn write_new(path: &Path, text: &str) -> Result<(), Failure> {
