@@ -144,7 +144,6 @@ mod tests {
         assert_eq!(config.store.capacity_bytes, 10_000_000_000);
         assert_eq!(config.store.retention_floor, Duration::ZERO);
         assert_eq!(config.log.level, LogLevel::Warn);
-        assert!(config.index.check_assets);
         let [listener] = &*config.listeners else { panic!() };
         assert_eq!(listener.address.to_string(), "[::]:11001");
         assert_eq!(listener.tls.as_ref().unwrap().key, Path::new("/here/server.key"));
@@ -204,7 +203,6 @@ mod tests {
     #[test]
     fn an_index_alone_checks_no_blobs() {
         let config = config("-p 1 --index-only --enable-push r").unwrap();
-        assert!(!config.index.check_assets);
         assert!(config.listeners.iter().all(|listener| listener.services == Services::Index));
     }
 

@@ -67,10 +67,6 @@ pub struct StoreSection {
 pub struct IndexSection {
     /// Assets kept at the most; the least recently fetched go first.
     pub capacity: u64,
-    /// Whether a push is refused, and a fetch answered with NOT_FOUND, when blobs of the asset are missing in this node's
-    /// store. Default: true, and false where every listener serves the index alone, since the blobs then live elsewhere.
-    #[schemars(example = true)]
-    pub check_assets: Option<bool>,
 }
 
 /// What is written to standard error.
@@ -170,7 +166,7 @@ impl Default for StoreSection {
 
 impl Default for IndexSection {
     fn default() -> IndexSection {
-        IndexSection { capacity: 1_000_000, check_assets: None }
+        IndexSection { capacity: 1_000_000 }
     }
 }
 

@@ -380,7 +380,6 @@ mod tests {
         assert_eq!(form("store.capacity"), Form::Size);
         assert_eq!(form("store.sync_interval"), Form::SyncInterval);
         assert_eq!(form("index.capacity"), Form::Integer);
-        assert_eq!(form("index.check_assets"), Form::Boolean);
         assert_eq!(form("listener.3.address"), Form::Address);
         assert_eq!(form("listener.0.tls.key"), Form::Path);
         assert_eq!(form("listener.0.clients").phrase(), "one of anyone, certificate");

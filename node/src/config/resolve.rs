@@ -57,8 +57,6 @@ pub enum SyncPolicy {
 pub struct IndexConfig {
     /// Assets kept at the most; the least recently fetched go first.
     pub capacity: u64,
-    /// Whether the blobs that assets name live in this node's store. If not (an index-only server), no asset is checked.
-    pub check_assets: bool,
 }
 
 /// One address that clients connect to.

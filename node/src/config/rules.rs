@@ -5,8 +5,8 @@ use super::file::{ClientPolicy, File, FilePath, ListenerSection, Permission, Tls
 use super::keys::{KeyPath, Segment};
 use super::layers::Layers;
 use super::resolve::{
-    Clients, Config, IndexConfig, ListenAddress, ListenerConfig, LogConfig, NodeConfig, Permissions, Services,
-    StoreConfig, SyncPolicy, TlsConfig,
+    Clients, Config, IndexConfig, ListenAddress, ListenerConfig, LogConfig, NodeConfig, Permissions, StoreConfig,
+    SyncPolicy, TlsConfig,
 };
 use super::units::ByteSize;
 
@@ -40,12 +40,6 @@ pub enum Broken {
     /// No time between two writes to the disk, or too much.
     #[error("the interval is not between 1ms and {SYNC_INTERVAL_MAX_SECONDS}s")]
     SyncInterval,
-    /// Blobs are here, and assets would be served without them.
-    #[error("assets can go unchecked only where blobs live elsewhere, and the listener on {address} serves blobs")]
-    UncheckedAssets {
-        /// Of the first such listener.
-        address: ListenAddress,
-    },
     /// Half of a TLS configuration.
     #[error("tls has no {missing}")]
     TlsHalf {
@@ -116,9 +110,6 @@ impl Broken {
             Broken::SyncInterval => {
                 "write \"always\" to sync before every answer, \"never\" to leave it to the system".into()
             }
-            Broken::UncheckedAssets { .. } => {
-                "set services = \"index\" on every listener, or leave check_assets out".into()
-            }
             Broken::TlsHalf { .. } | Broken::ClientsNeedTls => {
                 "set tls = { certificate = \"server.crt\", key = \"server.key\" }".into()
             }
@@ -179,12 +170,7 @@ impl Checker<'_> {
         if index.capacity == 0 {
             self.broken(KeyPath::from_dotted("index.capacity"), Broken::IndexEmpty);
         }
-        let with_blobs = file.listener.iter().find(|listener| listener.services != Services::Index);
-        if let (Some(false), Some(listener)) = (index.check_assets, with_blobs) {
-            let rule = Broken::UncheckedAssets { address: listener.address.clone() };
-            self.broken(KeyPath::from_dotted("index.check_assets"), rule);
-        }
-        IndexConfig { capacity: index.capacity, check_assets: index.check_assets.unwrap_or(with_blobs.is_some()) }
+        IndexConfig { capacity: index.capacity }
     }
 
     fn listeners(&mut self, file: &File) -> Vec<ListenerConfig> {

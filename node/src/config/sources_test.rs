@@ -52,7 +52,6 @@ fn without_any_configuration_a_node_serves_this_machine_alone() {
     assert_eq!(config.store.capacity_bytes, 50 << 30);
     assert_eq!(config.store.retention_floor, Duration::from_secs(3 * 3600));
     assert_eq!(config.store.sync, SyncPolicy::Interval(Duration::from_millis(50)));
-    assert!(config.index.check_assets);
     let [listener] = &*config.listeners else { panic!("{:?}", config.listeners) };
     assert_eq!(listener.address, ListenAddress { host: "localhost".into(), port: 8980 });
     assert_eq!(listener.tls, None);
@@ -222,7 +221,6 @@ fn each_rule_is_kept() {
         ("store.capacity = true", "true is not a size"),
         ("store.sync_interval = \"2m\"", "the interval is not between 1ms and 60s"),
         ("index.capacity = 0", "an index for 0 assets keeps nothing"),
-        ("index.check_assets = false", "and the listener on localhost:8980 serves blobs"),
         ("listener = [{ allow = [] }]", "nothing is allowed here"),
         ("listener = [{ clients = \"certificate\" }]", "clients cannot show certificates without tls"),
         ("listener = [{ tls = { certificate = \"c\" } }]", "tls has no key"),
@@ -266,13 +264,6 @@ fn plaintext_writing_to_the_world_can_be_asked_for() {
     let insecure = Sources { listen: vec!["0.0.0.0:1".into()], ..with_flags(&["listener.0.insecure=true"]) };
     assert!(insecure.load().is_ok());
     assert!(load("[[listener]]\naddress = \"0.0.0.0:1\"\n", with_flags(&[])).1.is_ok(), "reading is harmless");
-}
-
-#[test]
-fn an_index_without_blobs_checks_nothing() {
-    assert!(!file("[[listener]]\nservices = \"index\"\n").index.check_assets);
-    assert!(file("[index]\ncheck_assets = true\n[[listener]]\nservices = \"index\"\n").index.check_assets);
-    assert!(file("[[listener]]\nservices = \"index\"\n[[listener]]\naddress = \"localhost:1\"\n").index.check_assets);
 }
 
 #[test]
