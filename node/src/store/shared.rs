@@ -6,8 +6,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
-use tokio::task::JoinHandle;
+use tokio::sync::{Notify, Semaphore, oneshot};
 
 use super::buffers::Buffers;
 use super::clock::Clock;
@@ -148,8 +147,14 @@ impl Shared {
         let waiting = Waiting(&self.waiting);
         let permit = Arc::clone(&self.jobs).acquire_owned().await.expect("the semaphore is never closed");
         drop(waiting);
-        // The permit comes last, so that it is given back after a result that nobody waits for has been dropped.
-        Ok(Job(tokio::task::spawn_blocking(move || (job(), permit))))
+        let (done, outcome) = oneshot::channel();
+        tokio::task::spawn_blocking(move || {
+            // A result that nobody waits for is dropped here, while the job still counts as running. One that somebody
+            // waits for holds nothing: its owner may be a client that has stalled.
+            drop(done.send(job()));
+            drop(permit);
+        });
+        Ok(Job(outcome))
     }
 
     /// Waits until no job is running.
@@ -202,7 +207,7 @@ impl Shared {
 }
 
 /// A job on a thread of the pool.
-pub struct Job<T>(JoinHandle<(io::Result<T>, OwnedSemaphorePermit)>);
+pub struct Job<T>(oneshot::Receiver<io::Result<T>>);
 
 // === impl Job ===
 
@@ -210,8 +215,8 @@ impl<T> Job<T> {
     /// Waits for its end.
     pub async fn join(self) -> Result<T, JobError> {
         match self.0.await {
-            Ok((result, _)) => result.map_err(JobError::Io),
-            Err(error) => Err(JobError::Io(io::Error::other(error))),
+            Ok(result) => result.map_err(JobError::Io),
+            Err(_) => Err(JobError::Io(io::Error::other("the job panicked"))),
         }
     }
 }
