@@ -2,4 +2,6 @@
 //!
 //! What is here can be tested and simulated without a runtime. `node` runs what is decided here.
 
+pub mod asset;
+pub mod codec;
 pub mod digest;

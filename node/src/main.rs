@@ -1,1 +1,23 @@
-fn main() {}
+//! casbah: a build cache that does not go down.
+
+use std::process::ExitCode;
+
+use casbah::cli::args::{Arguments, Command};
+use casbah::cli::{bst, config, dev, generate, serve, version};
+use clap::Parser as _;
+
+fn main() -> ExitCode {
+    let outcome = match Arguments::parse().command {
+        Command::Dev(arguments) => dev::run(&arguments),
+        Command::Serve(arguments) => serve::run(&arguments),
+        Command::BstArtifactServer(arguments) => bst::run(&arguments),
+        Command::Config(command) => config::run(&command),
+        Command::Version(arguments) => version::run(&arguments),
+        Command::Completion(arguments) => generate::completion(&arguments),
+        Command::Man(arguments) => generate::man(&arguments),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.print(),
+    }
+}

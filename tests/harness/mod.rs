@@ -1,1 +1,12 @@
-//! harness
+//! What the tests stand on: real processes, throw-away certificates, clients of the API, and seeded traffic with a
+//! checker.
+//!
+//! Nothing here knows how the server is made: a test says what a client sends and what it must see.
+
+pub mod authority;
+pub mod clients;
+pub mod deadline;
+pub mod faults;
+pub mod load;
+pub mod process;
+pub mod target;

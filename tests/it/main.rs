@@ -1,1 +1,15 @@
-//! it
+//! Tests with sockets and processes, named after guarantees (docs/guarantees.md) and after users' situations.
+
+mod access;
+mod action_cache;
+mod artifact_server;
+mod asset;
+mod bytestream;
+mod capabilities;
+mod cas;
+mod cli;
+mod contract;
+mod deploy;
+mod health;
+mod restart;
+mod tree;

@@ -1,1 +1,13 @@
 //! Listeners: bind, accept, TLS, limits, and the way out.
+
+mod connection;
+mod end;
+mod listener;
+mod owner_socket;
+mod tls;
+
+pub use connection::App;
+pub use end::{End, Ended};
+pub use listener::{BindError, Bound};
+pub use owner_socket::OwnerSocket;
+pub use tls::{HANDSHAKE_DEADLINE, HandshakeError, ListenerTls, Reloaded, TlsError};

@@ -1,1 +1,17 @@
 //! The face of the program: arguments, output, errors.
+//!
+//! Each command has a file that turns its arguments into calls of the modules below. Data goes to standard output, the
+//! rest to standard error; a failure is told in lines that begin with `error:`, `caused by:` and `hint:`.
+
+pub mod args;
+pub mod bst;
+pub mod config;
+pub mod dev;
+pub mod error;
+pub mod generate;
+pub mod output;
+pub mod serve;
+pub mod version;
+
+#[cfg(test)]
+mod reference;

@@ -3,6 +3,9 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
 /// Everything a node needs to know to run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
@@ -54,8 +57,6 @@ pub enum SyncPolicy {
 pub struct IndexConfig {
     /// Assets kept at the most; the least recently fetched go first.
     pub capacity: u64,
-    /// Whether the blobs that assets name live in this node's store. If not (an index-only server), no asset is checked.
-    pub check_assets: bool,
 }
 
 /// One address that clients connect to.
@@ -117,7 +118,8 @@ pub struct Permissions {
 }
 
 /// What a listener serves.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
 pub enum Services {
     /// Blobs and assets.
     All,
@@ -137,7 +139,8 @@ pub struct LogConfig {
 }
 
 /// Severity, most severe first.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
 pub enum LogLevel {
     /// Something was lost or refused that should not have been.
     Error,
@@ -152,10 +155,21 @@ pub enum LogLevel {
 }
 
 /// For eyes or for machines.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
 pub enum LogFormat {
     /// A line of text.
     Text,
     /// A line of JSON.
     Json,
+}
+
+impl std::fmt::Display for ListenAddress {
+    /// As written in a URL: IPv6 addresses in brackets.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.host.contains(':') {
+            true => write!(f, "[{}]:{}", self.host, self.port),
+            false => write!(f, "{}:{}", self.host, self.port),
+        }
+    }
 }

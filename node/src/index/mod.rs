@@ -1,1 +1,13 @@
-//! The Remote Asset index on disk.
+//! What is known by name: the Remote Asset index and the ActionCache's, each in one embedded database on disk.
+//!
+//! What a write has returned for survives a crash and a power loss. Both are bounded: the least recently used records
+//! go first.
+
+mod actions;
+mod assets;
+mod records;
+mod writer;
+
+pub use actions::ActionIndex;
+pub use assets::AssetIndex;
+pub use records::{IndexError, now};

@@ -1,1 +1,11 @@
 //! Builds a node from its configuration and runs it until it is told to stop.
+//!
+//! One process owns a node's directory: store and index are open there and nowhere else. A further process on the same
+//! directory serves its own listeners through the owner, and becomes the owner when that one goes.
+
+mod assemble;
+mod backend;
+mod directory;
+mod signals;
+
+pub use assemble::{RunError, serve};

@@ -1,1 +1,24 @@
-//! The public services: Capabilities, CAS, ByteStream, Remote Asset.
+//! The public services: Capabilities, ContentAddressableStorage, ByteStream, ActionCache, Remote Asset, health.
+//!
+//! Every service trusts the layers above it to have decided what the caller may do ([`Access`]) and the store to
+//! verify what it takes in. What a service adds is the letter of the API: forms, limits, and the right code for
+//! everything that can go wrong (`status_map`).
+
+mod access;
+mod action_cache;
+mod asset_fetch;
+mod asset_push;
+mod asset_request;
+mod bytestream;
+mod capabilities;
+mod cas;
+mod completeness;
+mod partial_uploads;
+mod resource_name;
+mod services;
+mod status_map;
+mod tree;
+
+pub use access::Access;
+pub use services::{Parts, services};
+pub use status_map::unavailable;

@@ -106,3 +106,7 @@ pub const SCRUB_STEP_BYTES: u64 = 4 * 1024 * 1024;
 
 /// ... and as much as it takes to read a full store in this time (a week).
 pub const SCRUB_PERIOD_SECONDS: u64 = 7 * 24 * 3600;
+
+/// Bytes that all uploads together may gather before each gives its own to a job at once, however few they are: what
+/// hundreds of stalled uploads may hold. Below it, pieces have the size that is cheapest.
+pub const GATHERED_BYTES: usize = 32 * 1024 * 1024;

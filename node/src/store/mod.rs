@@ -20,10 +20,13 @@ mod error;
 mod fault_test;
 #[cfg(test)]
 mod faults;
+mod gathered;
 mod health;
 mod index;
 mod journal;
 mod key;
+#[cfg(test)]
+mod kill_test;
 mod limits;
 mod maintenance;
 #[cfg(test)]

@@ -12,6 +12,7 @@ use tokio::task::JoinHandle;
 use super::buffers::Buffers;
 use super::clock::Clock;
 use super::disk::Disk;
+use super::gathered::GatheredTotal;
 use super::journal::Journal;
 use super::key::{Key, Place};
 use super::limits::{BLOCKING_JOBS, BLOCKING_QUEUE, SLOW_PERIOD, SLOW_WRITE};
@@ -49,6 +50,8 @@ pub struct Shared {
     pub run: u64,
     /// Uploads so far.
     pub uploads: AtomicU64,
+    /// Bytes that uploads have gathered.
+    pub gathered: GatheredTotal,
     jobs: Arc<Semaphore>,
     waiting: AtomicUsize,
 }
@@ -101,6 +104,7 @@ impl Shared {
             space: Notify::new(),
             run: parts.run,
             uploads: AtomicU64::new(0),
+            gathered: GatheredTotal::default(),
             jobs: Arc::new(Semaphore::new(BLOCKING_JOBS)),
             waiting: AtomicUsize::new(0),
         }

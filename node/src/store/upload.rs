@@ -10,9 +10,10 @@ use casbah_cluster::digest::{Digest, Hasher};
 
 use super::blob_file::BlobFileWriter;
 use super::error::{Mismatch, WriteError};
+use super::gathered::Gathered;
 use super::health;
 use super::key::{MAX_BLOB_BYTES, Place};
-use super::limits::{PIECE_BYTES, ROOM_ATTEMPTS, SMALL_BLOB_BYTES, SPACE_PATIENCE, UPLOAD_PIECES};
+use super::limits::{ROOM_ATTEMPTS, SMALL_BLOB_BYTES, SPACE_PATIENCE};
 use super::shared::{Job, JobError, Reservation, Shared};
 use super::state::{GarbageFile, NoRoom};
 use super::{commit, maintenance};
@@ -23,8 +24,7 @@ pub struct Upload {
     digest: Digest,
     received_bytes: u64,
     /// Bytes that no job has been given yet.
-    pieces: Vec<Bytes>,
-    pieces_bytes: usize,
+    gathered: Gathered,
     work: Work,
 }
 
@@ -80,8 +80,7 @@ pub async fn begin(shared: &Arc<Shared>, digest: &Digest) -> Result<Upload, Writ
         shared: Arc::clone(shared),
         digest,
         received_bytes: 0,
-        pieces: Vec::new(),
-        pieces_bytes: 0,
+        gathered: Gathered::new(&shared.gathered),
         work: Work::Idle(incoming),
     })
 }
@@ -221,14 +220,10 @@ impl Upload {
             return Err(self.mismatch(Mismatch::TooLong { received_bytes }));
         }
         self.received_bytes = received_bytes;
-        if !data.is_empty() {
-            self.pieces_bytes += data.len();
-            self.pieces.push(data);
-        }
-        let small = self.digest.size_bytes() <= SMALL_BLOB_BYTES;
-        if small && self.pieces.len() >= UPLOAD_PIECES {
-            self.pieces = vec![Bytes::from(self.pieces.concat())];
-        } else if !small && (self.pieces_bytes >= PIECE_BYTES || self.pieces.len() >= UPLOAD_PIECES) {
+        self.gathered.push(data);
+        if self.digest.size_bytes() <= SMALL_BLOB_BYTES {
+            self.gathered.join_many();
+        } else if self.gathered.is_due() {
             self.start().await?;
         }
         Ok(())
@@ -249,7 +244,7 @@ impl Upload {
         }
         let digest = self.digest;
         let incoming = self.idle().await?;
-        let pieces = std::mem::take(&mut self.pieces);
+        let pieces = self.gathered.take();
         let answer = if digest.size_bytes() <= SMALL_BLOB_BYTES {
             store_small(&self.shared, digest, &pieces, incoming.target.into_reservation()).await?
         } else {
@@ -263,8 +258,7 @@ impl Upload {
     /// Has the pieces so far added by a job, after the one under way.
     async fn start(&mut self) -> Result<(), WriteError> {
         let mut incoming = self.idle().await?;
-        let pieces = std::mem::take(&mut self.pieces);
-        self.pieces_bytes = 0;
+        let pieces = self.gathered.take();
         let shared = Arc::clone(&self.shared);
         let job = move || {
             incoming.add(&shared, &pieces)?;

@@ -1,0 +1,326 @@
+//! One configured address: its sockets, the loop that accepts, and the connections that came of it.
+
+use std::convert::Infallible;
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::body::Incoming;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinSet;
+use tonic::Status;
+use tonic::body::Body;
+use tower::Service;
+
+use crate::accept::connection::{self, App};
+use crate::accept::end::Ended;
+use crate::accept::tls::{HANDSHAKE_DEADLINE, ListenerTls, Reloaded, TlsError};
+use crate::authenticate::{Gate, Identity};
+use crate::config::{Clients, ListenAddress, ListenerConfig, limits};
+use crate::serve::Access;
+
+/// How often certificates and trust files are looked at. A removal is effective within this time.
+const RELOAD_INTERVAL: Duration = Duration::from_secs(1);
+
+/// The pause after an accept that failed for want of descriptors or memory: time for some to be given back.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Attempts to find a port that is free on both loopback addresses.
+const PORT_ATTEMPTS: usize = 16;
+
+/// Why a listener cannot be.
+#[derive(Debug, thiserror::Error)]
+pub enum BindError {
+    /// The address cannot be had.
+    #[error("cannot listen on {address}")]
+    Address {
+        /// As configured.
+        address: String,
+        /// What the system says.
+        #[source]
+        source: io::Error,
+    },
+    /// A certificate, key or trust file cannot be used.
+    #[error("cannot offer TLS on {address}")]
+    Tls {
+        /// As configured.
+        address: String,
+        /// What is wrong.
+        #[source]
+        source: TlsError,
+    },
+}
+
+/// A listener that holds its address and does not accept yet.
+pub struct Bound {
+    config: ListenerConfig,
+    sockets: Vec<TcpListener>,
+    port: u16,
+    tls: Option<Arc<ListenerTls>>,
+}
+
+// === impl Bound ===
+
+impl Bound {
+    /// Takes the address and reads the certificates.
+    ///
+    /// # Errors
+    /// [`BindError`] when either fails.
+    pub async fn bind(config: ListenerConfig) -> Result<Bound, BindError> {
+        let address = || config.address.to_string();
+        let tls = match &config.tls {
+            Some(tls) => {
+                let loaded = ListenerTls::load(tls, &config.clients);
+                Some(Arc::new(loaded.map_err(|source| BindError::Tls { address: address(), source })?))
+            }
+            None => None,
+        };
+        let sockets = sockets(&config.address).await;
+        let sockets = sockets.map_err(|source| BindError::Address { address: address(), source })?;
+        let port = sockets.first().and_then(|socket| socket.local_addr().ok()).map_or(0, |bound| bound.port());
+        Ok(Bound { config, sockets, port, tls })
+    }
+
+    /// Accepts connections and serves `app` on them until `ended`; returns when the last connection is finished. Looks
+    /// at the certificates every second, and whenever `reload_now` changes.
+    ///
+    /// # Cancel safety
+    /// Dropped, every connection is cut.
+    pub async fn serve(self, app: App, reload_now: watch::Receiver<()>, mut ended: Ended) {
+        let Bound { config, sockets, port, tls } = self;
+        let places = Arc::new(Semaphore::new(limits::CONNECTIONS_MAX));
+        let mut tasks = JoinSet::new();
+        let (tell_reloaded, reloaded) = watch::channel(());
+        if let Some(tls) = &tls {
+            let address = ListenAddress { port, ..config.address.clone() };
+            let watch = Watch { tls: Arc::clone(tls), address, reloaded: tell_reloaded };
+            tasks.spawn(watch.files(reload_now, ended.clone()));
+        }
+        let config = Arc::new(config);
+        for socket in sockets {
+            let (config, tls, app, reloaded) = (Arc::clone(&config), tls.clone(), app.clone(), reloaded.clone());
+            let newcomer = Newcomer { config, tls, app, reloaded };
+            tasks.spawn(accept(socket, newcomer, Arc::clone(&places), ended.clone()));
+        }
+        ended.reached().await;
+        while let Some(outcome) = tasks.join_next().await {
+            if let Err(error) = outcome {
+                tracing::error!(%error, "a listener's task failed");
+            }
+        }
+    }
+}
+
+impl fmt::Display for Bound {
+    /// `grpcs://localhost:11002 (TLS, certificate, read+write)`
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let address = ListenAddress { port: self.port, ..self.config.address.clone() };
+        let (scheme, tls) = if self.tls.is_some() { ("grpcs", "TLS") } else { ("grpc", "plaintext") };
+        let clients = match self.config.clients {
+            Clients::Anyone => "anyone",
+            Clients::Certificate { .. } => "certificate",
+        };
+        let allow = self.config.allow;
+        let named = [(allow.read, "read"), (allow.write, "write"), (allow.admin, "admin")];
+        let allowed: Vec<&str> = named.into_iter().filter(|(may, _)| *may).map(|(_, name)| name).collect();
+        write!(f, "{scheme}://{address} ({tls}, {clients}, {})", allowed.join("+"))
+    }
+}
+
+/// The sockets of an address: two for `localhost`, on the same port.
+async fn sockets(address: &ListenAddress) -> io::Result<Vec<TcpListener>> {
+    if address.host != "localhost" {
+        return Ok(vec![one_socket(address).await?]);
+    }
+    let mut attempts = 0;
+    loop {
+        attempts += 1;
+        let four = TcpListener::bind(("127.0.0.1", address.port)).await?;
+        match TcpListener::bind(("::1", four.local_addr()?.port())).await {
+            Ok(six) => return Ok(vec![four, six]),
+            // A port of the system's choice may be taken on the other address: choose again.
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+                if address.port != 0 || attempts == PORT_ATTEMPTS {
+                    return Err(error);
+                }
+            }
+            Err(error) => {
+                tracing::info!(%error, "this machine has no ::1; listening on 127.0.0.1 alone");
+                return Ok(vec![four]);
+            }
+        }
+    }
+}
+
+async fn one_socket(address: &ListenAddress) -> io::Result<TcpListener> {
+    match TcpListener::bind((address.host.as_str(), address.port)).await {
+        Err(error) if address.host == "::" && error.kind() != io::ErrorKind::AddrInUse => {
+            tracing::info!(%error, "this machine has no IPv6; listening on 0.0.0.0");
+            TcpListener::bind(("0.0.0.0", address.port)).await
+        }
+        outcome => outcome,
+    }
+}
+
+/// What a new connection is met with.
+#[derive(Clone)]
+struct Newcomer {
+    config: Arc<ListenerConfig>,
+    tls: Option<Arc<ListenerTls>>,
+    app: App,
+    /// Changes when certificates were read again.
+    reloaded: watch::Receiver<()>,
+}
+
+async fn accept(socket: TcpListener, newcomer: Newcomer, places: Arc<Semaphore>, mut ended: Ended) {
+    let mut connections = JoinSet::new();
+    loop {
+        // A connection that was accepted has a place; one without a place waits in the kernel's queue.
+        let next = async {
+            let place = Arc::clone(&places).acquire_owned().await.expect("this semaphore is never closed");
+            (socket.accept().await, place)
+        };
+        tokio::select! {
+            (accepted, place) = next => match accepted {
+                Ok((stream, from)) => {
+                    let (newcomer, ended) = (newcomer.clone(), ended.clone());
+                    connections.spawn(async move {
+                        newcomer.meet(stream, from, ended).await;
+                        drop(place);
+                    });
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "a connection could not be accepted");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            },
+            Some(outcome) = connections.join_next() => {
+                if let Err(error) = outcome {
+                    tracing::error!(%error, "a connection's task failed");
+                }
+            }
+            () = ended.reached() => break,
+        }
+    }
+    drop(socket);
+    while connections.join_next().await.is_some() {}
+}
+
+/// Looks after the files of a listener.
+struct Watch {
+    tls: Arc<ListenerTls>,
+    address: ListenAddress,
+    /// Tells the connections that files were read again.
+    reloaded: watch::Sender<()>,
+}
+
+// === impl Watch ===
+
+impl Watch {
+    async fn files(self, mut reload_now: watch::Receiver<()>, mut ended: Ended) {
+        loop {
+            tokio::select! {
+                () = tokio::time::sleep(RELOAD_INTERVAL) => {}
+                Ok(()) = reload_now.changed() => {}
+                () = ended.reached() => return,
+            }
+            let files = Arc::clone(&self.tls);
+            // The files may lie on a slow file system.
+            let outcome = tokio::task::spawn_blocking(move || files.reload_if_changed()).await;
+            let address = &self.address;
+            match outcome {
+                Ok(Ok(Reloaded::Nothing)) => {}
+                Ok(Ok(reloaded)) => {
+                    tracing::info!(%address, ?reloaded, "certificates were read again");
+                    self.reloaded.send_replace(());
+                }
+                Ok(Err(error)) => {
+                    let error = &error as &dyn std::error::Error;
+                    tracing::error!(%address, error, "changed certificates cannot be used; the old ones stay in force");
+                }
+                Err(error) => tracing::error!(%error, "reading certificates failed"),
+            }
+        }
+    }
+}
+
+// === impl Newcomer ===
+
+impl Newcomer {
+    async fn meet(mut self, stream: TcpStream, from: SocketAddr, ended: Ended) {
+        if let Err(error) = stream.set_nodelay(true) {
+            tracing::debug!(%error, %from, "a connection broke before it began");
+            return;
+        }
+        let Some(tls) = self.tls.clone() else {
+            let service = self.admitted(Identity::anonymous());
+            return connection::serve(stream, service, ended, std::future::pending()).await;
+        };
+        // However many handshakes there are, they cost memory within the bound on connections, and the processor in turns.
+        match tokio::time::timeout(HANDSHAKE_DEADLINE, tls.accept(stream)).await {
+            Ok(Ok((stream, identity))) => {
+                tracing::debug!(%from, %identity, "connected");
+                let service = self.admitted(identity.clone());
+                connection::serve(stream, service, ended, self.withdrawn(&tls, &identity)).await;
+            }
+            Ok(Err(error)) => {
+                let error = &error as &dyn std::error::Error;
+                tracing::info!(%from, error, "a client was not let in");
+            }
+            Err(_elapsed) => tracing::info!(%from, "a client did not finish its TLS handshake in time"),
+        }
+    }
+
+    /// Returns when what let this client in is no longer true.
+    async fn withdrawn(&mut self, tls: &ListenerTls, identity: &Identity) {
+        while tls.is_current(identity) {
+            if self.reloaded.changed().await.is_err() {
+                // Nobody reads the files any more: the listener is at its end.
+                std::future::pending::<()>().await;
+            }
+        }
+        tracing::info!(%identity, "a client whose certificate is no longer accepted is sent away");
+    }
+
+    /// What answers the requests of this connection.
+    fn admitted(&self, identity: Identity) -> Admitted {
+        let who = identity.to_string().into();
+        let access = Access { who, permissions: self.config.allow, services: self.config.services };
+        let proof = self.tls.clone().map(|tls| (tls, identity));
+        Admitted { gate: Gate::new(self.app.clone(), access), proof }
+    }
+}
+
+/// The services, for one connection, for as long as what let it in is still true.
+#[derive(Clone)]
+struct Admitted {
+    gate: Gate<App>,
+    proof: Option<(Arc<ListenerTls>, Identity)>,
+}
+
+impl Service<http::Request<Incoming>> for Admitted {
+    type Response = http::Response<Body>;
+    type Error = Infallible;
+    type Future = futures_util::future::Either<
+        <Gate<App> as Service<http::Request<Body>>>::Future,
+        std::future::Ready<Result<Self::Response, Infallible>>,
+    >;
+
+    fn poll_ready(&mut self, context: &mut std::task::Context<'_>) -> std::task::Poll<Result<(), Infallible>> {
+        self.gate.poll_ready(context)
+    }
+
+    fn call(&mut self, request: http::Request<Incoming>) -> Self::Future {
+        use futures_util::future::Either;
+        if let Some((tls, identity)) = &self.proof
+            && !tls.is_current(identity)
+        {
+            let status = Status::unauthenticated(format!("the certificate of {identity} is no longer accepted"));
+            return Either::Right(std::future::ready(Ok(status.into_http())));
+        }
+        Either::Left(self.gate.call(request.map(Body::new)))
+    }
+}

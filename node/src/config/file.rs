@@ -1,0 +1,273 @@
+//! The settings as they are written in a file: what each means, and what it is when nobody sets it.
+//!
+//! This is the one source: the reference page, `casbah config init` and the check for unknown keys are made of these
+//! structs and their comments. The first sentence of a comment is the summary.
+
+use std::borrow::Cow;
+use std::path::{Path, PathBuf};
+
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::de;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use super::resolve::{ListenAddress, LogFormat, LogLevel, Services, SyncPolicy};
+use super::units::{ByteSize, TimeSpan};
+
+/// Everything that can be set.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct File {
+    /// The node itself.
+    pub node: NodeSection,
+    /// The blob store.
+    pub store: StoreSection,
+    /// The Remote Asset index.
+    pub index: IndexSection,
+    /// What is written to standard error.
+    pub log: LogSection,
+    /// The addresses that clients connect to, one `[[listener]]` each.
+    ///
+    /// Without any, the node listens on `localhost:8980` in plaintext, where this machine alone reaches it, and
+    /// everybody there may read and write.
+    pub listener: Vec<ListenerSection>,
+}
+
+/// The node itself.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct NodeSection {
+    /// How people call it: letters, digits, `.`, `-` and `_`. Default: the host name.
+    #[schemars(example = "node-1")]
+    pub name: Option<String>,
+    /// The directory that holds everything the node keeps; it is made if it is not there. Default:
+    /// `$STATE_DIRECTORY` (which systemd sets), or else `/var/lib/casbah` for root and
+    /// `$XDG_DATA_HOME/casbah` or `~/.local/share/casbah` for others.
+    #[schemars(example = "/var/lib/casbah")]
+    pub dir: Option<FilePath>,
+}
+
+/// The blob store.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct StoreSection {
+    /// Bytes of disk that blobs may take. When they are used up, the least recently used blobs go.
+    pub capacity: ByteSize,
+    /// A blob used within this time is not evicted, so that a client that was told of it still finds it. Bazel counts
+    /// on three hours. A store that is full of such blobs refuses uploads; 0s evicts whatever is oldest.
+    pub retention_floor: TimeSpan,
+    /// When written bytes are forced to the disk: at least this often, `"always"` (before every answer) or
+    /// `"never"` (when the operating system sees fit). It is what a power failure may cost; a crash of the
+    /// program costs nothing either way.
+    pub sync_interval: SyncInterval,
+}
+
+/// The Remote Asset index.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct IndexSection {
+    /// Assets kept at the most; the least recently fetched go first.
+    pub capacity: u64,
+}
+
+/// What is written to standard error.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct LogSection {
+    /// The least severe level that is written. The environment variable `CASBAH_LOG` overrides it with finer
+    /// filters, such as `info,casbah::store=trace`.
+    pub level: LogLevel,
+    /// For eyes or for machines.
+    pub format: LogFormat,
+}
+
+/// An address that clients connect to.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct ListenerSection {
+    /// `HOST:PORT`. `localhost` stands for 127.0.0.1 and ::1, `[::]` for every address of this machine, port 0 for any
+    /// free one.
+    pub address: ListenAddress,
+    /// The certificate this listener shows, `{ certificate = "server.crt", key = "server.key" }`. Both files are read
+    /// again when they change. Default: none, and the listener speaks plaintext.
+    pub tls: Option<TlsSection>,
+    /// Who may connect.
+    pub clients: ClientPolicy,
+    /// PEM certificates one after the other, of which each is accepted, and so is one that it signed. Read again when it
+    /// changes. Only with `clients = "certificate"`.
+    #[schemars(example = "authorized.crt")]
+    pub authorized: Option<FilePath>,
+    /// PEM certificates of authorities: a client certificate that one of them issued is accepted. Read again when it
+    /// changes. Only with `clients = "certificate"`.
+    #[schemars(example = "ca.crt")]
+    pub authorities: Option<FilePath>,
+    /// What clients may do here.
+    pub allow: Vec<Permission>,
+    /// What is served.
+    pub services: Services,
+    /// Allows plaintext with more than reading on an address that other machines reach. Anybody on the network can then
+    /// replace what is in the cache.
+    pub insecure: bool,
+}
+
+/// The certificate a listener shows.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct TlsSection {
+    /// PEM, the server's own certificate first, then those between it and its authority.
+    #[schemars(example = "server.crt")]
+    pub certificate: Option<FilePath>,
+    /// PEM: PKCS#8, PKCS#1 or SEC1.
+    #[schemars(example = "server.key")]
+    pub key: Option<FilePath>,
+}
+
+/// Who may connect.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum ClientPolicy {
+    /// No certificate is asked for.
+    Anyone,
+    /// Clients show a certificate that `authorized` or `authorities` knows.
+    Certificate,
+}
+
+/// A thing clients may do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Permission {
+    /// Find, read and fetch.
+    Read,
+    /// Upload, update and push.
+    Write,
+    /// Operate the node.
+    Admin,
+}
+
+/// A path. In a file it is relative to the directory of that file, elsewhere to the current directory.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(transparent)]
+pub struct FilePath(PathBuf);
+
+/// [`SyncPolicy`] as it is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SyncInterval(pub SyncPolicy);
+
+// === defaults ===
+
+impl Default for StoreSection {
+    fn default() -> StoreSection {
+        StoreSection {
+            capacity: ByteSize::from_bytes(50 << 30),
+            retention_floor: TimeSpan::from_hours(3),
+            sync_interval: SyncInterval(SyncPolicy::Interval(TimeSpan::from_millis(50).duration())),
+        }
+    }
+}
+
+impl Default for IndexSection {
+    fn default() -> IndexSection {
+        IndexSection { capacity: 1_000_000 }
+    }
+}
+
+impl Default for LogSection {
+    fn default() -> LogSection {
+        LogSection { level: LogLevel::Info, format: LogFormat::Text }
+    }
+}
+
+impl Default for ListenerSection {
+    fn default() -> ListenerSection {
+        ListenerSection {
+            address: ListenAddress { host: "localhost".into(), port: 8980 },
+            tls: None,
+            clients: ClientPolicy::Anyone,
+            authorized: None,
+            authorities: None,
+            allow: vec![Permission::Read],
+            services: Services::All,
+            insecure: false,
+        }
+    }
+}
+
+// === impl FilePath ===
+
+impl FilePath {
+    /// This path.
+    pub fn new(path: impl Into<PathBuf>) -> FilePath {
+        FilePath(path.into())
+    }
+
+    /// As the standard library has it.
+    #[must_use]
+    pub fn as_path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl<'de> Deserialize<'de> for FilePath {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<FilePath, D::Error> {
+        let path = PathBuf::deserialize(deserializer)?;
+        if path.as_os_str().is_empty() {
+            return Err(de::Error::custom("a path cannot be empty"));
+        }
+        if path.starts_with("~") {
+            return Err(de::Error::custom("`~` is not expanded here; write the whole path"));
+        }
+        Ok(FilePath(path))
+    }
+}
+
+impl JsonSchema for FilePath {
+    fn schema_name() -> Cow<'static, str> {
+        "FilePath".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "type": "string", "format": "path" })
+    }
+}
+
+// === impl SyncInterval ===
+
+impl Serialize for SyncInterval {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self.0 {
+            SyncPolicy::Always => serializer.serialize_str("always"),
+            SyncPolicy::Never => serializer.serialize_str("never"),
+            SyncPolicy::Interval(interval) => {
+                let millis = u64::try_from(interval.as_millis()).unwrap_or(u64::MAX);
+                serializer.collect_str(&TimeSpan::from_millis(millis))
+            }
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for SyncInterval {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<SyncInterval, D::Error> {
+        let text = Cow::<str>::deserialize(deserializer)?;
+        match text.as_ref() {
+            "always" => Ok(SyncInterval(SyncPolicy::Always)),
+            "never" => Ok(SyncInterval(SyncPolicy::Never)),
+            interval => {
+                let span: TimeSpan = interval.parse().map_err(|_| {
+                    de::Error::custom(format_args!(
+                        "\"{text}\" is neither a time such as 50ms, nor \"always\" or \"never\""
+                    ))
+                })?;
+                Ok(SyncInterval(SyncPolicy::Interval(span.duration())))
+            }
+        }
+    }
+}
+
+impl JsonSchema for SyncInterval {
+    fn schema_name() -> Cow<'static, str> {
+        "SyncInterval".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "type": "string", "format": "duration, always or never" })
+    }
+}

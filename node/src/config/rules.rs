@@ -1,0 +1,257 @@
+//! From the settings as written to the checked configuration: what must hold between them.
+
+use super::error::{ConfigError, Problem};
+use super::file::{ClientPolicy, File, FilePath, ListenerSection, Permission, TlsSection};
+use super::keys::{KeyPath, Segment};
+use super::layers::Layers;
+use super::resolve::{
+    Clients, Config, IndexConfig, ListenAddress, ListenerConfig, LogConfig, NodeConfig, Permissions, StoreConfig,
+    SyncPolicy, TlsConfig,
+};
+use super::units::ByteSize;
+
+/// A store below this size holds no build: its own segments would not fit.
+pub const STORE_CAPACITY_MIN: ByteSize = ByteSize::from_bytes(1_000_000);
+
+/// Writes that wait longer than this for the disk are better told so by name: `"never"`.
+const SYNC_INTERVAL_MAX_SECONDS: u64 = 60;
+
+/// Longer names do not fit where names of hosts go.
+const NODE_NAME_MAX: usize = 253;
+
+/// A rule that is broken.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Broken {
+    /// A name that cannot be part of a host name or of a path.
+    #[error("\"{name}\" is not a name for a node")]
+    NodeName {
+        /// As it was given.
+        name: String,
+    },
+    /// Too small a store.
+    #[error("{given} is less than the smallest store, {STORE_CAPACITY_MIN}")]
+    CapacityTooSmall {
+        /// As it was given.
+        given: ByteSize,
+    },
+    /// An index that keeps nothing.
+    #[error("an index for 0 assets keeps nothing")]
+    IndexEmpty,
+    /// No time between two writes to the disk, or too much.
+    #[error("the interval is not between 1ms and {SYNC_INTERVAL_MAX_SECONDS}s")]
+    SyncInterval,
+    /// Half of a TLS configuration.
+    #[error("tls has no {missing}")]
+    TlsHalf {
+        /// `certificate` or `key`.
+        missing: &'static str,
+    },
+    /// Client certificates over plaintext.
+    #[error("clients cannot show certificates without tls")]
+    ClientsNeedTls,
+    /// Client certificates that nobody vouches for.
+    #[error("no client certificate is known, so nobody could connect")]
+    ClientsUnknown,
+    /// A trust file that is not used.
+    #[error("{key} has no effect where anyone may connect")]
+    TrustUnused {
+        /// `authorized` or `authorities`.
+        key: &'static str,
+    },
+    /// No permission at all.
+    #[error("nothing is allowed here")]
+    NothingAllowed,
+    /// Anybody on the network could replace what is in the cache.
+    #[error("{address} is plaintext, can be reached from other machines, and allows {allowed}")]
+    PlaintextWriting {
+        /// The address.
+        address: ListenAddress,
+        /// `write` or `admin`.
+        allowed: &'static str,
+    },
+    /// Two listeners that cannot both be.
+    #[error("{address} is taken by the listener on {other}")]
+    AddressTaken {
+        /// The second.
+        address: ListenAddress,
+        /// The first.
+        other: ListenAddress,
+    },
+}
+
+/// Checks everything.
+pub(super) fn check(file: &File, layers: &Layers) -> Result<Config, Vec<ConfigError>> {
+    let mut checker = Checker { layers, errors: Vec::new() };
+    let config = Config {
+        node: checker.node(file),
+        store: checker.store(file),
+        index: checker.index(file),
+        listeners: checker.listeners(file),
+        log: LogConfig { level: file.log.level, format: file.log.format },
+    };
+    if checker.errors.is_empty() { Ok(config) } else { Err(checker.errors) }
+}
+
+struct Checker<'a> {
+    layers: &'a Layers,
+    errors: Vec<ConfigError>,
+}
+
+// === impl Broken ===
+
+impl Broken {
+    /// What to do about it.
+    #[must_use]
+    pub fn hint(&self) -> String {
+        match self {
+            Broken::NodeName { .. } => "use letters, digits, `.`, `-` and `_`".into(),
+            Broken::CapacityTooSmall { .. } => "a few GB hold a project, some hundred GB a team's builds".into(),
+            Broken::IndexEmpty => "leave it out for 1000000".into(),
+            Broken::SyncInterval => {
+                "write \"always\" to sync before every answer, \"never\" to leave it to the system".into()
+            }
+            Broken::TlsHalf { .. } | Broken::ClientsNeedTls => {
+                "set tls = { certificate = \"server.crt\", key = \"server.key\" }".into()
+            }
+            Broken::ClientsUnknown => {
+                "set authorized to a file of client certificates, or authorities to one of their \
+                                       authorities"
+                    .into()
+            }
+            Broken::TrustUnused { .. } => "set clients = \"certificate\" too".into(),
+            Broken::NothingAllowed => "set allow = [\"read\"] or allow = [\"read\", \"write\"]".into(),
+            Broken::PlaintextWriting { .. } => {
+                "set tls, or listen on localhost; or set insecure = true, if everybody on \
+                                                the network may replace what is in the cache"
+                    .into()
+            }
+            Broken::AddressTaken { .. } => "give each listener a port of its own".into(),
+        }
+    }
+}
+
+// === impl Checker ===
+
+impl Checker<'_> {
+    fn broken(&mut self, key: KeyPath, rule: Broken) {
+        let origin = self.layers.origin_around(&key);
+        self.errors.push(ConfigError { key: Some(key), origin, problem: Problem::Rule(rule) });
+    }
+
+    fn node(&mut self, file: &File) -> NodeConfig {
+        let name = file.node.name.clone().unwrap_or_default();
+        let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
+        if name.is_empty() || name.len() > NODE_NAME_MAX || !name.chars().all(fits) || matches!(&*name, "." | "..") {
+            self.broken(KeyPath::from_dotted("node.name"), Broken::NodeName { name: name.clone() });
+        }
+        NodeConfig { name, dir: path(&file.node.dir).unwrap_or_default() }
+    }
+
+    fn store(&mut self, file: &File) -> StoreConfig {
+        let store = &file.store;
+        if store.capacity < STORE_CAPACITY_MIN {
+            let key = KeyPath::from_dotted("store.capacity");
+            self.broken(key, Broken::CapacityTooSmall { given: store.capacity });
+        }
+        if let SyncPolicy::Interval(interval) = store.sync_interval.0
+            && (interval.is_zero() || interval.as_secs() > SYNC_INTERVAL_MAX_SECONDS)
+        {
+            self.broken(KeyPath::from_dotted("store.sync_interval"), Broken::SyncInterval);
+        }
+        StoreConfig {
+            capacity_bytes: store.capacity.bytes(),
+            retention_floor: store.retention_floor.duration(),
+            sync: store.sync_interval.0,
+        }
+    }
+
+    fn index(&mut self, file: &File) -> IndexConfig {
+        let index = &file.index;
+        if index.capacity == 0 {
+            self.broken(KeyPath::from_dotted("index.capacity"), Broken::IndexEmpty);
+        }
+        IndexConfig { capacity: index.capacity }
+    }
+
+    fn listeners(&mut self, file: &File) -> Vec<ListenerConfig> {
+        let mut checked: Vec<ListenerConfig> = Vec::new();
+        for (index, listener) in file.listener.iter().enumerate() {
+            let at = KeyPath::from_dotted("listener").join(Segment::Index(index));
+            // What is known to be wrong would only bring up further errors that are none.
+            if self.layers.is_broken(&at) {
+                continue;
+            }
+            let config = self.listener(&at, listener);
+            if let Some(other) = checked.iter().find(|other| other.address.overlaps(&config.address)) {
+                let (address, other) = (config.address.clone(), other.address.clone());
+                self.broken(at.name("address"), Broken::AddressTaken { address, other });
+            }
+            checked.push(config);
+        }
+        checked
+    }
+
+    fn listener(&mut self, at: &KeyPath, listener: &ListenerSection) -> ListenerConfig {
+        let allowed = |permission| listener.allow.contains(&permission);
+        let allow = Permissions {
+            read: allowed(Permission::Read),
+            write: allowed(Permission::Write),
+            admin: allowed(Permission::Admin),
+        };
+        if allow == Permissions::default() {
+            self.broken(at.name("allow"), Broken::NothingAllowed);
+        }
+        let dangerous = if allow.write { Some("write") } else { allow.admin.then_some("admin") };
+        if let (Some(allowed), None) = (dangerous, &listener.tls)
+            && !listener.insecure
+            && !listener.address.is_loopback()
+        {
+            self.broken(at.clone(), Broken::PlaintextWriting { address: listener.address.clone(), allowed });
+        }
+        ListenerConfig {
+            address: listener.address.clone(),
+            tls: listener.tls.as_ref().map(|tls| self.tls(at, tls)),
+            clients: self.clients(at, listener),
+            allow,
+            services: listener.services,
+        }
+    }
+
+    fn tls(&mut self, at: &KeyPath, tls: &TlsSection) -> TlsConfig {
+        for (value, missing) in [(&tls.certificate, "certificate"), (&tls.key, "key")] {
+            if value.is_none() {
+                self.broken(at.name("tls"), Broken::TlsHalf { missing });
+            }
+        }
+        let or_none = |value| path(value).unwrap_or_default();
+        TlsConfig { certificate: or_none(&tls.certificate), key: or_none(&tls.key) }
+    }
+
+    fn clients(&mut self, at: &KeyPath, listener: &ListenerSection) -> Clients {
+        let trust = [(&listener.authorized, "authorized"), (&listener.authorities, "authorities")];
+        match listener.clients {
+            ClientPolicy::Anyone => {
+                for (_, key) in trust.into_iter().filter(|(file, _)| file.is_some()) {
+                    self.broken(at.name(key), Broken::TrustUnused { key });
+                }
+                Clients::Anyone
+            }
+            ClientPolicy::Certificate => {
+                if listener.tls.is_none() {
+                    self.broken(at.name("clients"), Broken::ClientsNeedTls);
+                }
+                if trust.iter().all(|(file, _)| file.is_none()) {
+                    self.broken(at.name("clients"), Broken::ClientsUnknown);
+                }
+                Clients::Certificate {
+                    authorized: path(&listener.authorized),
+                    authorities: path(&listener.authorities),
+                }
+            }
+        }
+    }
+}
+
+fn path(path: &Option<FilePath>) -> Option<std::path::PathBuf> {
+    path.as_ref().map(|path| path.as_path().to_path_buf())
+}

@@ -1,0 +1,174 @@
+//! A bounded table of records on disk: reads go straight to the database, writes to the one writer.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use casbah_cluster::asset::Moment;
+use casbah_cluster::codec::CodecError;
+use redb::{Database, ReadableDatabase as _, ReadableTable as _, TableDefinition};
+use tokio::sync::oneshot;
+
+use crate::index::writer::{Put, Writer};
+
+/// The format of the whole database. Another one is refused, never guessed at.
+const FORMAT: u64 = 1;
+
+/// Page cache of the database. The index of a busy farm is some hundred MB; its upper pages fit here.
+const CACHE_BYTES: usize = 32 << 20;
+
+pub(super) const META: TableDefinition<&str, u64> = TableDefinition::new("meta");
+/// Key to (sequence number of its last use, when it ends, the record).
+pub(super) const RECORDS: TableDefinition<&[u8], Entry<'static>> = TableDefinition::new("records");
+/// Sequence number of its last use to key, least recent first.
+pub(super) const USES: TableDefinition<u64, &[u8]> = TableDefinition::new("uses");
+/// (End, key) of records that have one, next to end first.
+pub(super) const ENDS: TableDefinition<(i128, &[u8]), ()> = TableDefinition::new("ends");
+
+pub(super) type Entry<'r> = (u64, Option<i128>, &'r [u8]);
+
+/// Why the index could not answer.
+#[derive(Debug, thiserror::Error)]
+pub enum IndexError {
+    /// More writes are waiting than are taken in. Worth another try, a little later.
+    #[error("the index has too many writes waiting")]
+    Busy,
+    /// The node is stopping.
+    #[error("the index is closed")]
+    Closed,
+    /// The database is of a format that this version does not know.
+    #[error("the index {} has format {found}, but this version of casbah reads format {FORMAT}", path.display())]
+    Format {
+        /// The database.
+        path: PathBuf,
+        /// As found.
+        found: u64,
+    },
+    /// The record cannot be written or was damaged.
+    #[error("a record of the index cannot be used")]
+    Record(#[from] CodecError),
+    /// Another process has the database open.
+    #[error("the index is in use by another process")]
+    InUse,
+    /// The database failed; the disk may be full or broken.
+    #[error("the index failed")]
+    Database(#[source] Arc<redb::Error>),
+}
+
+impl From<redb::Error> for IndexError {
+    fn from(error: redb::Error) -> IndexError {
+        match error {
+            redb::Error::DatabaseAlreadyOpen => IndexError::InUse,
+            error => IndexError::Database(Arc::new(error)),
+        }
+    }
+}
+
+/// A table of records on disk, bounded: the least recently used go first. Cheap to clone.
+#[derive(Clone)]
+pub struct Records {
+    database: Arc<Database>,
+    /// `None` once closed. Dropping the last sender ends the writer.
+    writer: Arc<Mutex<Option<Writer>>>,
+}
+
+// === impl Records ===
+
+impl Records {
+    /// Opens the database at `path`, or makes it. Keeps at most `capacity` records. Blocks on the disk.
+    ///
+    /// # Errors
+    /// [`IndexError`] when the file is no database, has another format, or the disk fails.
+    pub fn open(path: &Path, capacity: u64) -> Result<Records, IndexError> {
+        let (database, found) = create(path)?;
+        if found != FORMAT {
+            return Err(IndexError::Format { path: path.to_owned(), found });
+        }
+        let database = Arc::new(database);
+        let writer = Writer::start(Arc::clone(&database), capacity)?;
+        Ok(Records { database, writer: Arc::new(Mutex::new(Some(writer))) })
+    }
+
+    /// The record under this key, ended or not. Counts as no use: see [`Records::used`].
+    ///
+    /// # Errors
+    /// [`IndexError`] when the database fails.
+    pub fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, IndexError> {
+        let look = || -> Result<_, redb::Error> {
+            let entry = self.database.begin_read()?.open_table(RECORDS)?.get(key)?;
+            Ok(entry.map(|entry| entry.value().2.to_vec()))
+        };
+        Ok(look()?)
+    }
+
+    /// Notes that this record was used, so that it stays longer. Written with the next batch; when too much waits to be
+    /// written the note is dropped, since it only orders eviction.
+    pub fn used(&self, key: &[u8]) {
+        if let Some(writer) = self.writer.lock().unwrap_or_else(PoisonError::into_inner).as_ref() {
+            writer.used(key);
+        }
+    }
+
+    /// Writes the record, in place of what is under its key. When this returns it is on disk.
+    ///
+    /// # Errors
+    /// [`IndexError::Busy`] when too many writes wait; others when it could not be written, and then nothing changed.
+    ///
+    /// # Cancel safety
+    /// Dropped half-way, the record may or may not be written.
+    pub async fn put(&self, key: Vec<u8>, value: Vec<u8>, ends_at: Option<Moment>) -> Result<(), IndexError> {
+        let (done, outcome) = oneshot::channel();
+        match self.writer.lock().unwrap_or_else(PoisonError::into_inner).as_ref() {
+            Some(writer) => writer.put(Put { key, value, ends_at, done })?,
+            None => return Err(IndexError::Closed),
+        }
+        outcome.await.unwrap_or(Err(IndexError::Closed))
+    }
+
+    /// The number of records, ended ones that were not swept yet included.
+    #[cfg(test)]
+    fn len(&self) -> u64 {
+        use redb::ReadableTableMetadata as _;
+        self.database.begin_read().unwrap().open_table(RECORDS).unwrap().len().unwrap()
+    }
+
+    /// Writes what waits and ends the writer. Later writes fail with [`IndexError::Closed`]. Blocks until done.
+    pub fn close(&self) {
+        let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(writer) = writer {
+            writer.finish();
+        }
+    }
+}
+
+/// The database with all its tables, and the format it has.
+fn create(path: &Path) -> Result<(Database, u64), redb::Error> {
+    let database = Database::builder().set_cache_size(CACHE_BYTES).create(path)?;
+    let mut transaction = database.begin_write()?;
+    // Without this, the first start after a kill would read the whole database.
+    transaction.set_quick_repair(true);
+    let mut meta = transaction.open_table(META)?;
+    let found = meta.get("format")?.map(|format| format.value());
+    if found.is_none() {
+        meta.insert("format", FORMAT)?;
+        transaction.open_table(RECORDS)?;
+        transaction.open_table(USES)?;
+        transaction.open_table(ENDS)?;
+    }
+    drop(meta);
+    transaction.commit()?;
+    Ok((database, found.unwrap_or(FORMAT)))
+}
+
+/// The time of the machine's clock.
+pub fn now() -> Moment {
+    let nanoseconds = |duration: std::time::Duration| i128::try_from(duration.as_nanos()).unwrap_or(i128::MAX);
+    Moment(match SystemTime::now().duration_since(UNIX_EPOCH) {
+        Ok(since) => nanoseconds(since),
+        Err(before) => -nanoseconds(before.duration()),
+    })
+}
+
+#[cfg(test)]
+#[path = "records_test.rs"]
+mod tests;

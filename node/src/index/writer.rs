@@ -1,0 +1,221 @@
+//! The one writer of a table of records: batches what waits into one transaction, and keeps the table within its bounds.
+
+use std::collections::HashSet;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use casbah_cluster::asset::Moment;
+use redb::{Database, ReadableDatabase as _, ReadableTable as _, ReadableTableMetadata as _};
+use redb::{Table, WriteTransaction};
+use tokio::sync::oneshot;
+
+use crate::index::records::{ENDS, Entry, IndexError, RECORDS, USES, now};
+
+/// Records that wait for the writer; beyond this, one is told to come back.
+const WAITING_MAX: usize = 1024;
+
+/// Records of one transaction: enough that the disk's own latency is shared by many, few enough to answer soon.
+const BATCH_MAX: usize = 256;
+
+/// How long uses may wait before they are written, and ended records before they are removed. Uses only order
+/// eviction, and an ended record is never served.
+const IDLE: Duration = Duration::from_secs(1);
+
+/// Records whose use waits to be written. Beyond this, uses are forgotten: they only order eviction.
+const USES_MAX: usize = 16 << 10;
+
+/// Ended records removed by one transaction, so that no write waits for a long sweep.
+const SWEEP_MAX: usize = 256;
+
+/// One record on its way to the disk.
+pub(super) struct Put {
+    pub(super) key: Vec<u8>,
+    pub(super) value: Vec<u8>,
+    pub(super) ends_at: Option<Moment>,
+    pub(super) done: oneshot::Sender<Result<(), IndexError>>,
+}
+
+/// The writer's thread and the way to it.
+pub(super) struct Writer {
+    puts: SyncSender<Put>,
+    uses: Arc<Mutex<HashSet<Vec<u8>>>>,
+    thread: JoinHandle<()>,
+}
+
+/// The tables of one transaction, which belong together: a record is in `uses` once, and in `ends` if it has an end.
+struct Tables<'t> {
+    records: Table<'t, &'static [u8], Entry<'static>>,
+    uses: Table<'t, u64, &'static [u8]>,
+    ends: Table<'t, (i128, &'static [u8]), ()>,
+    next_use: u64,
+}
+
+// === impl Writer ===
+
+impl Writer {
+    pub(super) fn start(database: Arc<Database>, capacity: u64) -> Result<Writer, IndexError> {
+        let (puts, waiting) = sync_channel(WAITING_MAX);
+        let uses = Arc::new(Mutex::new(HashSet::new()));
+        let noted = Arc::clone(&uses);
+        let thread = std::thread::Builder::new()
+            .name("index-writer".into())
+            .spawn(move || run(&database, capacity.max(1), &waiting, &noted))
+            .map_err(redb::Error::Io)?;
+        Ok(Writer { puts, uses, thread })
+    }
+
+    pub(super) fn put(&self, put: Put) -> Result<(), IndexError> {
+        self.puts.try_send(put).map_err(|error| match error {
+            TrySendError::Full(_) => IndexError::Busy,
+            TrySendError::Disconnected(_) => IndexError::Closed,
+        })
+    }
+
+    pub(super) fn used(&self, key: &[u8]) {
+        let mut uses = self.uses.lock().unwrap_or_else(PoisonError::into_inner);
+        if uses.len() < USES_MAX {
+            uses.insert(key.to_vec());
+        }
+    }
+
+    /// Waits until everything is written.
+    pub(super) fn finish(self) {
+        drop(self.puts);
+        if self.thread.join().is_err() {
+            tracing::error!("the writer of an index panicked");
+        }
+    }
+}
+
+fn run(database: &Database, capacity: u64, waiting: &Receiver<Put>, noted: &Mutex<HashSet<Vec<u8>>>) {
+    let mut open = true;
+    while open {
+        let mut batch = Vec::new();
+        match waiting.recv_timeout(IDLE) {
+            Ok(put) => batch.push(put),
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => open = false,
+        }
+        batch.extend(waiting.try_iter().take(BATCH_MAX));
+        let uses = std::mem::take(&mut *noted.lock().unwrap_or_else(PoisonError::into_inner));
+        let now = now();
+        if batch.is_empty() && uses.is_empty() && !something_has_ended(database, now) {
+            continue;
+        }
+        let outcome = write(database, capacity, &batch, &uses, now).map_err(Arc::new);
+        if let Err(error) = &outcome {
+            tracing::error!(%error, "an index could not be written");
+        }
+        for put in batch {
+            // A client that went away does not wait for the outcome.
+            drop(put.done.send(outcome.clone().map_err(IndexError::Database)));
+        }
+    }
+}
+
+fn something_has_ended(database: &Database, now: Moment) -> bool {
+    let look = || -> Result<bool, redb::Error> {
+        let ends = database.begin_read()?.open_table(ENDS)?;
+        let first = ends.first()?.map(|(end, _)| end.value().0);
+        Ok(first.is_some_and(|end| end <= now.0))
+    };
+    // A database that fails says so at the next write.
+    look().unwrap_or(false)
+}
+
+/// All of it in one transaction, or nothing.
+fn write(
+    database: &Database,
+    capacity: u64,
+    puts: &[Put],
+    uses: &HashSet<Vec<u8>>,
+    now: Moment,
+) -> Result<(), redb::Error> {
+    let mut transaction = database.begin_write()?;
+    transaction.set_quick_repair(true);
+    {
+        let mut tables = Tables::open(&transaction)?;
+        for key in uses {
+            tables.touch(key)?;
+        }
+        for put in puts {
+            tables.insert(put)?;
+        }
+        tables.sweep(now)?;
+        tables.shrink_to(capacity)?;
+    }
+    transaction.commit()?;
+    Ok(())
+}
+
+// === impl Tables ===
+
+impl<'t> Tables<'t> {
+    fn open(transaction: &'t WriteTransaction) -> Result<Tables<'t>, redb::Error> {
+        let uses = transaction.open_table(USES)?;
+        let next_use = uses.last()?.map_or(0, |(last, _)| last.value() + 1);
+        Ok(Tables { records: transaction.open_table(RECORDS)?, uses, ends: transaction.open_table(ENDS)?, next_use })
+    }
+
+    /// Makes this the record used last. Nothing happens when there is none.
+    fn touch(&mut self, key: &[u8]) -> Result<(), redb::Error> {
+        let entry = self.records.get(key)?.map(|entry| {
+            let (used, ends_at, value) = entry.value();
+            (used, ends_at, value.to_vec())
+        });
+        let Some((used, ends_at, value)) = entry else { return Ok(()) };
+        self.uses.remove(used)?;
+        self.write(key, ends_at, &value)
+    }
+
+    fn insert(&mut self, put: &Put) -> Result<(), redb::Error> {
+        self.remove(&put.key)?;
+        let ends_at = put.ends_at.map(|end| end.0);
+        if let Some(end) = ends_at {
+            self.ends.insert((end, put.key.as_slice()), ())?;
+        }
+        self.write(&put.key, ends_at, &put.value)
+    }
+
+    fn write(&mut self, key: &[u8], ends_at: Option<i128>, value: &[u8]) -> Result<(), redb::Error> {
+        self.records.insert(key, (self.next_use, ends_at, value))?;
+        self.uses.insert(self.next_use, key)?;
+        self.next_use += 1;
+        Ok(())
+    }
+
+    fn remove(&mut self, key: &[u8]) -> Result<(), redb::Error> {
+        let Some(entry) = self.records.remove(key)? else { return Ok(()) };
+        let (used, ends_at, _) = entry.value();
+        self.uses.remove(used)?;
+        if let Some(end) = ends_at {
+            self.ends.remove((end, key))?;
+        }
+        Ok(())
+    }
+
+    /// Removes records that have ended.
+    fn sweep(&mut self, now: Moment) -> Result<(), redb::Error> {
+        for _ in 0..SWEEP_MAX {
+            let Some((end, key)) = self.ends.first()?.map(|(end, _)| (end.value().0, end.value().1.to_vec())) else {
+                break;
+            };
+            if end > now.0 {
+                break;
+            }
+            self.remove(&key)?;
+        }
+        Ok(())
+    }
+
+    /// Removes the records used least recently until no more than `capacity` are left.
+    fn shrink_to(&mut self, capacity: u64) -> Result<(), redb::Error> {
+        while self.records.len()? > capacity {
+            let Some(key) = self.uses.first()?.map(|(_, key)| key.value().to_vec()) else { break };
+            self.remove(&key)?;
+        }
+        Ok(())
+    }
+}

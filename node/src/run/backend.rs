@@ -1,0 +1,98 @@
+//! Where requests go: to the services of this process when it owns the directory, else to the process that does.
+
+use std::convert::Infallible;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use tokio::sync::watch;
+use tonic::Status;
+use tonic::body::Body;
+use tonic::service::Routes;
+use tower::{Service, ServiceExt as _};
+
+use crate::forward::{Upstream, UpstreamError};
+use crate::serve::{Access, unavailable};
+
+/// How long a request waits when the owner of the directory has gone and this process is taking over: opening a store
+/// takes well under a second, and clients retry what takes longer.
+const TAKEOVER_WAIT: Duration = Duration::from_secs(5);
+
+/// One of the two ways.
+#[derive(Clone)]
+pub(super) enum Route {
+    /// This process owns the directory.
+    Own(Routes),
+    /// Another one does.
+    Upstream(Upstream),
+}
+
+/// The way of requests, which changes once at most: from the owner of the directory to this process.
+#[derive(Clone)]
+pub(super) struct Backend {
+    route: watch::Receiver<Route>,
+}
+
+// === impl Backend ===
+
+impl Backend {
+    pub(super) fn new(route: Route) -> (watch::Sender<Route>, Backend) {
+        let (sender, receiver) = watch::channel(route);
+        (sender, Backend { route: receiver })
+    }
+
+    async fn answer(mut self, request: http::Request<Body>) -> http::Response<Body> {
+        let route = self.route.borrow().clone();
+        let request = match route {
+            Route::Own(routes) => return own(routes, request).await,
+            Route::Upstream(upstream) => match send(&upstream, request).await {
+                Ok(response) => return response,
+                Err(UpstreamError::NotSent { request, source }) => {
+                    tracing::debug!(%source, "the owner of the directory is away");
+                    request
+                }
+                Err(error @ UpstreamError::Broken(_)) => return unavailable(error.to_string()).into_http(),
+            },
+        };
+        let taken_over = self.route.wait_for(|route| matches!(route, Route::Own(_)));
+        let routes = match tokio::time::timeout(TAKEOVER_WAIT, taken_over).await {
+            Ok(Ok(route)) => route.clone(),
+            _ => return unavailable("the process that owns the directory cannot be reached").into_http(),
+        };
+        match routes {
+            Route::Own(routes) => own(routes, *request).await,
+            Route::Upstream(_) => Status::internal("waited for the services of this process").into_http(),
+        }
+    }
+}
+
+async fn own(routes: Routes, request: http::Request<Body>) -> http::Response<Body> {
+    let Ok(response) = routes.oneshot(request).await;
+    response
+}
+
+/// Hands the request to the owner, with word of what the caller may do.
+async fn send(upstream: &Upstream, mut request: http::Request<Body>) -> Result<http::Response<Body>, UpstreamError> {
+    // Whatever a client wrote there is overwritten: nobody speaks for himself.
+    let access = request.extensions().get::<Access>().map(Access::to_header);
+    match access {
+        Some((name, value)) => drop(request.headers_mut().insert(name, value)),
+        None => return Ok(Status::internal("the request came past the access check").into_http()),
+    }
+    Ok(upstream.send(request).await?.map(Body::new))
+}
+
+impl Service<http::Request<Body>> for Backend {
+    type Response = http::Response<Body>;
+    type Error = Infallible;
+    type Future = BoxFuture<'static, Result<Self::Response, Infallible>>;
+
+    fn poll_ready(&mut self, _context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+        let backend = self.clone();
+        Box::pin(async move { Ok(backend.answer(request).await) })
+    }
+}

@@ -1,0 +1,50 @@
+//! What the system tells the process: to stop, or to read its certificates again.
+
+use std::io;
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::watch;
+
+/// SIGTERM, SIGINT and SIGHUP.
+pub(super) struct Signals {
+    hangup: Signal,
+    reload_now: watch::Sender<()>,
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+// === impl Signals ===
+
+impl Signals {
+    /// From now on these signals no longer end the process by themselves.
+    pub(super) fn install() -> io::Result<Signals> {
+        Ok(Signals {
+            hangup: signal(SignalKind::hangup())?,
+            reload_now: watch::Sender::new(()),
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+
+    /// Changes at every SIGHUP, while somebody waits in [`Signals::stop`].
+    pub(super) fn reload_now(&self) -> watch::Receiver<()> {
+        self.reload_now.subscribe()
+    }
+
+    /// The next signal to stop, by name.
+    ///
+    /// # Cancel safety
+    /// Safe.
+    pub(super) async fn stop(&mut self) -> &'static str {
+        loop {
+            tokio::select! {
+                _ = self.terminate.recv() => return "SIGTERM",
+                _ = self.interrupt.recv() => return "SIGINT",
+                _ = self.hangup.recv() => {
+                    tracing::info!("SIGHUP: looking at the certificates");
+                    self.reload_now.send_replace(());
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,184 @@
+//! ContentAddressableStorage: find, and small blobs in batches.
+
+use std::collections::HashSet;
+use std::pin::Pin;
+
+use casbah_cluster::digest::{Digest, DigestError, DigestFunction};
+use casbah_proto::build::bazel::remote::execution::v2 as api;
+use futures_util::stream::{self, Stream, StreamExt as _};
+use tonic::{Request, Response, Status};
+
+use crate::serve::{status_map, tree};
+use crate::store::Store;
+
+/// Bytes of blobs in one batch, as Capabilities advertises it. With the digests and the frame around them a full batch
+/// stays far below [`MAX_MESSAGE_BYTES`].
+pub const MAX_BATCH_BYTES: u64 = 4 << 20;
+
+/// The largest gRPC message that is taken in: a full batch of the smallest blobs (4 MiB of data, and a digest of
+/// some 80 bytes for each), or a FindMissingBlobs call of 200,000 digests.
+pub const MAX_MESSAGE_BYTES: usize = 16 << 20;
+
+/// Blobs of one batch that are worked on at once, so that they share the disk's latency.
+const BATCH_PARALLEL: usize = 16;
+
+/// The CAS service.
+pub struct Cas {
+    /// Where the blobs are.
+    pub store: Store,
+}
+
+/// The function that a request's `digest_function` stands for. Unset means "as the hash's length says".
+///
+/// # Errors
+/// `INVALID_ARGUMENT` for a function that is not computed here.
+pub(super) fn function_of(number: i32) -> Result<DigestFunction, Status> {
+    if number == api::digest_function::Value::Unknown as i32 {
+        return Ok(DigestFunction::Sha256);
+    }
+    u8::try_from(number).ok().and_then(DigestFunction::from_number).ok_or_else(|| {
+        let name = api::digest_function::Value::try_from(number).map_or("unknown", |value| value.as_str_name());
+        Status::invalid_argument(format!("the digest function {number} ({name}) is not offered; use SHA256"))
+    })
+}
+
+/// The digest in a message.
+///
+/// # Errors
+/// [`DigestError`] when it is malformed.
+pub(super) fn digest_of(function: DigestFunction, digest: &api::Digest) -> Result<Digest, DigestError> {
+    Digest::new(function, &digest.hash, digest.size_bytes)
+}
+
+/// The digest as messages carry it.
+pub(super) fn to_message(digest: &Digest) -> api::Digest {
+    api::Digest {
+        hash: digest.hash_hex(),
+        size_bytes: i64::try_from(digest.size_bytes()).expect("a digest's size was made from an i64"),
+    }
+}
+
+fn check_batch(total_bytes: u64) -> Result<(), Status> {
+    if total_bytes > MAX_BATCH_BYTES {
+        return Err(Status::invalid_argument(format!(
+            "the blobs of this batch have {total_bytes} bytes together, more than the {MAX_BATCH_BYTES} that one \
+             batch may have; send fewer, or use ByteStream"
+        )));
+    }
+    Ok(())
+}
+
+#[tonic::async_trait]
+impl api::content_addressable_storage_server::ContentAddressableStorage for Cas {
+    async fn find_missing_blobs(
+        &self,
+        request: Request<api::FindMissingBlobsRequest>,
+    ) -> Result<Response<api::FindMissingBlobsResponse>, Status> {
+        let request = request.into_inner();
+        let function = function_of(request.digest_function)?;
+        let mut seen = HashSet::with_capacity(request.blob_digests.len());
+        let mut digests = Vec::with_capacity(request.blob_digests.len());
+        for digest in &request.blob_digests {
+            let digest = digest_of(function, digest).map_err(|error| status_map::digest(&error))?;
+            if seen.insert(digest) {
+                digests.push(digest);
+            }
+        }
+        let present = self.store.touch(&digests);
+        let missing = digests.iter().zip(present).filter(|(_, present)| !present);
+        let missing_blob_digests = missing.map(|(digest, _)| to_message(digest)).collect();
+        Ok(Response::new(api::FindMissingBlobsResponse { missing_blob_digests }))
+    }
+
+    async fn batch_update_blobs(
+        &self,
+        request: Request<api::BatchUpdateBlobsRequest>,
+    ) -> Result<Response<api::BatchUpdateBlobsResponse>, Status> {
+        let request = request.into_inner();
+        let function = function_of(request.digest_function)?;
+        check_batch(request.requests.iter().map(|blob| blob.data.len() as u64).sum())?;
+        let responses = stream::iter(request.requests)
+            .map(|blob| async move {
+                let digest = blob.digest.clone();
+                let outcome = self.put(function, blob).await;
+                api::batch_update_blobs_response::Response { digest, status: Some(status_map::in_message(outcome)) }
+            })
+            .buffered(BATCH_PARALLEL)
+            .collect()
+            .await;
+        Ok(Response::new(api::BatchUpdateBlobsResponse { responses }))
+    }
+
+    async fn batch_read_blobs(
+        &self,
+        request: Request<api::BatchReadBlobsRequest>,
+    ) -> Result<Response<api::BatchReadBlobsResponse>, Status> {
+        let request = request.into_inner();
+        let function = function_of(request.digest_function)?;
+        let sizes = request.digests.iter().map(|digest| u64::try_from(digest.size_bytes).unwrap_or(0));
+        check_batch(sizes.fold(0, u64::saturating_add))?;
+        let responses = stream::iter(request.digests)
+            .map(|digest| async move {
+                let outcome = self.get(function, &digest).await;
+                let (data, outcome) = match outcome {
+                    Ok(data) => (data, Ok(())),
+                    Err(status) => (bytes::Bytes::new(), Err(status)),
+                };
+                api::batch_read_blobs_response::Response {
+                    digest: Some(digest),
+                    data,
+                    compressor: api::compressor::Value::Identity as i32,
+                    status: Some(status_map::in_message(outcome)),
+                }
+            })
+            .buffered(BATCH_PARALLEL)
+            .collect()
+            .await;
+        Ok(Response::new(api::BatchReadBlobsResponse { responses }))
+    }
+
+    type GetTreeStream = Pin<Box<dyn Stream<Item = Result<api::GetTreeResponse, Status>> + Send>>;
+
+    async fn get_tree(&self, request: Request<api::GetTreeRequest>) -> Result<Response<Self::GetTreeStream>, Status> {
+        let request = request.into_inner();
+        let function = function_of(request.digest_function)?;
+        let pages = tree::pages(self.store.clone(), function, request).await?;
+        Ok(Response::new(Box::pin(pages)))
+    }
+
+    async fn split_blob(
+        &self,
+        _request: Request<api::SplitBlobRequest>,
+    ) -> Result<Response<api::SplitBlobResponse>, Status> {
+        Err(Status::unimplemented("SplitBlob is not offered yet, as Capabilities says; read the blob whole"))
+    }
+
+    async fn splice_blob(
+        &self,
+        _request: Request<api::SpliceBlobRequest>,
+    ) -> Result<Response<api::SpliceBlobResponse>, Status> {
+        Err(Status::unimplemented("SpliceBlob is not offered yet, as Capabilities says; upload the blob whole"))
+    }
+}
+
+// === impl Cas ===
+
+impl Cas {
+    async fn put(
+        &self,
+        function: DigestFunction,
+        blob: api::batch_update_blobs_request::Request,
+    ) -> Result<(), Status> {
+        if blob.compressor != api::compressor::Value::Identity as i32 {
+            return Err(Status::invalid_argument("compressed blobs are not offered; send the blob as it is"));
+        }
+        let Some(digest) = blob.digest else { return Err(Status::invalid_argument("a blob without a digest")) };
+        let digest = digest_of(function, &digest).map_err(|error| status_map::digest(&error))?;
+        self.store.put(&digest, blob.data).await.map_err(|error| status_map::write(&error))
+    }
+
+    async fn get(&self, function: DigestFunction, digest: &api::Digest) -> Result<bytes::Bytes, Status> {
+        let digest = digest_of(function, digest).map_err(|error| status_map::digest(&error))?;
+        self.store.get(&digest, MAX_BATCH_BYTES).await.map_err(|error| status_map::read(&error))
+    }
+}

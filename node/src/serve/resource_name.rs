@@ -1,0 +1,210 @@
+//! The resource names of ByteStream, as the Remote Execution API lays them out.
+//!
+//! ```text
+//! [instance/]blobs/[function/]hash/size                                        read
+//! [instance/]compressed-blobs/compressor/[function/]hash/size                  read
+//! [instance/]uploads/uuid/blobs/[function/]hash/size[/anything]                write
+//! [instance/]uploads/uuid/compressed-blobs/compressor/[function/]hash/size[/anything]
+//! ```
+//!
+//! An instance name may have slashes but none of these keywords as a segment, so the first keyword ends it.
+
+use casbah_cluster::digest::{Digest, DigestError, DigestFunction};
+
+/// Segments that no instance name may have.
+const KEYWORDS: [&str; 8] =
+    ["blobs", "uploads", "actions", "actionResults", "operations", "capabilities", "compressed-blobs", "executions"];
+
+/// The longest resource name that is looked at. A real one has an instance name and some 200 characters.
+const MAX_NAME_BYTES: usize = 4096;
+
+/// The blob that a ByteStream call is about.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ResourceName {
+    /// May be empty, may have slashes.
+    pub instance: String,
+    /// What an upload is told apart by; empty in names for reading.
+    pub uuid: String,
+    /// The blob, uncompressed.
+    pub digest: Digest,
+}
+
+/// Why a resource name was refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NameError {
+    /// Not laid out as above.
+    #[error("the resource name \"{name}\" is not of the form {form}")]
+    Form {
+        /// As given, cut to 300 characters.
+        name: String,
+        /// What it should look like.
+        form: &'static str,
+    },
+    /// Hash or size are malformed.
+    #[error("the resource name \"{name}\" names no digest")]
+    Digest {
+        /// As given, cut to 300 characters.
+        name: String,
+        /// What is wrong.
+        #[source]
+        source: DigestError,
+    },
+    /// A compressor that is not advertised.
+    #[error("the resource name \"{name}\" asks for the compressor \"{compressor}\", which this server does not offer")]
+    Compressor {
+        /// As given, cut to 300 characters.
+        name: String,
+        /// As given.
+        compressor: String,
+    },
+}
+
+const READ_FORM: &str = "[instance/]blobs/hash/size";
+const WRITE_FORM: &str = "[instance/]uploads/uuid/blobs/hash/size";
+
+impl ResourceName {
+    /// A name to read from.
+    ///
+    /// # Errors
+    /// [`NameError`] when it has another form.
+    pub fn for_reading(name: &str) -> Result<ResourceName, NameError> {
+        let form = || NameError::Form { name: shortened(name), form: READ_FORM };
+        let (instance, segments) = split(name).ok_or_else(form)?;
+        let (digest, rest) = blob(name, &segments, form)?;
+        match rest {
+            [] => Ok(ResourceName { instance, uuid: String::new(), digest }),
+            _ => Err(form()),
+        }
+    }
+
+    /// A name to write to. What follows the size is the client's own business.
+    ///
+    /// # Errors
+    /// [`NameError`] when it has another form.
+    pub fn for_writing(name: &str) -> Result<ResourceName, NameError> {
+        let form = || NameError::Form { name: shortened(name), form: WRITE_FORM };
+        let (instance, segments) = split(name).ok_or_else(form)?;
+        let ["uploads", uuid, blob_segments @ ..] = segments.as_slice() else { return Err(form()) };
+        if uuid.is_empty() {
+            return Err(form());
+        }
+        let (digest, _anything) = blob(name, blob_segments, form)?;
+        Ok(ResourceName { instance, uuid: (*uuid).to_owned(), digest })
+    }
+}
+
+/// The instance name, and the segments from the first keyword on.
+fn split(name: &str) -> Option<(String, Vec<&str>)> {
+    if name.len() > MAX_NAME_BYTES {
+        return None;
+    }
+    // A leading slash comes from clients that join an empty instance name with one.
+    let segments: Vec<&str> = name.strip_prefix('/').unwrap_or(name).split('/').collect();
+    let start = segments.iter().position(|segment| KEYWORDS.contains(segment))?;
+    let (instance, rest) = segments.split_at_checked(start)?;
+    if instance.iter().any(|segment| segment.is_empty()) {
+        return None;
+    }
+    Some((instance.join("/"), rest.to_vec()))
+}
+
+/// The digest at the start of these segments, and what follows it.
+fn blob<'s, 'n>(
+    name: &str,
+    segments: &'s [&'n str],
+    form: impl Fn() -> NameError,
+) -> Result<(Digest, &'s [&'n str]), NameError> {
+    let digest_segments = match segments {
+        ["blobs", rest @ ..] => rest,
+        ["compressed-blobs", "identity", rest @ ..] => rest,
+        ["compressed-blobs", compressor, ..] => {
+            return Err(NameError::Compressor { name: shortened(name), compressor: (*compressor).to_owned() });
+        }
+        _ => return Err(form()),
+    };
+    let (function, digest_segments) = match digest_segments {
+        ["sha256", rest @ ..] => (DigestFunction::Sha256, rest),
+        rest => (DigestFunction::Sha256, rest),
+    };
+    let [hash, size, rest @ ..] = digest_segments else { return Err(form()) };
+    let digest = Digest::parse(function, hash, size);
+    Ok((digest.map_err(|source| NameError::Digest { name: shortened(name), source })?, rest))
+}
+
+fn shortened(name: &str) -> String {
+    name.chars().take(300).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HASH: &str = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+
+    #[test]
+    fn names_for_reading_are_understood() {
+        for (name, instance) in [
+            (format!("blobs/{HASH}/0"), ""),
+            (format!("/blobs/{HASH}/0"), ""),
+            (format!("main/blobs/{HASH}/0"), "main"),
+            (format!("team/a/blobs/{HASH}/0"), "team/a"),
+            (format!("team/a/blobs/sha256/{HASH}/0"), "team/a"),
+            (format!("compressed-blobs/identity/{HASH}/0"), ""),
+        ] {
+            let parsed = ResourceName::for_reading(&name).unwrap();
+            assert_eq!((parsed.instance.as_str(), parsed.digest.hash_hex().as_str()), (instance, HASH), "{name}");
+        }
+    }
+
+    #[test]
+    fn names_for_writing_are_understood() {
+        for (name, instance, uuid) in [
+            (format!("uploads/u-1/blobs/{HASH}/7"), "", "u-1"),
+            (format!("team/a/uploads/u-1/blobs/{HASH}/7"), "team/a", "u-1"),
+            (format!("uploads/u-1/blobs/{HASH}/7/some/path.txt"), "", "u-1"),
+            (format!("uploads/u-1/blobs/sha256/{HASH}/7"), "", "u-1"),
+        ] {
+            let parsed = ResourceName::for_writing(&name).unwrap();
+            assert_eq!((parsed.instance.as_str(), parsed.uuid.as_str()), (instance, uuid), "{name}");
+            assert_eq!(parsed.digest.size_bytes(), 7);
+        }
+    }
+
+    #[test]
+    fn malformed_names_are_refused_and_named() {
+        for name in [
+            String::new(),
+            "/".into(),
+            "blobs".into(),
+            format!("blobs/{HASH}"),
+            format!("blobs/{HASH}/"),
+            format!("blobs/{HASH}/-1"),
+            format!("blobs/{HASH}/x"),
+            format!("blobs/{HASH}/0/more"),
+            format!("blobs/{}/0", &HASH[1..]),
+            format!("blobs/{}/0", HASH.to_uppercase()),
+            format!("blob/{HASH}/0"),
+            format!("a//blobs/{HASH}/0"),
+            format!("//blobs/{HASH}/0"),
+            format!("actions/blobs/{HASH}/0"),
+            format!("uploads/u/blobs/{HASH}/0"),
+            format!("compressed-blobs/zstd/{HASH}/0"),
+            format!("compressed-blobs/{HASH}/0"),
+            format!("{}/blobs/{HASH}/0", "i".repeat(MAX_NAME_BYTES)),
+        ] {
+            let error = ResourceName::for_reading(&name).unwrap_err();
+            assert!(error.to_string().contains(&shortened(&name)), "{error}");
+        }
+        for name in [
+            format!("blobs/{HASH}/0"),
+            format!("uploads//blobs/{HASH}/0"),
+            format!("uploads/blobs/{HASH}/0"),
+            format!("uploads/u/{HASH}/0"),
+            format!("uploads/u/blobs/{HASH}"),
+            format!("uploads/u/compressed-blobs/zstd/{HASH}/0"),
+            format!("uploads/u/uploads/u/blobs/{HASH}/0"),
+        ] {
+            assert!(ResourceName::for_writing(&name).is_err(), "{name}");
+        }
+    }
+}

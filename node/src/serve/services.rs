@@ -1,0 +1,67 @@
+//! All services over one store and one index, as one route table.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use casbah_proto::build::bazel::remote::asset::v1::fetch_server::FetchServer;
+use casbah_proto::build::bazel::remote::asset::v1::push_server::PushServer;
+use casbah_proto::build::bazel::remote::execution::v2::action_cache_server::ActionCacheServer;
+use casbah_proto::build::bazel::remote::execution::v2::capabilities_server::CapabilitiesServer;
+use casbah_proto::build::bazel::remote::execution::v2::content_addressable_storage_server::ContentAddressableStorageServer;
+use casbah_proto::google::bytestream::byte_stream_server::ByteStreamServer;
+use tonic::service::Routes;
+use tonic_health::server::HealthReporter;
+
+use crate::index::{ActionIndex, AssetIndex};
+use crate::serve::action_cache::ActionCache;
+use crate::serve::asset_fetch::Fetch;
+use crate::serve::asset_push::Push;
+use crate::serve::bytestream::ByteStream;
+use crate::serve::capabilities::Capabilities;
+use crate::serve::cas::{Cas, MAX_MESSAGE_BYTES};
+use crate::serve::completeness::Completeness;
+use crate::store::Store;
+
+/// What the services work on.
+pub struct Parts {
+    /// The blobs.
+    pub store: Store,
+    /// The assets.
+    pub assets: AssetIndex,
+    /// The results of actions.
+    pub actions: ActionIndex,
+    /// Bytes that the store may take.
+    pub capacity_bytes: u64,
+    /// How long a used blob stays at least.
+    pub retention_floor: Duration,
+}
+
+/// The route table, and the one who says whether the services are well.
+pub async fn services(parts: Parts) -> (Routes, HealthReporter) {
+    let Parts { store, assets, actions, capacity_bytes, retention_floor } = parts;
+    let completeness = Arc::new(Completeness::new(store.clone(), retention_floor));
+    let capabilities = CapabilitiesServer::new(Capabilities { max_blob_bytes: capacity_bytes });
+    let cas = ContentAddressableStorageServer::new(Cas { store: store.clone() })
+        .max_decoding_message_size(MAX_MESSAGE_BYTES)
+        .max_encoding_message_size(MAX_MESSAGE_BYTES);
+    let cache = ActionCache { index: actions, store: store.clone(), completeness: Arc::clone(&completeness) };
+    let action_cache = ActionCacheServer::new(cache).max_decoding_message_size(MAX_MESSAGE_BYTES);
+    let bytestream = ByteStreamServer::new(ByteStream::new(store)).max_decoding_message_size(MAX_MESSAGE_BYTES);
+    let fetch = FetchServer::new(Fetch { index: assets.clone(), completeness: Arc::clone(&completeness) })
+        .max_decoding_message_size(MAX_MESSAGE_BYTES);
+    let push = PushServer::new(Push { index: assets, completeness }).max_decoding_message_size(MAX_MESSAGE_BYTES);
+
+    let (reporter, health) = tonic_health::server::health_reporter();
+    reporter.set_serving::<CapabilitiesServer<Capabilities>>().await;
+    reporter.set_serving::<ContentAddressableStorageServer<Cas>>().await;
+    reporter.set_serving::<ActionCacheServer<ActionCache>>().await;
+    reporter.set_serving::<ByteStreamServer<ByteStream>>().await;
+    reporter.set_serving::<FetchServer<Fetch>>().await;
+    reporter.set_serving::<PushServer<Push>>().await;
+
+    let mut routes = Routes::builder();
+    routes.add_service(health);
+    routes.add_service(capabilities).add_service(cas).add_service(action_cache).add_service(bytestream);
+    routes.add_service(fetch).add_service(push);
+    (routes.routes(), reporter)
+}

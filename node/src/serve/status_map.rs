@@ -1,0 +1,124 @@
+//! The one place where errors become gRPC statuses.
+//!
+//! `NOT_FOUND` says that a blob is not here, and nothing else does; what may be better a little later is
+//! `UNAVAILABLE` and says when to come back (RetryInfo); what the caller must mend is `INVALID_ARGUMENT`.
+
+use std::error::Error;
+use std::time::Duration;
+
+use bytes::Bytes;
+use casbah_cluster::digest::DigestError;
+use casbah_proto::google::rpc;
+use prost::Message as _;
+use prost_types::Any;
+use tonic::{Code, Status};
+
+use crate::index::IndexError;
+use crate::serve::completeness::Incomplete;
+use crate::serve::resource_name::NameError;
+use crate::store::{ReadError, WriteError};
+
+/// When to try again after something that passes by itself: long enough not to make it worse, short enough that a
+/// build does not notice.
+const RETRY_AFTER: Duration = Duration::from_millis(500);
+
+const RETRY_INFO: &str = "type.googleapis.com/google.rpc.RetryInfo";
+
+/// `UNAVAILABLE`, to be tried again soon.
+pub fn unavailable(message: impl Into<String>) -> Status {
+    with_retry(message, RETRY_AFTER)
+}
+
+fn with_retry(message: impl Into<String>, after: Duration) -> Status {
+    let message = message.into();
+    let info = rpc::RetryInfo { retry_delay: prost_types::Duration::try_from(after).ok() };
+    let details = rpc::Status {
+        code: Code::Unavailable as i32,
+        message: message.clone(),
+        details: vec![Any { type_url: RETRY_INFO.into(), value: info.encode_to_vec() }],
+    };
+    Status::with_details(Code::Unavailable, message, Bytes::from(details.encode_to_vec()))
+}
+
+/// The status as it stands inside a message, for one blob of a batch.
+pub(super) fn in_message(outcome: Result<(), Status>) -> rpc::Status {
+    match outcome {
+        Ok(()) => rpc::Status::default(),
+        Err(status) => rpc::Status {
+            code: status.code() as i32,
+            message: status.message().to_owned(),
+            details: rpc::Status::decode(status.details()).map(|status| status.details).unwrap_or_default(),
+        },
+    }
+}
+
+/// The request is malformed; the message is the error with all its causes.
+pub(super) fn invalid(error: &dyn Error) -> Status {
+    Status::invalid_argument(with_causes(error))
+}
+
+/// The error and its causes in one line.
+pub(super) fn with_causes(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}
+
+pub(super) fn digest(error: &DigestError) -> Status {
+    invalid(error)
+}
+
+pub(super) fn name(error: &NameError) -> Status {
+    invalid(error)
+}
+
+/// Of a read that has not begun to answer.
+pub(super) fn read(error: &ReadError) -> Status {
+    let text = with_causes(error);
+    match error {
+        // The only copy was damaged and is gone: for the caller this is a miss, and an upload heals it.
+        ReadError::NotFound { .. } | ReadError::Damaged { .. } => Status::not_found(text),
+        ReadError::OutOfRange { .. } => Status::out_of_range(text),
+        ReadError::TooLarge { .. } => Status::invalid_argument(text),
+        _ => unavailable(text),
+    }
+}
+
+/// Of a read that has answered with some bytes already: the caller should try again, and will then be told the truth.
+pub(super) fn read_midway(error: &ReadError) -> Status {
+    unavailable(with_causes(error))
+}
+
+pub(super) fn write(error: &WriteError) -> Status {
+    let text = with_causes(error);
+    match error {
+        WriteError::Mismatch { .. } => Status::invalid_argument(text),
+        WriteError::LargerThanStore { .. } => Status::invalid_argument(text),
+        // Not RESOURCE_EXHAUSTED: buildbox takes that for "the remote has it all" and pushes an asset without blobs.
+        WriteError::Full { retry_after, .. } => with_retry(text, *retry_after),
+        _ => unavailable(text),
+    }
+}
+
+pub(super) fn index(error: &IndexError) -> Status {
+    let text = with_causes(error);
+    match error {
+        IndexError::Record(_) | IndexError::Format { .. } => Status::internal(text),
+        IndexError::Busy | IndexError::Closed | IndexError::InUse | IndexError::Database(_) => unavailable(text),
+    }
+}
+
+/// Of an asset that is being pushed.
+pub(super) fn incomplete(error: &Incomplete) -> Status {
+    match error {
+        Incomplete::Store(source) => read(source),
+        Incomplete::Missing { .. } | Incomplete::Malformed { .. } | Incomplete::TooLarge { .. } => {
+            Status::failed_precondition(with_causes(error))
+        }
+    }
+}

@@ -1,0 +1,762 @@
+//! BuildStream as people run it: the program from PyPI with a home, a configuration and a cache of its own, working on
+//! a sample project.
+//!
+//! `scripts/test-env` installs it; `CASBAH_BST` names another one.
+
+use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
+use std::fs::{self, File};
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use rand::rngs::SmallRng;
+use rand::{Rng as _, SeedableRng as _};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open, pidfd_send_signal};
+use tempfile::TempDir;
+
+use crate::authority::IdentityFiles;
+use crate::clients::{digest_of, reapi};
+use crate::process::{Endpoint, run_command};
+
+/// How long one command of BuildStream may take: many times what it needs, with its retries on a busy machine.
+const DEADLINE: Duration = Duration::from_secs(180);
+
+/// How long buildbox-casd, which BuildStream stops and waits for, may outlive it.
+const STRAGGLERS_DEADLINE: Duration = Duration::from_secs(10);
+
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// What the sample project calls itself.
+const PROJECT_NAME: &str = "casbah-sample";
+
+/// Over the 4 MiB of a gRPC message, and no multiple of any chunk.
+const LARGE_BYTES: usize = (5 << 20) + 13;
+
+/// In `many.bst`: more than a batch of casd's own (512), few enough to be quick.
+const MANY_COUNT: usize = 600;
+
+/// What the commands of `compiled.bst` are made of.
+const BUSYBOX_COMMANDS: [&str; 16] = [
+    "cat", "chmod", "cp", "echo", "find", "ln", "ls", "mkdir", "mv", "rm", "sed", "sh", "sha256sum", "sort", "touch",
+    "tr",
+];
+
+/// A copy of `tests/bst/project` in a temporary directory, with what git does not keep, and an upstream of its own.
+pub struct Project {
+    dir: TempDir,
+    /// For each element that downloads: for each of its sources the SHA-256, or `None` for a local one.
+    refs: BTreeMap<String, Vec<Option<String>>>,
+}
+
+/// One user's BuildStream on one project.
+pub struct Bst {
+    project_dir: PathBuf,
+    home: TempDir,
+}
+
+/// A server in BuildStream's configuration.
+#[derive(Debug, Clone)]
+pub struct Remote {
+    url: String,
+    push: bool,
+    kind: &'static str,
+    instance: Option<String>,
+    server_certificate: Option<PathBuf>,
+    client: Option<IdentityFiles>,
+    impatient: bool,
+}
+
+/// How a command ended, and what it printed.
+#[derive(Debug)]
+pub struct Outcome {
+    command: String,
+    /// The exit status.
+    pub status: ExitStatus,
+    /// What was asked for.
+    pub stdout: String,
+    /// What BuildStream has to say.
+    pub stderr: String,
+}
+
+/// A line of the summary: `Pull Queue: processed 7, skipped 1, failed 0`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Queue {
+    /// Done.
+    pub processed: u32,
+    /// Had nothing to do.
+    pub skipped: u32,
+    /// In vain.
+    pub failed: u32,
+}
+
+/// What `bst show` says of a cached element.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Artifact {
+    /// `PROJECT/ELEMENT/KEY`: what it is called without its sources at hand.
+    pub name: String,
+    /// Of its tree of files.
+    pub tree: reapi::Digest,
+}
+
+/// A tree of files on the disk, by path.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Files(BTreeMap<PathBuf, Entry>);
+
+/// One of [`Files`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Entry {
+    /// With its permissions.
+    Directory(u32),
+    /// With its permissions and content.
+    File(u32, reapi::Digest),
+    /// With its target, as it is written.
+    Symlink(PathBuf),
+}
+
+// === impl Project ===
+
+impl Project {
+    /// The sample project with its upstream.
+    ///
+    /// # Errors
+    /// When it cannot be written, or there is no static busybox.
+    pub fn sample() -> Result<Project> {
+        let mut project = Project { dir: tempfile::tempdir()?, refs: BTreeMap::new() };
+        copy_tree(Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/bst/project")), &project.project_dir())?;
+        fs::create_dir(project.upstream_dir())?;
+        project.write_generated()?;
+        project.write_upstream()?;
+        project.write_refs()?;
+        Ok(project)
+    }
+
+    /// A project of the same name without elements and sources: the artifacts are only known by their names.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn bare() -> Result<Project> {
+        let project = Project { dir: tempfile::tempdir()?, refs: BTreeMap::new() };
+        fs::create_dir(project.project_dir())?;
+        let conf = format!("name: {PROJECT_NAME}\nmin-version: \"2.0\"\n");
+        fs::write(project.project_dir().join("project.conf"), conf)?;
+        Ok(project)
+    }
+
+    /// Adds the element `NAME.bst`, which downloads a file of each of these sizes. No byte of it is in another one.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn add_download(&mut self, name: &str, sizes_bytes: &[usize]) -> Result<()> {
+        let mut element = "kind: import\n\nsources:\n".to_owned();
+        let mut refs = Vec::new();
+        for (place, size_bytes) in sizes_bytes.iter().enumerate() {
+            let file = format!("{name}-{place}.bin");
+            refs.push(Some(self.write_upstream_file(&file, &seeded_bytes(&file, *size_bytes))?));
+            element.push_str(&format!("- kind: remote\n  url: upstream:{file}\n"));
+        }
+        self.refs.insert(format!("{name}.bst"), refs);
+        fs::write(self.project_dir().join(format!("elements/{name}.bst")), element)?;
+        self.write_refs()
+    }
+
+    /// Everything that could be downloaded is gone.
+    ///
+    /// # Errors
+    /// When it cannot be removed.
+    pub fn lose_upstream(&self) -> Result<()> {
+        Ok(fs::remove_dir_all(self.upstream_dir())?)
+    }
+
+    fn project_dir(&self) -> PathBuf {
+        self.dir.path().join("project")
+    }
+
+    fn upstream_dir(&self) -> PathBuf {
+        self.dir.path().join("upstream")
+    }
+
+    /// Local sources that git cannot hold or that depend on the machine.
+    fn write_generated(&self) -> Result<()> {
+        let generated = self.project_dir().join("files/generated");
+        let bin = generated.join("shell/bin");
+        fs::create_dir_all(&bin)?;
+        fs::copy(busybox()?, bin.join("busybox")).context("cannot copy busybox")?;
+        for command in BUSYBOX_COMMANDS {
+            symlink("busybox", bin.join(command))?;
+        }
+        fs::create_dir_all(generated.join("tree/data/empty-directory/within"))?;
+        let links = generated.join("tree/links");
+        fs::create_dir_all(&links)?;
+        symlink("nowhere", links.join("dangling"))?;
+        symlink("/etc/hostname", links.join("absolute"))?;
+        symlink(".", links.join("self"))?;
+        Ok(())
+    }
+
+    fn write_upstream(&mut self) -> Result<()> {
+        let include = self.project_dir().join("include");
+        fs::create_dir_all(&include)?;
+        fs::write(include.join("upstream.yml"), format!("upstream: file://{}/\n", self.upstream_dir().display()))?;
+
+        let notice = self.write_upstream_file("notice.txt", b"a file from elsewhere\n")?;
+        let large = self.write_upstream_file("large.bin", &seeded_bytes("large", LARGE_BYTES))?;
+        let archive = self.write_upstream_archive("archive", 5, 2000)?;
+        let many = self.write_upstream_archive("many", MANY_COUNT, 20)?;
+        self.refs.insert("compiled.bst".to_owned(), vec![None, Some(archive.clone())]);
+        self.refs.insert("downloads.bst".to_owned(), vec![Some(archive), Some(notice)]);
+        self.refs.insert("large.bst".to_owned(), vec![Some(large)]);
+        self.refs.insert("many.bst".to_owned(), vec![Some(many)]);
+        Ok(())
+    }
+
+    fn write_upstream_file(&self, name: &str, bytes: &[u8]) -> Result<String> {
+        fs::write(self.upstream_dir().join(name), bytes)?;
+        Ok(digest_of(bytes).hash)
+    }
+
+    /// `NAME.tar` with files `NAME/<0 to 6>/file-<n>`, each a byte longer than the one before.
+    fn write_upstream_archive(&self, name: &str, file_count: usize, size_bytes: usize) -> Result<String> {
+        let beside = tempfile::tempdir()?;
+        for number in 0..file_count {
+            let folder = beside.path().join(name).join((number % 7).to_string());
+            fs::create_dir_all(&folder)?;
+            let file = format!("file-{number}");
+            fs::write(folder.join(&file), seeded_bytes(&format!("{name}/{file}"), size_bytes + number))?;
+        }
+        let archive = self.upstream_dir().join(format!("{name}.tar"));
+        let mut tar = Command::new("tar");
+        tar.args(["--sort=name", "--mtime=@0", "--owner=0", "--group=0", "--numeric-owner", "--mode=u=rwX,go=rX"]);
+        tar.arg("-cf").arg(&archive).arg("-C").arg(beside.path()).arg(name);
+        let output = run_command(tar)?;
+        ensure!(output.status.success(), "tar failed: {}", String::from_utf8_lossy(&output.stderr));
+        Ok(digest_of(&fs::read(archive)?).hash)
+    }
+
+    /// `project.refs` pins every download, as `bst source track` would.
+    fn write_refs(&self) -> Result<()> {
+        let mut text = format!("projects:\n  {PROJECT_NAME}:\n");
+        for (element, refs) in &self.refs {
+            text.push_str(&format!("    {element}:\n"));
+            for pinned in refs {
+                match pinned {
+                    Some(hash) => text.push_str(&format!("    - ref: {hash}\n")),
+                    None => text.push_str("    - {}\n"),
+                }
+            }
+        }
+        Ok(fs::write(self.project_dir().join("project.refs"), text)?)
+    }
+}
+
+// === impl Bst ===
+
+impl Bst {
+    /// A user who has never run BuildStream, in this project.
+    ///
+    /// # Errors
+    /// When there is no BuildStream.
+    pub fn new(project: &Project) -> Result<Bst> {
+        program()?;
+        let home = tempfile::tempdir()?;
+        for folder in ["cache", "config", "tmp"] {
+            fs::create_dir(home.path().join(folder))?;
+        }
+        let bst = Bst { project_dir: project.project_dir(), home };
+        bst.configure(&[], &[])?;
+        Ok(bst)
+    }
+
+    /// Writes `buildstream.conf` with these servers for artifacts and for sources.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn configure(&self, artifacts: &[Remote], sources: &[Remote]) -> Result<()> {
+        // Its own default is 5 % of the disk, and casd evicts what it should keep on one that is nearly full.
+        let mut text = "cache:\n  reserved-disk-space: 10M\n".to_owned();
+        for (caches, remotes) in [("artifacts", artifacts), ("source-caches", sources)] {
+            if !remotes.is_empty() {
+                let servers: String = remotes.iter().map(Remote::yaml).collect();
+                text.push_str(&format!("{caches}:\n  servers:\n{servers}"));
+            }
+        }
+        Ok(fs::write(self.home.path().join("config/buildstream.conf"), text)?)
+    }
+
+    /// Forgets everything that was built, pulled, fetched or downloaded.
+    ///
+    /// # Errors
+    /// When it cannot be removed.
+    pub fn wipe(&self) -> Result<()> {
+        let cache = self.home.path().join("cache");
+        fs::remove_dir_all(&cache)?;
+        Ok(fs::create_dir(cache)?)
+    }
+
+    /// `bst build`: pulls what it can, builds the rest, and pushes where it may.
+    ///
+    /// # Errors
+    /// As [`Bst::run`].
+    pub fn build(&self, element: &str) -> Result<Outcome> {
+        self.run(&["build", element])
+    }
+
+    /// `bst artifact push` of an element with all that it was made of.
+    ///
+    /// # Errors
+    /// As [`Bst::run`].
+    pub fn push(&self, element: &str) -> Result<Outcome> {
+        self.run(&["artifact", "push", "--deps", "all", element])
+    }
+
+    /// `bst artifact pull` of this one alone; an element, or an artifact's name.
+    ///
+    /// # Errors
+    /// As [`Bst::run`].
+    pub fn pull(&self, artifact: &str) -> Result<Outcome> {
+        self.run(&["artifact", "pull", artifact])
+    }
+
+    /// `bst source push` of an element's sources and those of all that it is made of.
+    ///
+    /// # Errors
+    /// As [`Bst::run`].
+    pub fn push_sources(&self, element: &str) -> Result<Outcome> {
+        self.run(&["source", "push", "--deps", "all", element])
+    }
+
+    /// `bst source fetch` of an element's sources and those of all that it is made of.
+    ///
+    /// # Errors
+    /// As [`Bst::run`].
+    pub fn fetch_sources(&self, element: &str) -> Result<Outcome> {
+        self.run(&["source", "fetch", "--deps", "all", element])
+    }
+
+    /// `bst artifact checkout`, with what it needs to run: the files that a user sees in the end.
+    ///
+    /// # Errors
+    /// When it fails.
+    pub fn checkout(&self, artifact: &str) -> Result<Files> {
+        let dir = tempfile::tempdir()?;
+        let files = dir.path().join("files");
+        self.run(&["artifact", "checkout", "--directory", utf8(&files)?, artifact])?.succeeded()?;
+        Files::read(&files)
+    }
+
+    /// What is known of an element that has been built or pulled.
+    ///
+    /// # Errors
+    /// When it is not cached here.
+    pub fn artifact(&self, element: &str) -> Result<Artifact> {
+        let format = "%{state} %{full-key} %{artifact-cas-digest}";
+        let shown = self.run(&["show", "--deps", "none", "--format", format, element])?.succeeded()?;
+        let line = shown.stdout.trim();
+        let Some(("cached", rest)) = line.split_once(' ') else { bail!("{element} is not cached: {line}") };
+        let (key, digest) = rest.split_once(' ').with_context(|| format!("no digest in {line:?}"))?;
+        let (hash, size_bytes) = digest.split_once('/').with_context(|| format!("no digest in {line:?}"))?;
+        let short = element.trim_end_matches(".bst").replace('/', "-");
+        Ok(Artifact {
+            name: format!("{PROJECT_NAME}/{short}/{key}"),
+            tree: reapi::Digest { hash: hash.to_owned(), size_bytes: size_bytes.parse()? },
+        })
+    }
+
+    /// Runs `bst ARGS` to its end, and sees to it that nothing of it is left running.
+    ///
+    /// # Errors
+    /// When it does not end in time (it is killed then), or leaves a process behind (which is killed too).
+    pub fn run(&self, args: &[&str]) -> Result<Outcome> {
+        let name = format!("bst {}", args.join(" "));
+        let begun = Instant::now();
+        let outputs = [self.home.path().join("stdout"), self.home.path().join("stderr")];
+        // Files, not pipes: nobody has to read them, and nothing that is left behind can keep them open.
+        let [stdout, stderr] = outputs.each_ref().map(File::create);
+        let mut command = self.command()?;
+        command.args(args).stdout(stdout?).stderr(stderr?);
+        let mut child = command.spawn().with_context(|| format!("cannot start {name}"))?;
+        let pid = Pid::from_child(&child);
+        let ended = wait_for_end(pid, DEADLINE);
+        if !matches!(ended, Ok(true)) {
+            // Not reaped yet, so the group's id is still its own.
+            let _ = kill_process_group(pid, Signal::KILL);
+        }
+        let status = child.wait()?;
+        let left = self.kill_stragglers(if status.success() { STRAGGLERS_DEADLINE } else { Duration::ZERO });
+        let [stdout, stderr] = outputs.map(fs::read).map(|bytes| bytes.map(|bytes| lossy(&bytes)));
+        let outcome = Outcome { command: name.clone(), status, stdout: stdout?, stderr: stderr? };
+        // Shown by the test runner when the test has failed.
+        eprintln!("--- {name} ({status}, {:.1?})\n{}{}---", begun.elapsed(), outcome.stdout, outcome.stderr);
+        ensure!(ended?, "{name} was killed after {DEADLINE:?}\n{}", outcome.stderr);
+        let left = left?;
+        ensure!(!outcome.status.success() || left.is_empty(), "{name} has left behind: {left:?}");
+        Ok(outcome)
+    }
+
+    fn command(&self) -> Result<Command> {
+        let program = program()?;
+        let home = self.home.path();
+        let mut path = OsString::from(program.parent().unwrap_or(Path::new("/")));
+        path.push(":");
+        path.push(std::env::var_os("PATH").unwrap_or_else(|| "/usr/bin:/bin".into()));
+        let mut command = Command::new(program);
+        command
+            .args(["--no-interactive", "--no-colors"])
+            .current_dir(&self.project_dir)
+            .stdin(Stdio::null())
+            .process_group(0)
+            // None of the tester's own settings: not even a proxy, which gRPC would ask for localhost.
+            .env_clear()
+            .envs([("PATH", path.as_os_str()), ("LANG", OsStr::new("C.UTF-8")), ("HOME", home.as_os_str())])
+            .env("XDG_CACHE_HOME", home.join("cache"))
+            .env("XDG_CONFIG_HOME", home.join("config"))
+            .env("XDG_DATA_HOME", home.join("data"))
+            .env("TMPDIR", home.join("tmp"));
+        Ok(command)
+    }
+
+    /// Waits that long for what BuildStream has started (buildbox-casd is in a process group of its own), then kills
+    /// it. Returns what had to be killed.
+    fn kill_stragglers(&self, patience: Duration) -> Result<Vec<String>> {
+        let until = Instant::now() + patience;
+        let mut left = self.stragglers()?;
+        while !left.is_empty() && Instant::now() < until {
+            std::thread::sleep(PAUSE);
+            left = self.stragglers()?;
+        }
+        let mut killed = Vec::new();
+        for pid in left {
+            let Ok(process) = pidfd_open(pid, PidfdFlags::empty()) else { continue };
+            // Asked again while the descriptor holds on to it: the number alone could be another's by now.
+            if self.started(pid) {
+                killed.push(lossy(&fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default()).replace('\0', " "));
+                let _ = pidfd_send_signal(&process, Signal::KILL);
+                wait_for_end(pid, STRAGGLERS_DEADLINE)?;
+            }
+        }
+        Ok(killed)
+    }
+
+    fn stragglers(&self) -> Result<Vec<Pid>> {
+        let names = fs::read_dir("/proc")?.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+        Ok(names.filter_map(Pid::from_raw).filter(|pid| self.started(*pid)).collect())
+    }
+
+    /// Whether this process was started by this very user: it has inherited the home.
+    fn started(&self, pid: Pid) -> bool {
+        let Ok(environment) = fs::read(format!("/proc/{pid}/environ")) else { return false };
+        let home = format!("HOME={}", self.home.path().display());
+        environment.split(|byte| *byte == 0).any(|variable| variable == home.as_bytes())
+    }
+}
+
+impl Drop for Bst {
+    fn drop(&mut self) {
+        let _ = self.kill_stragglers(Duration::ZERO);
+    }
+}
+
+// === impl Remote ===
+
+impl Remote {
+    /// This endpoint, called `localhost`: pulled from, and both index and storage.
+    pub fn of(endpoint: &Endpoint) -> Remote {
+        let scheme = if endpoint.tls { "https" } else { "http" };
+        Remote {
+            url: format!("{scheme}://localhost:{}", endpoint.port),
+            push: false,
+            kind: "all",
+            instance: None,
+            server_certificate: None,
+            client: None,
+            impatient: false,
+        }
+    }
+
+    /// What it is called in BuildStream's messages.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// Pushed to as well.
+    #[must_use]
+    pub fn pushing(self) -> Remote {
+        Remote { push: true, ..self }
+    }
+
+    /// Only asked which blobs an artifact has.
+    #[must_use]
+    pub fn index(self) -> Remote {
+        Remote { kind: "index", ..self }
+    }
+
+    /// Only asked for blobs.
+    #[must_use]
+    pub fn storage(self) -> Remote {
+        Remote { kind: "storage", ..self }
+    }
+
+    /// Called with this instance name.
+    #[must_use]
+    pub fn instance(self, name: &str) -> Remote {
+        Remote { instance: Some(name.to_owned()), ..self }
+    }
+
+    /// Called without TLS, whatever it speaks.
+    #[must_use]
+    pub fn plaintext(self) -> Remote {
+        Remote { url: self.url.replace("https://", "http://"), ..self }
+    }
+
+    /// Known by this certificate (`server-cert`).
+    #[must_use]
+    pub fn trusting(self, certificate: &Path) -> Remote {
+        Remote { server_certificate: Some(certificate.to_owned()), ..self }
+    }
+
+    /// Shown this certificate (`client-cert`, `client-key`).
+    #[must_use]
+    pub fn showing(self, identity: &IdentityFiles) -> Remote {
+        Remote { client: Some(identity.clone()), ..self }
+    }
+
+    /// Given up soon: casd's default is 5 attempts in 10 seconds.
+    #[must_use]
+    pub fn impatient(self) -> Remote {
+        Remote { impatient: true, ..self }
+    }
+
+    fn yaml(&self) -> String {
+        let mut text = format!("  - url: {:?}\n    push: {}\n    type: {}\n", self.url, self.push, self.kind);
+        if let Some(instance) = &self.instance {
+            text.push_str(&format!("    instance-name: {instance:?}\n"));
+        }
+        if self.server_certificate.is_some() || self.client.is_some() {
+            text.push_str("    auth:\n");
+        }
+        if let Some(certificate) = &self.server_certificate {
+            text.push_str(&format!("      server-cert: {certificate:?}\n"));
+        }
+        if let Some(client) = &self.client {
+            text.push_str(&format!("      client-cert: {:?}\n      client-key: {:?}\n", client.certificate, client.key));
+        }
+        if self.impatient {
+            text.push_str("    connection-config:\n      retry-limit: 1\n      retry-delay: 10\n");
+        }
+        text
+    }
+}
+
+// === impl Outcome ===
+
+impl Outcome {
+    /// Itself, if it has.
+    ///
+    /// # Errors
+    /// When it has failed.
+    pub fn succeeded(self) -> Result<Outcome> {
+        ensure!(self.status.success(), "{} failed ({})\n{}{}", self.command, self.status, self.stdout, self.stderr);
+        Ok(self)
+    }
+
+    /// Itself, if it has, with an exit code that says so.
+    ///
+    /// # Errors
+    /// When it has succeeded, or was ended by a signal.
+    pub fn failed(self) -> Result<Outcome> {
+        let failed = self.status.code().is_some_and(|code| code != 0);
+        ensure!(failed, "{} did not fail ({})\n{}{}", self.command, self.status, self.stdout, self.stderr);
+        Ok(self)
+    }
+
+    /// Itself, if this is somewhere in its messages.
+    ///
+    /// # Errors
+    /// When it is not.
+    pub fn saying(self, part: &str) -> Result<Outcome> {
+        ensure!(self.says(part), "{} does not say {part:?}\n{}", self.command, self.stderr);
+        Ok(self)
+    }
+
+    /// Whether this is somewhere in its messages.
+    pub fn says(&self, part: &str) -> bool {
+        self.stderr.contains(part)
+    }
+
+    /// The line of the summary of this queue (`Pull`, `Fetch`, `Build`, `Push`, `Src-push`).
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn queue(&self, name: &str) -> Result<Queue> {
+        let prefix = format!("{name} Queue:");
+        let line = self.stderr.lines().find_map(|line| line.trim().strip_prefix(prefix.as_str()));
+        let line = line.with_context(|| format!("{} has no {prefix}\n{}", self.command, self.stderr))?;
+        let mut counts = line.split(|byte: char| !byte.is_ascii_digit()).filter(|word| !word.is_empty());
+        let mut count = || Ok::<u32, anyhow::Error>(counts.next().context("a count is missing")?.parse()?);
+        Ok(Queue { processed: count()?, skipped: count()?, failed: count()? })
+    }
+}
+
+// === impl Files ===
+
+impl Files {
+    /// Reads a whole tree.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn read(dir: &Path) -> Result<Files> {
+        let mut files = BTreeMap::new();
+        let mut folders = vec![dir.to_owned()];
+        while let Some(folder) = folders.pop() {
+            for entry in fs::read_dir(&folder)? {
+                let path = entry?.path();
+                let metadata = fs::symlink_metadata(&path)?;
+                let mode = metadata.permissions().mode() & 0o7777;
+                let entry = if metadata.is_symlink() {
+                    Entry::Symlink(fs::read_link(&path)?)
+                } else if metadata.is_dir() {
+                    folders.push(path.clone());
+                    Entry::Directory(mode)
+                } else {
+                    Entry::File(mode, digest_of(&fs::read(&path)?))
+                };
+                files.insert(path.strip_prefix(dir)?.to_owned(), entry);
+            }
+        }
+        Ok(Files(files))
+    }
+
+    /// How many entries it has, directories included.
+    pub fn count(&self) -> usize {
+        self.0.len()
+    }
+
+    /// What is there.
+    pub fn get(&self, path: &str) -> Option<&Entry> {
+        self.0.get(Path::new(path))
+    }
+
+    /// Checks that another tree is the same, permissions and link targets included.
+    ///
+    /// # Errors
+    /// When it is not; the message names the paths.
+    pub fn same_as(&self, other: &Files) -> Result<()> {
+        let paths = self.0.keys().chain(other.0.keys().filter(|path| !self.0.contains_key(*path)));
+        let differing: Vec<String> = paths
+            .filter(|path| self.0.get(*path) != other.0.get(*path))
+            .map(|path| format!("{}: {:?} and {:?}", path.display(), self.0.get(path), other.0.get(path)))
+            .collect();
+        ensure!(differing.is_empty(), "the trees differ in {} paths:\n{}", differing.len(), differing.join("\n"));
+        Ok(())
+    }
+}
+
+// === files and processes ===
+
+/// `CASBAH_BST`, or the one that `scripts/test-env` has installed.
+fn program() -> Result<PathBuf> {
+    let installed = || PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../.venv/bin/bst"));
+    let program = std::env::var_os("CASBAH_BST").map_or_else(installed, PathBuf::from);
+    ensure!(program.is_file(), "there is no BuildStream at {}; run: scripts/test-env", program.display());
+    Ok(program)
+}
+
+fn busybox() -> Result<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let found = std::env::split_paths(&path).map(|folder| folder.join("busybox")).find(|file| file.is_file());
+    found.context("there is no busybox; run: scripts/test-env")
+}
+
+/// The same bytes for the same name, and others for another: elements keep their cache keys from test to test.
+fn seeded_bytes(name: &str, size_bytes: usize) -> Vec<u8> {
+    let seed = name.bytes().fold(0xCBF2_9CE4_8422_2325, |hash: u64, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01B3)
+    });
+    let mut bytes = vec![0; size_bytes];
+    SmallRng::seed_from_u64(seed).fill_bytes(&mut bytes);
+    bytes
+}
+
+/// Copies files with their permissions, and symbolic links as they are.
+fn copy_tree(from: &Path, to: &Path) -> Result<()> {
+    fs::create_dir_all(to)?;
+    for entry in fs::read_dir(from).with_context(|| format!("cannot read {}", from.display()))? {
+        let entry = entry?;
+        let target = to.join(entry.file_name());
+        let kind = entry.file_type()?;
+        if kind.is_symlink() {
+            symlink(fs::read_link(entry.path())?, target)?;
+        } else if kind.is_dir() {
+            copy_tree(&entry.path(), &target)?;
+        } else {
+            fs::copy(entry.path(), target)?;
+        }
+    }
+    Ok(())
+}
+
+/// Whether the process has ended within this time. One that is unknown has.
+fn wait_for_end(pid: Pid, time: Duration) -> Result<bool> {
+    let process = match pidfd_open(pid, PidfdFlags::empty()) {
+        Ok(process) => process,
+        Err(Errno::SRCH) => return Ok(true),
+        Err(error) => return Err(error.into()),
+    };
+    let until = Instant::now() + time;
+    loop {
+        let left = until.saturating_duration_since(Instant::now());
+        let timeout = Timespec { tv_sec: left.as_secs().try_into()?, tv_nsec: left.subsec_nanos().into() };
+        match poll(&mut [PollFd::new(&process, PollFlags::IN)], Some(&timeout)) {
+            Ok(0) => return Ok(false),
+            Ok(_) => return Ok(true),
+            Err(Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+fn utf8(path: &Path) -> Result<&str> {
+    path.to_str().with_context(|| format!("{} is not UTF-8", path.display()))
+}
+
+fn lossy(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_sample_project_builds_without_a_server() -> Result<()> {
+        let bst = Bst::new(&Project::sample()?)?;
+        let built = bst.build("all.bst")?.succeeded()?;
+        assert_eq!(built.queue("Build")?, Queue { processed: 8, skipped: 0, failed: 0 });
+        let files = bst.checkout("all.bst")?;
+        assert!(files.count() > MANY_COUNT);
+        assert_eq!(files.get("links/relative"), Some(&Entry::Symlink("../bin/hello".into())));
+        assert_eq!(files.get("links/dangling"), Some(&Entry::Symlink("nowhere".into())));
+        assert!(matches!(files.get("data/empty-directory/within"), Some(Entry::Directory(_))));
+        assert!(matches!(files.get("data/empty-executable"), Some(Entry::File(mode, _)) if mode & 0o111 != 0));
+        assert!(matches!(files.get("data/empty"), Some(Entry::File(mode, _)) if mode & 0o111 == 0));
+        assert!(matches!(files.get("opt/app/program"), Some(Entry::File(mode, _)) if mode & 0o111 != 0));
+        Ok(())
+    }
+
+    #[test]
+    fn what_buildstream_leaves_behind_is_killed() -> Result<()> {
+        let bst = Bst::new(&Project::bare()?)?;
+        let mut sleeper = Command::new("sleep");
+        let mut sleeper = sleeper.arg("1000").env("HOME", bst.home.path()).spawn()?;
+        let killed = bst.kill_stragglers(Duration::ZERO)?;
+        assert_eq!(killed, ["sleep 1000 "]);
+        sleeper.wait()?;
+        assert_eq!(bst.stragglers()?, []);
+        Ok(())
+    }
+}

@@ -1,0 +1,259 @@
+//! ActionCache: a hit is whole (G5), and results are kept per instance and action.
+
+use anyhow::Result;
+use casbah_tests::clients::reapi::action_cache_client::ActionCacheClient;
+use casbah_tests::clients::reapi::{
+    ActionResult, Digest, Directory, GetActionResultRequest, OutputDirectory, OutputFile, Tree as TreeMessage,
+    UpdateActionResultRequest,
+};
+use casbah_tests::clients::{Client, Tree, digest_of, refused_with};
+use casbah_tests::load::new_bytes;
+use casbah_tests::process::{Config, Listener};
+use casbah_tests::target::{Node, Target};
+use prost::Message as _;
+use tonic::{Code, Status};
+
+/// An action nobody has asked for before.
+fn new_action() -> Digest {
+    digest_of(&new_bytes(32))
+}
+
+async fn update(client: &Client, action: &Digest, result: ActionResult) -> Result<ActionResult, Status> {
+    let request = UpdateActionResultRequest {
+        instance_name: client.instance().to_owned(),
+        action_digest: Some(action.clone()),
+        action_result: Some(result),
+        ..Default::default()
+    };
+    Ok(ActionCacheClient::new(client.channel()).update_action_result(request).await?.into_inner())
+}
+
+async fn get(client: &Client, action: &Digest) -> Result<ActionResult, Status> {
+    get_with(client, GetActionResultRequest { action_digest: Some(action.clone()), ..Default::default() }).await
+}
+
+async fn get_with(client: &Client, request: GetActionResultRequest) -> Result<ActionResult, Status> {
+    let request = GetActionResultRequest { instance_name: client.instance().to_owned(), ..request };
+    Ok(ActionCacheClient::new(client.channel()).get_action_result(request).await?.into_inner())
+}
+
+fn file(path: &str, digest: Digest) -> OutputFile {
+    OutputFile { path: path.to_owned(), digest: Some(digest), ..Default::default() }
+}
+
+/// The `Tree` message of a tree: its directories in one blob.
+fn tree_message(tree: &Tree) -> Vec<u8> {
+    let directories = || tree.blobs.iter().filter_map(|blob| Directory::decode(blob.clone()).ok());
+    let root = directories().find(|directory| digest_of(&directory.encode_to_vec()) == tree.root);
+    TreeMessage { root, children: directories().collect() }.encode_to_vec()
+}
+
+#[tokio::test]
+async fn a_result_comes_back_as_it_was_given() -> Result<()> {
+    let target = Target::start().await?;
+    let client = target.client();
+    let output = client.upload(new_bytes(100)).await?;
+    let result = ActionResult { output_files: vec![file("out/a", output)], exit_code: 3, ..Default::default() };
+    let action = new_action();
+    assert_eq!(update(client, &action, result.clone()).await?, result);
+    assert_eq!(get(client, &action).await?, result);
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_unknown_action_is_not_found_and_named() -> Result<()> {
+    let target = Target::start().await?;
+    let action = new_action();
+    let message = refused_with(Code::NotFound, get(target.client(), &action).await)?;
+    assert!(message.contains(&action.hash), "{message}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_last_update_wins() -> Result<()> {
+    let target = Target::start().await?;
+    let action = new_action();
+    for exit_code in [1, 2, 3] {
+        update(target.client(), &action, ActionResult { exit_code, ..Default::default() }).await?;
+    }
+    assert_eq!(get(target.client(), &action).await?.exit_code, 3);
+    Ok(())
+}
+
+#[tokio::test]
+async fn instances_do_not_see_each_others_results() -> Result<()> {
+    let target = Target::start().await?;
+    let (one, other) = (target.client().with_instance("team/a"), target.client().with_instance("team/b"));
+    let action = new_action();
+    update(&one, &action, ActionResult { exit_code: 7, ..Default::default() }).await?;
+    assert_eq!(get(&one, &action).await?.exit_code, 7);
+    refused_with(Code::NotFound, get(&other, &action).await)?;
+    refused_with(Code::NotFound, get(target.client(), &action).await)?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_result_is_not_a_hit_while_anything_it_names_is_absent() -> Result<()> {
+    let target = Target::start().await?;
+    let client = target.client();
+    let absent = || digest_of(&new_bytes(10));
+    let directory = |tree: Option<Digest>, root: Option<Digest>| OutputDirectory {
+        path: "d".into(),
+        tree_digest: tree,
+        root_directory_digest: root,
+        ..Default::default()
+    };
+    // A tree whose directories are there, and whose one file is not.
+    let hollow = Tree::builder().file("a/b/file", new_bytes(20)).build();
+    let message = client.upload(tree_message(&hollow)).await?;
+    for blob in &hollow.blobs {
+        if Directory::decode(blob.clone()).is_ok_and(|directory| directory.encoded_len() == blob.len()) {
+            client.upload(blob.clone()).await?;
+        }
+    }
+    let results = [
+        ActionResult { output_files: vec![file("a", absent())], ..Default::default() },
+        ActionResult { stdout_digest: Some(absent()), ..Default::default() },
+        ActionResult { stderr_digest: Some(absent()), ..Default::default() },
+        ActionResult { output_directories: vec![directory(Some(absent()), None)], ..Default::default() },
+        ActionResult { output_directories: vec![directory(Some(message), None)], ..Default::default() },
+        ActionResult { output_directories: vec![directory(None, Some(absent()))], ..Default::default() },
+        ActionResult { output_directories: vec![directory(None, Some(hollow.root))], ..Default::default() },
+    ];
+    for result in results {
+        let action = new_action();
+        update(client, &action, result.clone()).await?;
+        let message = refused_with(Code::NotFound, get(client, &action).await)?;
+        assert!(message.contains("no longer whole"), "{result:?}: {message}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_result_with_a_whole_tree_is_a_hit() -> Result<()> {
+    let target = Target::start().await?;
+    let client = target.client();
+    let tree = Tree::builder().file("a/b/c", new_bytes(20)).file("a/d", new_bytes(30)).directory("empty").build();
+    client.upload_tree(&tree).await?;
+    let message = client.upload(tree_message(&tree)).await?;
+    let result = ActionResult {
+        output_directories: vec![OutputDirectory {
+            path: "out".into(),
+            tree_digest: Some(message),
+            root_directory_digest: Some(tree.root),
+            ..Default::default()
+        }],
+        ..Default::default()
+    };
+    let action = new_action();
+    update(client, &action, result.clone()).await?;
+    assert_eq!(get(client, &action).await?, result);
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_is_sent_inside_a_result_is_moved_into_the_store() -> Result<()> {
+    let target = Target::start().await?;
+    let client = target.client();
+    let (stdout, content) = (new_bytes(50), new_bytes(60));
+    let named = OutputFile { contents: content.clone(), ..file("a", digest_of(&content)) };
+    let result = ActionResult { output_files: vec![named], stdout_raw: stdout.clone(), ..Default::default() };
+    let action = new_action();
+    update(client, &action, result).await?;
+    let back = get(client, &action).await?;
+    assert_eq!(back.stdout_digest, Some(digest_of(&stdout)));
+    assert!(back.stdout_raw.is_empty());
+    assert_eq!(client.download(&digest_of(&stdout)).await?, stdout);
+    assert_eq!(client.download(&digest_of(&content)).await?, content);
+    Ok(())
+}
+
+#[tokio::test]
+async fn outputs_are_sent_along_when_asked_for() -> Result<()> {
+    let target = Target::start().await?;
+    let client = target.client();
+    let blobs = [new_bytes(50), new_bytes(60), new_bytes(70), new_bytes(80)];
+    let mut digests = Vec::new();
+    for blob in &blobs {
+        digests.push(client.upload(blob.clone()).await?);
+    }
+    let result = ActionResult {
+        stdout_digest: Some(digests[0].clone()),
+        stderr_digest: Some(digests[1].clone()),
+        output_files: vec![file("wanted", digests[2].clone()), file("unwanted", digests[3].clone())],
+        ..Default::default()
+    };
+    let action = new_action();
+    update(client, &action, result).await?;
+    let request = GetActionResultRequest {
+        action_digest: Some(action.clone()),
+        inline_stdout: true,
+        inline_stderr: true,
+        inline_output_files: vec!["wanted".into()],
+        ..Default::default()
+    };
+    let back = get_with(client, request).await?;
+    assert_eq!((&back.stdout_raw, &back.stderr_raw), (&blobs[0], &blobs[1]));
+    assert_eq!((&back.output_files[0].contents, back.output_files[1].contents.len()), (&blobs[2], 0));
+    assert!(get(client, &action).await?.stdout_raw.is_empty(), "nobody asked");
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_is_too_large_to_be_sent_along_is_left_to_be_read() -> Result<()> {
+    let target = Target::start().await?;
+    let client = target.client();
+    let large = client.upload(new_bytes(5 << 20)).await?;
+    let action = new_action();
+    update(client, &action, ActionResult { stdout_digest: Some(large.clone()), ..Default::default() }).await?;
+    let request =
+        GetActionResultRequest { action_digest: Some(action), inline_stdout: true, ..Default::default() };
+    let back = get_with(client, request).await?;
+    assert_eq!((back.stdout_digest, back.stdout_raw.len()), (Some(large), 0));
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_result_that_is_of_no_use_is_refused() -> Result<()> {
+    let target = Target::start().await?;
+    let client = target.client();
+    let nameless = ActionResult {
+        output_files: vec![OutputFile { path: "a".into(), ..Default::default() }],
+        ..Default::default()
+    };
+    let message = refused_with(Code::InvalidArgument, update(client, &new_action(), nameless).await)?;
+    assert!(message.contains("\"a\""), "{message}");
+    let lying = ActionResult {
+        output_files: vec![OutputFile { contents: new_bytes(5), ..file("b", digest_of(b"other")) }],
+        ..Default::default()
+    };
+    refused_with(Code::InvalidArgument, update(client, &new_action(), lying).await)?;
+    let bad_action = Digest { hash: "xyz".into(), size_bytes: 1 };
+    refused_with(Code::InvalidArgument, update(client, &bad_action, ActionResult::default()).await)?;
+    refused_with(Code::InvalidArgument, get(client, &bad_action).await)?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_reader_gets_results_and_updates_none() -> Result<()> {
+    let config = Config::new()?.listener(&Listener::plaintext()).listener(&Listener::plaintext().allow(&["read"]));
+    let server = config.start()?;
+    let writer = Client::plaintext(&server.endpoint(0).authority()).await?;
+    let reader = Client::plaintext(&server.endpoint(1).authority()).await?;
+    let action = new_action();
+    update(&writer, &action, ActionResult { exit_code: 5, ..Default::default() }).await?;
+    assert_eq!(get(&reader, &action).await?.exit_code, 5);
+    refused_with(Code::PermissionDenied, update(&reader, &action, ActionResult::default()).await)?;
+    assert_eq!(get(&writer, &action).await?.exit_code, 5);
+    Ok(())
+}
+
+#[tokio::test]
+async fn results_survive_a_kill() -> Result<()> {
+    let mut node = Node::start(&[])?;
+    let action = new_action();
+    update(&node.client().await?, &action, ActionResult { exit_code: 9, ..Default::default() }).await?;
+    node.kill9_and_restart(&[])?;
+    assert_eq!(get(&node.client().await?, &action).await?.exit_code, 9);
+    Ok(())
+}

@@ -1,0 +1,738 @@
+//! ByteStream: reading parts of blobs, and uploads that are cut, lie, vanish, meet, or are taken up again.
+
+use anyhow::{Context as _, Result, ensure};
+use bytes::Bytes;
+use casbah_tests::clients::bytestream::WriteRequest;
+use casbah_tests::clients::reapi::Digest;
+use casbah_tests::clients::{Client, digest_of, empty_digest, refused_with, write_requests};
+use casbah_tests::deadline::{eventually, within_deadline};
+use casbah_tests::faults::Wire;
+use casbah_tests::load::{Content, new_bytes};
+use casbah_tests::target::Target;
+use futures_util::future::join_all;
+use tonic::{Code, Status};
+
+const MIB: usize = 1 << 20;
+
+/// What the server's memory may grow by while blobs of any size pass through it.
+const GROWTH_BYTES_MAX: u64 = 64 << 20;
+
+/// Refused, and nothing of it can be found or read.
+async fn refused_and_not_held<T>(client: &Client, digest: &Digest, answer: Result<T, Status>) -> Result<String> {
+    let message = refused_with(Code::InvalidArgument, answer)?;
+    ensure!(message.contains(&digest.hash), "does not name the digest: {message}");
+    ensure!(!client.has(digest).await?, "is present");
+    refused_with(Code::NotFound, client.download(digest).await)?;
+    Ok(message)
+}
+
+async fn write(client: &Client, requests: Vec<WriteRequest>) -> Result<i64, Status> {
+    Ok(client.bytestream().write(tokio_stream::iter(requests)).await?.into_inner().committed_size)
+}
+
+// === Read ===
+
+#[tokio::test]
+async fn every_part_of_a_blob_is_read_exactly() -> Result<()> {
+    let target = Target::start().await?;
+    let client = target.client();
+    // One that is small to a store and one that is large.
+    for size in [1000, 3 * MIB + 17] {
+        let blob = new_bytes(size);
+        let name = client.blob_name(&client.upload(blob.clone()).await?);
+        let middle = size / 2;
+        for offset in [0, 1, 63, 64, 511, middle - 1, middle, size - 2, size - 1, size] {
+            for limit in [0, 1, 2, 64, 511, middle, size - 1, size, size + 1, usize::MAX >> 1] {
+                let end = if limit == 0 { size } else { size.min(offset.saturating_add(limit)) };
+                let read = client.read(&name, offset.try_into()?, limit.try_into()?).await?;
+                assert!(read == blob[offset..end], "offset {offset}, limit {limit}: {} bytes", read.len());
+            }
+        }
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn reading_from_the_very_end_gives_nothing_and_no_error() -> Result<()> {
+    let target = Target::start().await?;
+    let client = target.client();
+    let name = client.blob_name(&client.upload(new_bytes(100)).await?);
+    assert_eq!(client.read(&name, 100, 0).await?, b"");
+    assert_eq!(client.read(&name, 100, 10).await?, b"");
+    assert_eq!(client.read(&client.blob_name(&empty_digest()), 0, 10).await?, b"");
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_offset_outside_of_the_blob_is_out_of_range() -> Result<()> {
+    let target = Target::start().await?;
+    let client = target.client();
+    let name = client.blob_name(&client.upload(new_bytes(100)).await?);
+    // The API's comment: "A `read_offset` that is negative or greater than the size of the resource".
+    for offset in [101, 1 << 40, i64::MAX, -1, i64::MIN] {
+        for limit in [0, 1] {
+            refused_with(Code::OutOfRange, client.read(&name, offset, limit).await)
+                .with_context(|| format!("offset {offset}, limit {limit}"))?;
+        }
+    }
+    refused_with(Code::OutOfRange, client.read(&client.blob_name(&empty_digest()), 1, 0).await)?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_negative_limit_is_an_invalid_argument() -> Result<()> {
+    let target = Target::start().await?;
+    let client = target.client();
+    let name = client.blob_name(&client.upload(new_bytes(100)).await?);
+    for limit in [-1, i64::MIN] {
+        refused_with(Code::InvalidArgument, client.read(&name, 0, limit).await)?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_absent_blob_is_not_found_by_name() -> Result<()> {
+    let target = Target::start().await?;
+    let client = target.client();
+    let digest = digest_of(&new_bytes(100));
+    for (offset, limit) in [(0, 0), (50, 0), (0, 10), (100, 0)] {
+        let message = refused_with(Code::NotFound, client.read(&client.blob_name(&digest), offset, limit).await)?;
+        assert!(message.contains(&digest.hash), "{message}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_name_that_names_no_blob_cannot_be_read() -> Result<()> {
+    let target = Target::start().await?;
+    let hash = digest_of(b"12345").hash;
+    for name in [
+        String::new(),
+        "/".to_owned(),
+        "blobs".to_owned(),
+        "blobs/".to_owned(),
+        hash.clone(),
+        format!("{hash}/5"),
+        format!("blob/{hash}/5"),
+        format!("Blobs/{hash}/5"),
+        format!("blobs/{hash}"),
+        format!("blobs/{hash}/"),
+        format!("blobs/{hash}/x"),
+        format!("blobs/{hash}/-5"),
+        format!("blobs/{hash}/+5"),
+        format!("blobs/{hash}/5.0"),
+        format!("blobs/{hash}/0x5"),
+        format!("blobs/{hash}/ 5"),
+        format!("blobs/{hash}/9223372036854775808"),
+        format!("blobs/{hash}/99999999999999999999999"),
+        format!("blobs//{hash}/5"),
+        format!("blobs/{}/5", &hash[1..]),
+        format!("blobs/{hash}0/5"),
+        format!("blobs/{}/5", hash.to_uppercase()),
+        format!("blobs/{}/5", "g".repeat(64)),
+        format!("blobs/{}/5", "é".repeat(32)),
+        "blobs/../../../../etc/passwd/5".to_owned(),
+        format!("blobs/{hash}/5/more"),
+        format!("blobs/md5/{hash}/5"),
+        format!("blobs/blake3/{hash}/5"),
+        format!("a//blobs/{hash}/5"),
+        format!("actions/blobs/{hash}/5"),
+        format!("uploads/5a9e5d4e-2d4a-4f8e-9d3c-0f3b2a1c4d5e/blobs/{hash}/5"),
+        format!("{}/blobs/{hash}/5", "i".repeat(100_000)),
+    ] {
+        let shown: String = name.chars().take(80).collect();
+        let message = refused_with(Code::InvalidArgument, target.client().read(&name, 0, 0).await)
+            .with_context(|| format!("read {shown:?}"))?;
+        assert!(message.contains(&shown), "{shown:?}: {message}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn compressed_names_are_refused_while_no_compressor_is_advertised() -> Result<()> {
+    let target = Target::start().await?;
+    let client = target.client();
+    let digest = client.upload(new_bytes(5)).await?;
+    let name = format!("compressed-blobs/zstd/{}/5", digest.hash);
+    let status = client.read(&name, 0, 0).await.expect_err("no compressor is advertised");
+    assert!([Code::InvalidArgument, Code::Unimplemented].contains(&status.code()), "{status:?}");
+    let uuid = uuid::Uuid::new_v4();
+    let name = format!("uploads/{uuid}/compressed-blobs/zstd/{}/5", digest_of(&new_bytes(5)).hash);
+    let requests = write_requests(name, Bytes::from_static(b"12345"), 5).collect();
+    let status = write(client, requests).await.expect_err("no compressor is advertised");
+    assert!([Code::InvalidArgument, Code::Unimplemented].contains(&status.code()), "{status:?}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_reader_that_stops_half_way_disturbs_nobody() -> Result<()> {
+    let target = Target::start().await?;
+    let client = target.client();
+    let blob = new_bytes(16 * MIB);
+    let digest = client.upload(blob.clone()).await?;
+    // Pants does this.
+    for _ in 0..20 {
+        let request = casbah_tests::clients::bytestream::ReadRequest {
+            resource_name: client.blob_name(&digest),
+            ..Default::default()
+        };
+        let mut stream = client.bytestream().read(request).await?.into_inner();
+        assert!(stream.message().await?.is_some());
+    }
+    assert!(within_deadline("a whole read", client.download(&digest)).await?? == blob);
+    Ok(())
+}
+
+// === Write ===
+
+#[tokio::test]
+async fn a_blob_arrives_whatever_the_size_of_its_chunks() -> Result<()> {
+    let target = Target::start().await?;
+    let client = target.client();
+    for (blob_bytes, chunk_bytes) in [
+        (0, 1),
+        (1, 1),
+        (300, 1),
+        (5000, 7),
+        (100_000, 4096),
+        (MIB, 16 << 10),
+        (5 * MIB + 1, 64 << 10),
+        (5 * MIB, MIB),
+        (9 * MIB + 3, 2 * MIB),
+    ] {
+        let blob = new_bytes(blob_bytes);
+        let digest = client.upload_in_chunks(blob.clone(), chunk_bytes).await?;
+        assert!(client.has(&digest).await?, "{blob_bytes} in {chunk_bytes}");
+        assert!(client.download(&digest).await? == blob, "{blob_bytes} in {chunk_bytes}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn messages_without_bytes_and_repeated_names_are_taken() -> Result<()> {
+    let target = Target::start().await?;
+    let client = target.client();
+    let blob = new_bytes(3000);
+    let digest = digest_of(&blob);
+    let name = client.upload_name(&digest);
+    let upload = client.begin_upload();
+    upload.send_bytes(&name, 0, b"", false).await;
+    upload.send_bytes(&name, 0, &blob[..1000], false).await;
+    upload.send_bytes("", 1000, b"", false).await;
+    upload.send_bytes(&name, 1000, &blob[1000..], false).await;
+    upload.send_bytes(&name, 3000, b"", true).await;
+    assert_eq!(upload.finish().await?.committed_size, 3000);
+    assert_eq!(client.download(&digest).await?, blob);
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_follows_the_size_in_a_name_is_the_clients_own_business() -> Result<()> {
+    let target = Target::start().await?;
+    let client = target.client().with_instance("team/a");
+    let blob = new_bytes(100);
+    let digest = digest_of(&blob);
+    let name = format!("{}/out/main.o/with/blobs/in/it", client.upload_name(&digest));
+    assert_eq!(write(&client, write_requests(name, blob.clone(), 10).collect()).await?, 100);
+    assert_eq!(client.download(&digest).await?, blob);
+    Ok(())
+}
+
+#[tokio::test]
+async fn bytes_of_another_hash_are_refused_and_not_held() -> Result<()> {
+    let target = Target::start().await?;
+    let client = target.client();
+    for size in [1, 1000, 3 * MIB] {
+        let mut bytes = new_bytes(size).to_vec();
+        let digest = digest_of(&bytes);
+        bytes[size / 2] ^= 1;
+        let requests = write_requests(client.upload_name(&digest), bytes.clone().into(), MIB).collect();
+        refused_and_not_held(client, &digest, write(client, requests).await).await?;
+        assert!(!client.has(&digest_of(&bytes)).await?, "held under their own name");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn more_bytes_than_the_digest_says_are_refused_and_not_held() -> Result<()> {
+    let target = Target::start().await?;
+    let client = target.client();
+    for (size, extra, chunk_bytes) in
+        [(0, 1, 10), (1000, 1, 5000), (1000, 1, 1000), (1000, 5000, 10), (MIB, 3 * MIB, MIB)]
+    {
+        let bytes = new_bytes(size + extra);
+        let start = digest_of(&bytes[..size]);
+        let digests = [start.clone(), Digest { size_bytes: start.size_bytes, ..digest_of(&bytes) }];
+        for digest in digests.into_iter().filter(|digest| *digest != empty_digest()) {
+            let requests = write_requests(client.upload_name(&digest), bytes.clone(), chunk_bytes).collect();
+            refused_and_not_held(client, &digest, write(client, requests).await)
+                .await
+                .with_context(|| format!("{size} + {extra} in {chunk_bytes}"))?;
+        }
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn fewer_bytes_than_the_digest_says_are_refused_and_not_held() -> Result<()> {
+    let target = Target::start().await?;
+    let client = target.client();
+    for (size, missing) in [(1, 1), (1000, 1), (1000, 1000), (3 * MIB, MIB)] {
+        let bytes = new_bytes(size);
+        let sent = bytes.slice(..size - missing);
+        for digest in [digest_of(&bytes), Digest { size_bytes: size.try_into()?, ..digest_of(&sent) }] {
+            let requests = write_requests(client.upload_name(&digest), sent.clone(), MIB).collect();
+            refused_and_not_held(client, &digest, write(client, requests).await)
+                .await
+                .with_context(|| format!("{size} - {missing}"))?;
+        }
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_upload_of_a_blob_that_is_present_ends_early_with_its_size() -> Result<()> {
+    let target = Target::start().await?;
+    let client = target.client();
+    let blob = new_bytes(4 * MIB);
+    let digest = client.upload(blob.clone()).await?;
+    let upload = client.begin_upload();
+    upload.send_bytes(&client.upload_name(&digest), 0, &blob[..100], false).await;
+    // The client's side stays open: only an early end answers.
+    let answer = within_deadline("an early end", upload.answer()).await??;
+    assert_eq!(answer.committed_size, digest.size_bytes);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_wrong_offset_is_refused() -> Result<()> {
+    let target = Target::start().await?;
+    let client = target.client();
+    let blob = new_bytes(3000);
+    let digest = digest_of(&blob);
+    for (what, first, second) in [
+        ("starts after the start", 1, 1001),
+        ("starts before the start", -1, 999),
+        ("starts past the end", 4000, 5000),
+        ("leaves a gap", 0, 1001),
+        ("overlaps", 0, 999),
+        ("starts again", 0, 0),
+        ("goes below zero", 0, i64::MIN),
+        ("goes past all ends", 0, i64::MAX),
+    ] {
+        let message = |offset, from: usize, to: usize, finish_write| WriteRequest {
+            resource_name: String::new(),
+            write_offset: offset,
+            finish_write,
+            data: blob.slice(from..to),
+        };
+        let mut requests = vec![message(first, 0, 1000, false), message(second, 1000, 3000, true)];
+        requests[0].resource_name = client.upload_name(&digest);
+        let answer = write(client, requests).await;
+        refused_with(Code::InvalidArgument, answer).context(what)?;
+        assert!(!client.has(&digest).await?, "{what}");
+    }
+    assert_eq!(client.upload(blob).await?, digest);
+    Ok(())
+}
+
+#[tokio::test]
+async fn bytes_after_the_end_are_refused() -> Result<()> {
+    let target = Target::start().await?;
+    let client = target.client();
+    let blob = new_bytes(2000);
+    // The first half is marked as the end: too few bytes, whatever follows.
+    let digest = digest_of(&blob);
+    let upload = client.begin_upload();
+    upload.send_bytes(&client.upload_name(&digest), 0, &blob[..1000], true).await;
+    upload.send_bytes("", 1000, &blob[1000..], true).await;
+    refused_and_not_held(client, &digest, upload.finish().await).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_upload_that_is_never_finished_is_never_visible() -> Result<()> {
+    let target = Target::start().await?;
+    let client = target.client();
+    let blob = new_bytes(2000);
+    let digest = digest_of(&blob);
+    let upload = client.begin_upload();
+    upload.send_bytes(&client.upload_name(&digest), 0, &blob[..1999], false).await;
+    if let Ok(answer) = upload.finish().await {
+        assert_eq!(answer.committed_size, 1999, "not all of it was sent");
+    }
+    assert!(!client.has(&digest).await?);
+    refused_with(Code::NotFound, client.download(&digest).await)?;
+    // All the bytes but no mark of the end: whole or absent, nothing between.
+    let upload = client.begin_upload();
+    upload.send_bytes(&client.upload_name(&digest), 0, &blob, false).await;
+    let _ = upload.finish().await;
+    match client.has(&digest).await? {
+        true => assert_eq!(client.download(&digest).await?, blob),
+        false => refused_with(Code::NotFound, client.download(&digest).await).map(|_| ())?,
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_upload_without_a_message_or_a_name_is_refused() -> Result<()> {
+    let target = Target::start().await?;
+    let client = target.client();
+    refused_with(Code::InvalidArgument, write(client, Vec::new()).await)?;
+    let nameless = write_requests(String::new(), new_bytes(10), 5).collect();
+    refused_with(Code::InvalidArgument, write(client, nameless).await)?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_name_that_changes_in_the_middle_of_an_upload_is_refused() -> Result<()> {
+    let target = Target::start().await?;
+    let client = target.client();
+    let blob = new_bytes(2000);
+    let (digest, other) = (digest_of(&blob), digest_of(&new_bytes(2000)));
+    let upload = client.begin_upload();
+    upload.send_bytes(&client.upload_name(&digest), 0, &blob[..1000], false).await;
+    upload.send_bytes(&client.upload_name(&other), 1000, &blob[1000..], true).await;
+    refused_with(Code::InvalidArgument, upload.finish().await)?;
+    assert!(!client.has(&digest).await? && !client.has(&other).await?);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_name_that_names_no_upload_cannot_be_written_or_asked_for() -> Result<()> {
+    let target = Target::start().await?;
+    let client = target.client();
+    let hash = digest_of(b"12345").hash;
+    let uuid = uuid::Uuid::new_v4();
+    for name in [
+        "uploads".to_owned(),
+        format!("uploads/{uuid}"),
+        format!("uploads/{uuid}/blobs"),
+        format!("uploads/{uuid}/blobs/{hash}"),
+        format!("uploads/{uuid}/blobs/{hash}/"),
+        format!("uploads/{uuid}/blobs/{hash}/five"),
+        format!("uploads/{uuid}/blobs/{hash}/-5"),
+        format!("uploads/{uuid}/blobs/{hash}/9223372036854775808"),
+        format!("uploads/{uuid}/blobs/{}/5", &hash[1..]),
+        format!("uploads/{uuid}/blobs/{}/5", hash.to_uppercase()),
+        format!("uploads/{uuid}/blobs/blake3/{hash}/5"),
+        format!("uploads/{uuid}/blob/{hash}/5"),
+        format!("uploads/{uuid}/{hash}/5"),
+        format!("uploads//blobs/{hash}/5"),
+        format!("uploads/blobs/{hash}/5"),
+        format!("upload/{uuid}/blobs/{hash}/5"),
+        format!("blobs/{hash}/5"),
+        format!("a//uploads/{uuid}/blobs/{hash}/5"),
+        format!("{}/uploads/{uuid}/blobs/{hash}/5", "i".repeat(100_000)),
+    ] {
+        let shown: String = name.chars().take(80).collect();
+        let requests = write_requests(name.clone(), Bytes::from_static(b"12345"), 5).collect();
+        let message = refused_with(Code::InvalidArgument, write(client, requests).await)
+            .with_context(|| format!("write {shown:?}"))?;
+        assert!(message.contains(&shown), "{shown:?}: {message}");
+        refused_with(Code::InvalidArgument, client.query_write(&name).await)
+            .with_context(|| format!("query {shown:?}"))?;
+    }
+    Ok(())
+}
+
+// === QueryWriteStatus and resumption ===
+
+#[tokio::test]
+async fn a_finished_upload_is_known_as_complete() -> Result<()> {
+    let target = Target::start().await?;
+    let client = target.client();
+    let blob = new_bytes(5000);
+    let digest = digest_of(&blob);
+    let name = client.upload_name(&digest);
+    write(client, write_requests(name.clone(), blob, 1000).collect()).await?;
+    // By the name it was uploaded with, and by any other: the blob is there.
+    for name in [name, client.upload_name(&digest)] {
+        let status = client.query_write(&name).await?;
+        assert_eq!((status.committed_size, status.complete), (5000, true));
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn of_an_upload_that_nobody_began_nothing_is_held() -> Result<()> {
+    let target = Target::start().await?;
+    let client = target.client();
+    // The API's comment says NOT_FOUND; clients that would give up on it are told 0 bytes. Either begins at 0.
+    match client.query_write(&client.upload_name(&digest_of(&new_bytes(100)))).await {
+        Ok(status) => assert_eq!((status.committed_size, status.complete), (0, false)),
+        Err(status) => assert_eq!(status.code(), Code::NotFound, "{status:?}"),
+    }
+    Ok(())
+}
+
+/// Sends the first `sent` bytes of a blob over a wire, and cuts it.
+async fn cut_upload(target: &Target, name: &str, blob: &Bytes, sent: usize) -> Result<()> {
+    let wire = Wire::to(target.authority()).await?;
+    let client = Client::plaintext(&wire.authority()).await?;
+    let upload = client.begin_upload();
+    for start in (0..sent).step_by(MIB / 2) {
+        let name = if start == 0 { name } else { "" };
+        let part = blob.slice(start..sent.min(start + MIB / 2));
+        ensure!(upload.send_bytes(name, start, &part, false).await, "ended early");
+    }
+    wire.has_sent(sent.try_into()?).await?;
+    wire.cut().await;
+    ensure!(upload.finish().await.is_err(), "answered over a wire that was cut");
+    Ok(())
+}
+
+/// Waits until the server has taken in what it was sent of an upload.
+async fn committed(client: &Client, name: &str, sent: usize) -> Result<()> {
+    let sent = i64::try_from(sent)?;
+    eventually("the server knows how much it has", || async {
+        match client.query_write(name).await {
+            Ok(status) => {
+                ensure!(!status.complete && status.committed_size <= sent, "{status:?}");
+                Ok(status.committed_size == sent)
+            }
+            Err(status) if status.code() == Code::NotFound => Ok(false),
+            Err(status) => Err(status.into()),
+        }
+    })
+    .await
+}
+
+/// What follows of an upload from this offset on, with its name.
+fn rest_of(name: &str, blob: &Bytes, offset: usize) -> Vec<WriteRequest> {
+    let mut requests: Vec<_> = write_requests(name.to_owned(), blob.slice(offset..), MIB).collect();
+    for request in &mut requests {
+        request.write_offset += i64::try_from(offset).expect("a blob of a test is small");
+    }
+    requests
+}
+
+#[tokio::test]
+async fn an_upload_is_taken_up_where_the_connection_broke() -> Result<()> {
+    let target = Target::start().await?;
+    let client = target.client();
+    let blob = new_bytes(8 * MIB);
+    let digest = digest_of(&blob);
+    let name = client.upload_name(&digest);
+    cut_upload(&target, &name, &blob, 3 * MIB).await?;
+    committed(client, &name, 3 * MIB).await?;
+    assert!(!client.has(&digest).await?, "present after three of eight MiB");
+    let size = write(client, rest_of(&name, &blob, 3 * MIB)).await?;
+    assert_eq!(size, digest.size_bytes);
+    assert!(client.download(&digest).await? == blob);
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_upload_can_break_many_times() -> Result<()> {
+    let target = Target::start().await?;
+    let client = target.client();
+    let blob = new_bytes(4 * MIB);
+    let digest = digest_of(&blob);
+    let name = client.upload_name(&digest);
+    for part in 0..4 {
+        let wire = Wire::to(target.authority()).await?;
+        let broken = Client::plaintext(&wire.authority()).await?;
+        let upload = broken.begin_upload();
+        upload.send_bytes(&name, part * MIB, &blob[part * MIB..(part + 1) * MIB], false).await;
+        wire.has_sent(MIB.try_into()?).await?;
+        wire.cut().await;
+        drop(upload.finish().await);
+        committed(client, &name, (part + 1) * MIB).await?;
+    }
+    let upload = client.begin_upload();
+    upload.send_bytes(&name, blob.len(), b"", true).await;
+    assert_eq!(upload.finish().await?.committed_size, digest.size_bytes);
+    assert!(client.download(&digest).await? == blob);
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_upload_that_broke_can_start_again_from_zero() -> Result<()> {
+    let target = Target::start().await?;
+    let client = target.client();
+    let blob = new_bytes(4 * MIB);
+    let digest = digest_of(&blob);
+    let name = client.upload_name(&digest);
+    cut_upload(&target, &name, &blob, 2 * MIB).await?;
+    committed(client, &name, 2 * MIB).await?;
+    // Bazel asks with a new uuid, buildbox with the old one: both from the start.
+    assert_eq!(write(client, rest_of(&name, &blob, 0)).await?, digest.size_bytes);
+    assert!(client.download(&digest).await? == blob);
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_upload_is_taken_up_nowhere_but_at_its_committed_size() -> Result<()> {
+    let target = Target::start().await?;
+    let client = target.client();
+    let blob = new_bytes(4 * MIB);
+    let digest = digest_of(&blob);
+    let name = client.upload_name(&digest);
+    cut_upload(&target, &name, &blob, 2 * MIB).await?;
+    committed(client, &name, 2 * MIB).await?;
+    for offset in [1, MIB, 2 * MIB - 1, 2 * MIB + 1, 3 * MIB] {
+        let answer = write(client, rest_of(&name, &blob, offset)).await;
+        refused_with(Code::InvalidArgument, answer).with_context(|| format!("at {offset}"))?;
+        assert!(!client.has(&digest).await?, "at {offset}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_was_sent_before_the_break_is_verified_too() -> Result<()> {
+    let target = Target::start().await?;
+    let client = target.client();
+    let blob = new_bytes(4 * MIB);
+    let digest = digest_of(&blob);
+    let name = client.upload_name(&digest);
+    let mut damaged = blob.to_vec();
+    damaged[100] ^= 1;
+    cut_upload(&target, &name, &damaged.into(), 2 * MIB).await?;
+    committed(client, &name, 2 * MIB).await?;
+    let answer = write(client, rest_of(&name, &blob, 2 * MIB)).await;
+    refused_and_not_held(client, &digest, answer).await?;
+    // And it is not in the way of a good one.
+    assert_eq!(write(client, rest_of(&name, &blob, 0)).await?, digest.size_bytes);
+    Ok(())
+}
+
+#[tokio::test]
+async fn one_uuid_for_two_digests_means_two_uploads() -> Result<()> {
+    let target = Target::start().await?;
+    let client = target.client();
+    let (blob, other) = (new_bytes(4 * MIB), new_bytes(4 * MIB));
+    let uuid = uuid::Uuid::new_v4().to_string();
+    let name = client.upload_name_with(&uuid, &digest_of(&blob));
+    let other_name = client.upload_name_with(&uuid, &digest_of(&other));
+    // BuildStream's client uses one uuid for all blobs of its life.
+    cut_upload(&target, &name, &blob, 2 * MIB).await?;
+    committed(client, &name, 2 * MIB).await?;
+    match client.query_write(&other_name).await {
+        Ok(status) => assert_eq!((status.committed_size, status.complete), (0, false)),
+        Err(status) => assert_eq!(status.code(), Code::NotFound),
+    }
+    refused_with(Code::InvalidArgument, write(client, rest_of(&other_name, &other, 2 * MIB)).await)?;
+    assert_eq!(write(client, rest_of(&other_name, &other, 0)).await?, 4 * i64::try_from(MIB)?);
+    assert_eq!(write(client, rest_of(&name, &blob, 2 * MIB)).await?, 4 * i64::try_from(MIB)?);
+    assert!(client.download(&digest_of(&blob)).await? == blob);
+    assert!(client.download(&digest_of(&other)).await? == other);
+    Ok(())
+}
+
+// === many at once, and gone ===
+
+#[tokio::test(flavor = "multi_thread")]
+async fn uploads_of_one_blob_that_meet_all_succeed() -> Result<()> {
+    let target = Target::start().await?;
+    for size in [10, 100_000, 6 * MIB] {
+        let blob = new_bytes(size);
+        let mut clients = Vec::new();
+        for _ in 0..4 {
+            clients.push(Client::plaintext(target.authority()).await?);
+        }
+        let uploads = (0..16).map(|place| clients[place % 4].upload_in_chunks(blob.clone(), 64 << 10));
+        for answer in within_deadline("sixteen uploads", join_all(uploads)).await? {
+            assert_eq!(answer?, digest_of(&blob), "of {size} bytes");
+        }
+        assert!(target.client().download(&digest_of(&blob)).await? == blob);
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_liar_does_not_spoil_the_honest_upload_of_the_same_digest() -> Result<()> {
+    let target = Target::start().await?;
+    let client = target.client();
+    let blob = new_bytes(MIB);
+    let digest = digest_of(&blob);
+    let honest = client.begin_upload();
+    let liar = client.begin_upload();
+    let wrong = new_bytes(MIB);
+    honest.send_bytes(&client.upload_name(&digest), 0, &blob[..MIB / 2], false).await;
+    liar.send_bytes(&client.upload_name(&digest), 0, &wrong[..MIB / 2], false).await;
+    liar.send_bytes("", MIB / 2, &wrong[MIB / 2..], true).await;
+    refused_and_not_held(client, &digest, liar.finish().await).await?;
+    honest.send_bytes("", MIB / 2, &blob[MIB / 2..], true).await;
+    assert_eq!(honest.finish().await?.committed_size, digest.size_bytes);
+    assert!(client.download(&digest).await? == blob);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_client_that_vanishes_in_the_middle_leaves_nothing_to_be_found() -> Result<()> {
+    let target = Target::start().await?;
+    let client = target.client();
+    let blob = new_bytes(4 * MIB);
+    let digest = digest_of(&blob);
+    // By a cancelled call, and by a broken connection.
+    let upload = client.begin_upload();
+    upload.send_bytes(&client.upload_name(&digest), 0, &blob[..MIB], false).await;
+    upload.abandon().await;
+    assert!(!client.has(&digest).await?);
+    cut_upload(&target, &client.upload_name(&digest), &blob, 3 * MIB).await?;
+    assert!(!client.has(&digest).await?);
+    refused_with(Code::NotFound, client.download(&digest).await)?;
+    assert_eq!(client.upload(blob).await?, digest);
+    Ok(())
+}
+
+// === large ===
+
+/// Uploads and downloads a blob of this size, and returns by how much the server's memory grew.
+async fn growth_bytes(size_bytes: u64) -> Result<u64> {
+    let target = Target::start().await?;
+    let client = target.client();
+    let server = target.node()?.server();
+    // What the first blobs make it allocate is not growth.
+    Content::new(16 << 20).upload(client).await?;
+    let before = server.rss_bytes()?;
+    server.reset_peak_rss()?;
+    let content = Content::new(size_bytes);
+    let digest = content.upload(client).await?;
+    assert!(client.has(&digest).await?);
+    content.verify(client).await?;
+    Ok(server.peak_rss_bytes()?.saturating_sub(before))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hundred_mebibytes_pass_through_bounded_memory() -> Result<()> {
+    let growth_bytes = growth_bytes(100 << 20).await?;
+    assert!(growth_bytes < GROWTH_BYTES_MAX, "{growth_bytes}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gibibyte_passes_through_bounded_memory() -> Result<()> {
+    let growth_bytes = growth_bytes(1 << 30).await?;
+    assert!(growth_bytes < GROWTH_BYTES_MAX, "{growth_bytes}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_slow_uploads_at_once_pass_through_bounded_memory() -> Result<()> {
+    let target = Target::start().await?;
+    let client = target.client();
+    let server = target.node()?.server();
+    Content::new(16 << 20).upload(client).await?;
+    let before = server.rss_bytes()?;
+    server.reset_peak_rss()?;
+    // 200 uploads stay open in the middle, 100 MiB in all, over connections enough for any limit on streams.
+    let chunk = new_bytes(MIB / 2);
+    let mut uploads = Vec::new();
+    for _ in 0..8 {
+        let client = Client::plaintext(target.authority()).await?;
+        for _ in 0..25 {
+            let upload = client.begin_upload();
+            let digest = Digest { size_bytes: 1 << 20, ..digest_of(&new_bytes(10)) };
+            upload.send_bytes(&client.upload_name(&digest), 0, &chunk, false).await;
+            uploads.push(upload);
+        }
+    }
+    let blob = Content::new(16 << 20);
+    within_deadline("an upload among them", blob.upload(client)).await??;
+    blob.verify(client).await?;
+    let growth_bytes = server.peak_rss_bytes()?.saturating_sub(before);
+    assert!(growth_bytes < 2 * GROWTH_BYTES_MAX, "{growth_bytes}");
+    Ok(())
+}

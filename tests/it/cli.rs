@@ -1,0 +1,413 @@
+//! The face of the program: errors that help, and commands that do what they say.
+
+use std::path::Path;
+use std::process::Output;
+
+use anyhow::{Context as _, Result, bail, ensure};
+use casbah_tests::authority::Identity;
+use casbah_tests::clients::{AssetName, Client, Trust, refused_with};
+use casbah_tests::deadline::eventually;
+use casbah_tests::load::new_bytes;
+use casbah_tests::process::{self, Process, Server};
+use rustix::process::Signal;
+use serde_json::Value;
+use tonic::Code;
+
+fn stdout(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// Runs a command that must fail in three lines (error, cause, hint) which contain these parts.
+fn fails_saying(args: &[&str], parts: &[&str]) -> Result<String> {
+    let output = process::run(args)?;
+    let said = stderr(&output);
+    ensure!(!output.status.success(), "{args:?} succeeded:\n{}", stdout(&output));
+    ensure!(said.lines().any(|line| line.starts_with("error:")), "{args:?}: no error: in\n{said}");
+    ensure!(!said.contains("panicked"), "{args:?}:\n{said}");
+    ensure!(output.stdout.is_empty(), "{args:?} printed data:\n{}", stdout(&output));
+    for part in parts {
+        ensure!(said.contains(part), "{args:?}: no {part:?} in\n{said}");
+    }
+    Ok(said)
+}
+
+fn succeeds(args: &[&str]) -> Result<String> {
+    let output = process::run(args)?;
+    ensure!(output.status.success(), "{args:?} failed:\n{}", stderr(&output));
+    Ok(stdout(&output))
+}
+
+fn text(path: &Path) -> Result<&str> {
+    path.to_str().context("the path is not UTF-8")
+}
+
+// === help ===
+
+#[test]
+fn without_arguments_it_says_what_it_can_do() -> Result<()> {
+    let output = process::run(&[])?;
+    let said = stdout(&output) + &stderr(&output);
+    for part in ["Usage", "serve", "dev", "config", "bst-artifact-server"] {
+        assert!(said.contains(part), "no {part:?} in\n{said}");
+    }
+    Ok(())
+}
+
+#[test]
+fn every_command_has_help_and_help_is_data() -> Result<()> {
+    for command in [&[][..], &["serve"], &["dev"], &["config"], &["config", "show"], &["bst-artifact-server"]] {
+        let help = succeeds(&[command, &["--help"]].concat())?;
+        assert!(help.contains("Usage"), "{command:?}:\n{help}");
+        assert!(help.lines().all(|line| !line.contains('\u{1b}')), "{command:?}: coloured into a pipe");
+    }
+    Ok(())
+}
+
+#[test]
+fn the_version_is_printed() -> Result<()> {
+    assert!(succeeds(&["--version"])?.starts_with("casbah "));
+    Ok(())
+}
+
+#[test]
+fn a_command_that_does_not_exist_is_an_error_that_names_the_nearest() -> Result<()> {
+    let output = process::run(&["serv"])?;
+    assert!(!output.status.success());
+    assert!(stderr(&output).contains("'serve'"), "{}", stderr(&output));
+    Ok(())
+}
+
+// === configuration ===
+
+#[test]
+fn an_unknown_key_is_refused_with_the_nearest_name_wherever_it_comes_from() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let file = dir.path().join("casbah.toml");
+    std::fs::write(&file, "[store]\ncapacty = \"1GiB\"\n")?;
+    fails_saying(&["serve", "--config", text(&file)?], &["capacty", "capacity", "hint:"])?;
+    fails_saying(&["config", "check", "--config", text(&file)?], &["capacty", "capacity", "casbah.toml"])?;
+    fails_saying(&["serve", "--set", "store.capacty=1GiB"], &["capacty", "capacity"])?;
+    fails_saying(&["serve", "--set", "stor.capacity=1GiB"], &["stor", "store"])?;
+    let mut command = process::command(&["serve"]);
+    command.env("CASBAH_STORE__CAPACTY", "1GiB");
+    let output = process::run_command(command)?;
+    assert!(!output.status.success());
+    for part in ["CASBAH_STORE__CAPACTY", "capacity"] {
+        assert!(stderr(&output).contains(part), "no {part:?} in\n{}", stderr(&output));
+    }
+    Ok(())
+}
+
+#[test]
+fn a_value_of_the_wrong_kind_is_refused_by_name_with_what_was_expected() -> Result<()> {
+    for (setting, part) in [
+        ("store.capacity=much", "much"),
+        ("store.capacity=-1", "-1"),
+        ("store.retention_floor=soon", "soon"),
+        ("log.level=loud", "loud"),
+    ] {
+        let key = setting.split('=').next().unwrap_or_default();
+        fails_saying(&["serve", "--set", setting], &[key, part])?;
+    }
+    fails_saying(&["serve", "--set", "store.capacity"], &["store.capacity"]).map(|_| ())
+}
+
+#[test]
+fn a_file_that_is_missing_or_is_not_toml_is_named() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let file = dir.path().join("node.toml");
+    fails_saying(&["serve", "--config", text(&file)?], &["node.toml", "caused by:"])?;
+    std::fs::write(&file, "[store\ncapacity")?;
+    fails_saying(&["serve", "--config", text(&file)?], &["node.toml"]).map(|_| ())
+}
+
+#[test]
+fn what_init_writes_check_takes_and_show_shows() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let file = dir.path().join("casbah.toml");
+    let example = succeeds(&["config", "init"])?;
+    std::fs::write(&file, &example)?;
+    succeeds(&["config", "check", "--config", text(&file)?])?;
+    let shown = succeeds(&["config", "show", "--config", text(&file)?])?;
+    for part in ["capacity", "retention_floor"] {
+        assert!(example.contains(part), "init does not explain {part}");
+        assert!(shown.contains(part), "show does not show {part}:\n{shown}");
+    }
+    Ok(())
+}
+
+#[test]
+fn show_origin_says_where_each_value_comes_from_and_the_later_source_wins() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let file = dir.path().join("casbah.toml");
+    std::fs::write(&file, "[store]\ncapacity = \"1GiB\"\nretention_floor = \"1h\"\n[log]\nlevel = \"warn\"\n")?;
+    let mut command = process::command(&["config", "show", "--origin", "--config"]);
+    command.arg(&file).args(["--set", "log.level=debug"]).env("CASBAH_STORE__CAPACITY", "2GiB");
+    let output = process::run_command(command)?;
+    assert!(output.status.success(), "{}", stderr(&output));
+    let shown = stdout(&output);
+    for (key, value, origin) in [
+        ("capacity", "2GiB", "CASBAH_STORE__CAPACITY"),
+        ("retention_floor", "1h", "casbah.toml"),
+        ("level", "debug", "--set"),
+        ("sync", "", "default"),
+    ] {
+        let line = shown.lines().find(|line| line.contains(key)).with_context(|| format!("no {key} in\n{shown}"))?;
+        assert!(line.contains(value) && line.contains(origin), "{key} is not {value} from {origin}: {line}");
+    }
+    Ok(())
+}
+
+// === serve ===
+
+#[tokio::test]
+async fn a_node_serves_without_any_configuration() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let server = Server::start(&["serve", "--dir", text(dir.path())?, "--listen", "127.0.0.1:0"])?;
+    let client = Client::plaintext(&server.endpoint(0).authority()).await?;
+    let digest = client.upload(new_bytes(1000)).await?;
+    client.push_blob(&AssetName::unique(), &digest).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn localhost_means_both_loopback_addresses_and_one_port() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let server = Server::start(&["serve", "--dir", text(dir.path())?, "--listen", "localhost:0"])?;
+    let port = server.port(0);
+    assert!(server.endpoints().iter().all(|endpoint| endpoint.port == port), "{:?}", server.endpoints());
+    Client::plaintext(&format!("127.0.0.1:{port}")).await?.capabilities().await?;
+    if tokio::net::TcpListener::bind("[::1]:0").await.is_ok() {
+        Client::plaintext(&format!("[::1]:{port}")).await?.capabilities().await?;
+    }
+    Ok(())
+}
+
+#[test]
+fn plaintext_writing_beyond_loopback_needs_the_word_insecure() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    for address in ["0.0.0.0:0", "[::]:0"] {
+        fails_saying(&["serve", "--dir", text(dir.path())?, "--listen", address], &["insecure", "hint:"])?;
+    }
+    let file = dir.path().join("casbah.toml");
+    let listener = "[[listener]]\naddress = \"0.0.0.0:0\"\n";
+    std::fs::write(&file, format!("{listener}allow = [\"read\", \"write\"]\n"))?;
+    fails_saying(&["serve", "--dir", text(dir.path())?, "--config", text(&file)?], &["insecure"])?;
+    // Said aloud, or reading alone.
+    for line in ["allow = [\"read\", \"write\"]\ninsecure = true\n", "allow = [\"read\"]\n"] {
+        std::fs::write(&file, format!("{listener}{line}"))?;
+        Server::start(&["serve", "--dir", text(dir.path())?, "--config", text(&file)?])?;
+    }
+    Ok(())
+}
+
+#[test]
+fn a_port_that_is_taken_is_named() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let taken = std::net::TcpListener::bind("127.0.0.1:0")?;
+    let address = taken.local_addr()?.to_string();
+    fails_saying(&["serve", "--dir", text(dir.path())?, "--listen", &address], &[&address, "in use", "hint:"])?;
+    Ok(())
+}
+
+#[test]
+fn addresses_that_are_none_are_named() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    for address in ["nonsense", "127.0.0.1:70000", "127.0.0.1:", "host.invalid:0"] {
+        fails_saying(&["serve", "--dir", text(dir.path())?, "--listen", address], &[address])?;
+    }
+    Ok(())
+}
+
+#[test]
+fn certificates_that_are_missing_are_named() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let file = dir.path().join("casbah.toml");
+    let listener = "[[listener]]\naddress = \"127.0.0.1:0\"\n";
+    std::fs::write(&file, format!("{listener}tls = {{ certificate = '/nowhere/a.crt', key = '/nowhere/a.key' }}\n"))?;
+    fails_saying(&["serve", "--dir", text(dir.path())?, "--config", text(&file)?], &["/nowhere/a."])?;
+    // Certificates of clients need TLS.
+    std::fs::write(&file, format!("{listener}clients = \"certificate\"\nauthorized = '/nowhere/authorized.crt'\n"))?;
+    fails_saying(&["serve", "--dir", text(dir.path())?, "--config", text(&file)?], &["tls"])?;
+    Ok(())
+}
+
+#[test]
+fn a_directory_that_cannot_be_made_is_named() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let file = dir.path().join("a-file");
+    std::fs::write(&file, "")?;
+    fails_saying(&["serve", "--dir", text(&file.join("node"))?, "--listen", "127.0.0.1:0"], &["a-file"]).map(|_| ())
+}
+
+#[test]
+fn sigint_stops_a_node_like_sigterm() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    for signal in [Signal::INT, Signal::TERM] {
+        let server = Server::start(&["serve", "--dir", text(dir.path())?, "--listen", "127.0.0.1:0"])?;
+        server.signal(signal)?;
+        assert!(server.wait_exit()?.success());
+    }
+    Ok(())
+}
+
+// === dev ===
+
+/// A running `casbah dev --output json`, and what it printed.
+struct Dev {
+    process: Process,
+    printed: Value,
+}
+
+impl Dev {
+    fn start(dir: &Path, options: &[&str]) -> Result<Dev> {
+        let args = [&["dev", "--output", "json", "--port-base", "0", "--dir", text(dir)?], options].concat();
+        let process = Process::spawn(process::command(&args))?;
+        let line = process.wait_for_stdout("{")?;
+        let printed = serde_json::from_str(&line).with_context(|| format!("not one line of JSON: {line}"))?;
+        Ok(Dev { process, printed })
+    }
+
+    fn text(&self, path: &str) -> Result<String> {
+        let value = self.printed.pointer(path).with_context(|| format!("no {path} in {}", self.printed))?;
+        Ok(value.as_str().with_context(|| format!("{path} is not a string in {}", self.printed))?.to_owned())
+    }
+
+    /// `host:port`, whether or not a scheme stands before.
+    fn authority(&self, path: &str) -> Result<String> {
+        let address = self.text(path)?;
+        Ok(address.rsplit_once("://").map_or(address.as_str(), |(_, authority)| authority).to_owned())
+    }
+
+    fn node_pids(&self) -> Result<Vec<u64>> {
+        let nodes = self.printed.get("nodes").and_then(Value::as_array).context("no nodes")?;
+        let pids = nodes.iter().map(|node| node.get("pid").and_then(Value::as_u64).context("no pid"));
+        pids.collect()
+    }
+
+    /// SIGINT to the parent alone, as a supervisor does; the children must not outlive it.
+    fn stop(self) -> Result<()> {
+        let pids = self.node_pids()?;
+        ensure!(!pids.is_empty(), "no nodes in {}", self.printed);
+        self.process.signal(Signal::INT)?;
+        self.process.wait_exit()?;
+        for pid in pids {
+            ensure!(!Path::new(&format!("/proc/{pid}")).exists(), "process {pid} is left");
+        }
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn dev_starts_a_node_that_serves_writers_by_certificate_and_readers_without() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let dev = Dev::start(dir.path(), &[])?;
+    let read = |path: String| std::fs::read_to_string(&path).with_context(|| path.clone());
+    let trust = Trust::Authority(read(dev.text("/ca")?)?);
+    let identity =
+        Identity { certificate_pem: read(dev.text("/client_cert")?)?, key_pem: read(dev.text("/client_key")?)? };
+    let writer = Client::tls(&dev.authority("/nodes/0/client")?, &trust, Some(&identity)).await?;
+    let blob = new_bytes(1000);
+    let digest = writer.upload(blob.clone()).await?;
+    let name = AssetName::unique();
+    writer.push_blob(&name, &digest).await?;
+
+    let public = dev.text("/nodes/0/public")?;
+    let authority = dev.authority("/nodes/0/public")?;
+    let reader = match Client::plaintext(&authority).await {
+        Ok(client) if !public.starts_with("grpcs") && client.capabilities().await.is_ok() => client,
+        _ => Client::tls(&authority, &trust, None).await?,
+    };
+    assert_eq!(reader.download(&digest).await?, blob);
+    assert_eq!(reader.fetch_blob(&name).await?.blob_digest, Some(digest));
+    refused_with(Code::PermissionDenied, reader.upload(new_bytes(10)).await)?;
+
+    let stranger = Client::tls(&dev.authority("/nodes/0/client")?, &trust, None).await;
+    if let Ok(stranger) = stranger {
+        stranger.capabilities().await.expect_err("no certificate");
+    }
+    for path in ["/dir", "/nodes/0/name", "/nodes/0/config", "/nodes/0/dir"] {
+        dev.text(path)?;
+    }
+    dev.stop()
+}
+
+#[tokio::test]
+async fn dev_insecure_needs_no_certificate() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let dev = Dev::start(dir.path(), &["--insecure"])?;
+    let client = Client::plaintext(&dev.authority("/nodes/0/client")?).await?;
+    let digest = client.upload(new_bytes(1000)).await?;
+    assert!(client.has(&digest).await?);
+    dev.stop()
+}
+
+#[tokio::test]
+async fn dev_keeps_its_certificates_and_its_blobs_in_its_directory() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let mut digest = None;
+    let mut certificate = None;
+    for _ in 0..2 {
+        let dev = Dev::start(dir.path(), &["--insecure"])?;
+        let client = Client::plaintext(&dev.authority("/nodes/0/client")?).await?;
+        match &digest {
+            None => digest = Some(client.upload(new_bytes(1000)).await?),
+            Some(digest) => assert!(client.has(digest).await?, "the blob is gone"),
+        }
+        let ca = std::fs::read_to_string(dev.text("/ca")?).unwrap_or_default();
+        assert_eq!(*certificate.get_or_insert_with(|| ca.clone()), ca, "clients would have to be told again");
+        dev.stop()?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_node_of_dev_that_is_killed_starts_again_by_the_printed_configuration() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let dev = Dev::start(dir.path(), &["--insecure"])?;
+    let authority = dev.authority("/nodes/0/client")?;
+    let digest = Client::plaintext(&authority).await?.upload(new_bytes(1000)).await?;
+    let pid = i32::try_from(*dev.node_pids()?.first().context("no node")?)?;
+    // Ours: it is a child of the process that we started and have not reaped.
+    rustix::process::kill_process(rustix::process::Pid::from_raw(pid).context("no pid")?, Signal::KILL)?;
+    eventually("the node is down", || async { Ok(tokio::net::TcpStream::connect(&authority).await.is_err()) }).await?;
+    let again = Server::start(&["serve", "--config", &dev.text("/nodes/0/config")?])?;
+    let client = Client::plaintext(&authority).await?;
+    assert!(client.has(&digest).await?);
+    again.stop()?;
+    dev.process.signal(Signal::INT)?;
+    dev.process.wait_exit()?;
+    Ok(())
+}
+
+#[test]
+fn dev_for_eyes_prints_the_lines_to_paste_and_the_way_to_stop_it() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let process = Process::spawn(process::command(&["dev", "--port-base", "0", "--dir", text(dir.path())?]))?;
+    for part in ["url:", "client-cert", "--remote_cache=grpcs://", "--tls_certificate="] {
+        process.wait_for_stdout(part)?;
+    }
+    process.signal(Signal::INT)?;
+    process.wait_exit()?;
+    Ok(())
+}
+
+#[test]
+fn dev_that_cannot_start_says_why_and_leaves_nothing_running() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let file = dir.path().join("a-file");
+    std::fs::write(&file, "")?;
+    fails_saying(&["dev", "--port-base", "0", "--dir", text(&file)?], &["a-file"])?;
+    let taken = std::net::TcpListener::bind("127.0.0.1:0")?;
+    let port = taken.local_addr()?.port().to_string();
+    let output = process::run(&["dev", "--port-base", &port, "--dir", text(&dir.path().join("dev"))?])?;
+    if output.status.success() {
+        bail!("started on a port that is taken");
+    }
+    assert!(stderr(&output).contains(&port), "{}", stderr(&output));
+    Ok(())
+}
