@@ -128,6 +128,11 @@ pub fn trailer(digest: &Digest) -> [u8; TRAILER_BYTES] {
     bytes.try_into().expect("a trailer has TRAILER_BYTES bytes")
 }
 
+/// The blob's size that a trailer names, if it is one.
+pub fn size_in_trailer(trailer: &[u8; TRAILER_BYTES]) -> u64 {
+    trailer.get(16..24).and_then(|size| size.try_into().ok()).map_or(0, u64::from_le_bytes)
+}
+
 /// Whether a file of this length with this trailer is the blob's.
 pub fn check_label(digest: &Digest, length: u64, found: &[u8]) -> Result<(), Damage> {
     if length != Layout::new(digest.size_bytes()).end() {

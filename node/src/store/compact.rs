@@ -9,10 +9,10 @@ use std::sync::Arc;
 
 use super::error::Damage;
 use super::index::Found;
-use super::key::{Key, Place, RECORD_ALIGN, Stored};
-use super::limits::PIECE_BYTES;
+use super::key::{Key, Place, Stored};
 use super::maintenance::make_spare;
 use super::segment::{self, HEADER_BYTES, RecordHeader};
+use super::segment_walk::SegmentWalk;
 use super::segments::{Room, SegmentFile};
 use super::shared::Shared;
 
@@ -36,32 +36,22 @@ pub fn run(shared: &Shared) -> io::Result<()> {
 
 /// Moves what is live out of a sealed segment.
 pub fn compact(shared: &Shared, slot: u32, file: &Arc<SegmentFile>, end: u64) -> io::Result<()> {
-    let mut window = Window { shared, file, end, start: 0, bytes: Vec::new() };
-    let mut at = HEADER_BYTES as u64;
-    while at < end {
+    let mut walk = SegmentWalk::new(&shared.disk, file, end);
+    while let Some(header) = walk.next()? {
         if shared.maintenance.is_stopped() {
             return Ok(());
         }
-        let header = window.get(at, HEADER_BYTES)?.first_chunk().and_then(RecordHeader::decode);
-        let ours = |header: &RecordHeader| header.segment == file.number && u64::from(header.offset_bytes) == at;
-        let Some(header) = header.filter(ours) else {
-            at += RECORD_ALIGN;
-            continue;
-        };
         let stored = Stored {
             key: header.key,
             size_bytes: u64::from(header.size_bytes),
-            place: Place::Segment { slot, offset_bytes: at },
+            place: Place::Segment { slot, offset_bytes: u64::from(header.offset_bytes) },
         };
         if is_live(shared, &stored) {
-            let blob = window.get(at + HEADER_BYTES as u64, header.size_bytes as usize)?;
-            if crc32c::crc32c(blob) == header.checksum {
-                move_record(shared, &stored, &header, blob)?;
-            } else {
-                drop_damaged(shared, &stored.key, stored.place, Damage::Checksum);
+            match walk.blob(&header)? {
+                Some(blob) => move_record(shared, &stored, &header, blob)?,
+                None => drop_damaged(shared, &stored.key, stored.place, Damage::Checksum),
             }
         }
-        at += segment::record_bytes(u64::from(header.size_bytes));
     }
     if shared.lock().segments.live_bytes_in(slot) > 0 {
         move_missed(shared, slot, file)?;
@@ -124,29 +114,5 @@ fn move_missed(shared: &Shared, slot: u32, file: &SegmentFile) -> io::Result<()>
 fn drop_damaged(shared: &Shared, key: &Key, place: Place, reason: Damage) {
     if shared.drop_damaged(key, place) {
         tracing::error!(hash = key.hash_hex(), %reason, "a stored blob is damaged and was dropped");
-    }
-}
-
-/// Part of a segment in memory.
-struct Window<'a> {
-    shared: &'a Shared,
-    file: &'a SegmentFile,
-    end: u64,
-    start: u64,
-    bytes: Vec<u8>,
-}
-
-impl Window<'_> {
-    /// These bytes, or as many of them as the segment has.
-    fn get(&mut self, at: u64, length: usize) -> io::Result<&[u8]> {
-        let length = length.min(usize::try_from(self.end.saturating_sub(at)).unwrap_or(0));
-        if at < self.start || at + length as u64 > self.start + self.bytes.len() as u64 {
-            let wanted = (self.end - at).min(length.max(PIECE_BYTES) as u64) as usize;
-            self.bytes.resize(wanted, 0);
-            self.start = at;
-            self.shared.disk.read_exact_at(&self.file.file, &mut self.bytes, at)?;
-        }
-        let from = (at - self.start) as usize;
-        Ok(self.bytes.get(from..from + length).unwrap_or_default())
     }
 }

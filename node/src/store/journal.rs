@@ -177,6 +177,19 @@ impl FoundJournal {
         self.at as u64
     }
 
+    /// Goes on behind damage: at the next record that is whole, if there is one.
+    pub fn skip_damage(&mut self) -> bool {
+        let is_record = |at: &usize| {
+            let position = Position { generation: self.generation, offset_bytes: *at as u64 };
+            let bytes = self.bytes.get(*at..).unwrap_or_default();
+            // Most places are told by their first byte.
+            bytes.first().is_some_and(|kind| *kind != 0) && Record::decode(position, bytes).is_some()
+        };
+        let found = (self.at + 1..self.bytes.len()).find(is_record);
+        self.at = found.unwrap_or(self.at);
+        found.is_some()
+    }
+
     /// Bytes that are neither records nor zeros, once [`Iterator::next`] has said that there are no more.
     pub fn tail_bytes(&self) -> usize {
         let tail = self.bytes.get(self.at..).unwrap_or_default();

@@ -101,6 +101,12 @@ pub const SLOW_PERIOD: Duration = Duration::from_millis(200);
 /// How long a writer waits for the sync thread when too many files wait to be synced.
 pub const SYNC_PATIENCE: Duration = Duration::from_secs(5);
 
+/// The scrubber reads at least this much a second: about a hundredth of what a disk can do, ...
+pub const SCRUB_STEP_BYTES: u64 = 4 * 1024 * 1024;
+
+/// ... and as much as it takes to read a full store in this time (a week).
+pub const SCRUB_PERIOD_SECONDS: u64 = 7 * 24 * 3600;
+
 /// Bytes that all uploads together may gather before each gives its own to a job at once, however few they are: what
 /// hundreds of stalled uploads may hold. Below it, pieces have the size that is cheapest.
 pub const GATHERED_BYTES: usize = 32 * 1024 * 1024;

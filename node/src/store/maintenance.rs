@@ -1,4 +1,4 @@
-//! What happens at leisure, on a thread of its own: snapshots, compaction, and the sweep of files that nothing names.
+//! What happens at leisure, on a thread of its own: snapshots, compaction, scrubbing, and the sweep of files that nothing names.
 
 use std::fs;
 use std::io;
@@ -10,6 +10,7 @@ use super::key::Place;
 use super::limits::{MAINTENANCE_INTERVAL, SNAPSHOT_JOURNAL_BYTES};
 use super::paths::{parse_blob_name, parse_generation};
 use super::record::ENTRY_BYTES;
+use super::scrub::Scrub;
 use super::segments::SegmentFile;
 use super::shared::{Shared, lock};
 use super::state::GarbageFile;
@@ -57,8 +58,10 @@ pub fn run(shared: &Shared) {
     if let Err(error) = sweep(shared) {
         tracing::warn!(%error, "looking for files that nothing names failed");
     }
+    let mut scrub = Scrub::default();
     while shared.maintenance.wait() {
         health::watch(shared);
+        scrub.step(shared);
         if shared.lock().segments.wants_spare()
             && let Err(error) = make_spare(shared)
         {

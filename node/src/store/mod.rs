@@ -25,6 +25,8 @@ mod health;
 mod index;
 mod journal;
 mod key;
+#[cfg(test)]
+mod kill_test;
 mod limits;
 mod maintenance;
 #[cfg(test)]
@@ -36,9 +38,12 @@ mod record;
 mod recover;
 #[cfg(test)]
 mod restart_test;
+mod salvage;
+mod scrub;
 mod segment;
 #[cfg(test)]
 mod segment_test;
+mod segment_walk;
 mod segments;
 mod shared;
 mod snapshot;
@@ -51,6 +56,9 @@ mod sync;
 #[cfg(test)]
 mod testing;
 mod upload;
+mod verify;
+#[cfg(test)]
+mod verify_test;
 
 pub use clock::{Clock, SystemClock};
 pub use error::{Damage, Mismatch, OpenError, ReadError, ReadOnlyReason, WriteError};
@@ -59,3 +67,4 @@ pub use options::{StoreOptions, Surroundings};
 pub use reader::Reader;
 pub use store::{Store, StoreStatus};
 pub use upload::Upload;
+pub use verify::{Finding, VerifyReport, verify};

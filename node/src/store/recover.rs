@@ -10,23 +10,18 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
-use casbah_cluster::digest::Digest;
-
-use super::blob_file::{self, Layout, TRAILER_BYTES};
 use super::disk::Disk;
 use super::error::OpenError;
 use super::index::{Found, Index};
 use super::journal::{self, FoundJournal, Journal};
 use super::key::{Key, MAX_SEGMENTS, Place, Stored};
-use super::limits::{FRAME_BYTES, PIECE_BYTES};
 use super::options::{StoreOptions, Surroundings};
 use super::paths::{FORMAT, Paths, parse_generation};
 use super::record::{DiskEntry, DiskPlace, Record};
-use super::segment::{self, RecordHeader};
 use super::segments::{SegmentFile, Segments};
 use super::shared::{Parts, Shared};
-use super::snapshot;
 use super::state::{Counters, Queue, State};
+use super::{salvage, snapshot, verify};
 
 /// Opens the store in a directory.
 pub fn open(options: StoreOptions, around: Surroundings) -> Result<Shared, OpenError> {
@@ -34,6 +29,7 @@ pub fn open(options: StoreOptions, around: Surroundings) -> Result<Shared, OpenE
     make_directories(&paths)?;
     let mut recovery = Recovery::new(paths.clone(), options.capacity_bytes);
     recovery.load()?;
+    recovery.salvage(&around.disk, around.clock.unix_seconds())?;
     recovery.count_segments();
     recovery.settle_doubts(&around.disk);
     let generation = recovery.newest + 1;
@@ -114,7 +110,7 @@ fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> OpenEr
 }
 
 /// The index on its way back.
-struct Recovery {
+pub struct Recovery {
     paths: Paths,
     index: Index,
     segments: Segments,
@@ -128,6 +124,8 @@ struct Recovery {
     replayed_bytes: u64,
     /// The newest generation found.
     newest: u64,
+    /// Not all that was written down could be read.
+    damaged: bool,
 }
 
 // === impl Recovery ===
@@ -143,7 +141,17 @@ impl Recovery {
             doubts: Vec::new(),
             replayed_bytes: 0,
             newest: 0,
+            damaged: false,
         }
+    }
+
+    /// What there is in a store, without changing anything.
+    pub fn load_only(disk: &Disk, paths: &Paths) -> Result<(Index, Segments), OpenError> {
+        let mut recovery = Recovery::new(paths.clone(), 0);
+        recovery.load()?;
+        recovery.salvage(disk, 0)?;
+        recovery.count_segments();
+        Ok((recovery.index, recovery.segments))
     }
 
     fn load(&mut self) -> Result<(), OpenError> {
@@ -172,7 +180,11 @@ impl Recovery {
                 self.load_snapshot(*generation)?;
                 *generation
             }
-            None => 0,
+            None => {
+                // The first generation is 1: if its journal is gone, so is what it said.
+                self.damaged = journals.first() != Some(&1);
+                0
+            }
         };
         for generation in journals.into_iter().filter(|generation| *generation >= from) {
             self.replay(generation)?;
@@ -188,6 +200,7 @@ impl Recovery {
             Err(snapshot::SnapshotError::Io(error)) => Err(failed("read", &path)(error)),
             Err(error @ snapshot::SnapshotError::Damaged { .. }) => {
                 tracing::error!(path = %path.display(), %error, blobs = self.index.blobs(), "a snapshot is damaged");
+                self.damaged = true;
                 Ok(())
             }
         }
@@ -198,12 +211,22 @@ impl Recovery {
         let bytes = fs::read(&path).map_err(failed("read", &path))?;
         let Some(mut journal) = FoundJournal::new(bytes).filter(|journal| journal.generation == generation) else {
             tracing::warn!(path = %path.display(), "a journal has no header; nothing of it counts");
+            self.damaged = true;
             return Ok(());
         };
         let rebooted = journal.boot != journal::boot_id() || journal.boot == [0; 16];
         let mut unsynced: Vec<(u64, Key)> = Vec::new();
-        while let Some(offset) = Some(journal.offset_bytes()) {
-            let Some(record) = journal.next() else { break };
+        loop {
+            let offset = journal.offset_bytes();
+            let Some(record) = journal.next() else {
+                if !journal.skip_damage() {
+                    break;
+                }
+                // Not a torn end: something in the middle cannot be read.
+                tracing::error!(path = %path.display(), from = offset, to = journal.offset_bytes(), "a journal is damaged");
+                self.damaged = true;
+                continue;
+            };
             match record {
                 Record::Put(entry) | Record::Move(entry) if rebooted => unsynced.push((offset, entry.key)),
                 Record::Synced { offset_bytes } => unsynced.retain(|(offset, _)| *offset >= offset_bytes),
@@ -253,7 +276,11 @@ impl Recovery {
         for key in std::mem::take(&mut self.doubts) {
             let Some(slot) = self.index.find(&key) else { continue };
             let Some(found) = self.index.get(slot) else { continue };
-            if let Err(error) = verify(disk, &self.paths, &self.segments, &found.stored) {
+            let segment = match found.stored.place {
+                Place::Segment { slot, .. } => self.segments.file(slot).cloned(),
+                Place::File { .. } => None,
+            };
+            if let Err(error) = verify::check(disk, &self.paths, segment.as_deref(), &found.stored, |_| {}) {
                 tracing::warn!(hash = key.hash_hex(), %error, "a blob did not survive the loss of power");
                 self.index.remove(slot);
                 if let Place::Segment { slot, .. } = found.stored.place {
@@ -282,11 +309,44 @@ impl Recovery {
             return Some(*slot);
         }
         let slot = u32::try_from(self.found.len()).ok().filter(|slot| *slot < MAX_SEGMENTS)?;
-        let file = fs::OpenOptions::new().read(true).write(true).open(self.paths.segment(number));
+        let path = self.paths.segment(number);
+        let file = fs::OpenOptions::new().read(true).write(true).open(&path).or_else(|_| fs::File::open(&path));
         self.found.push(file.ok().map(|file| SegmentFile::new(number, file)));
         self.slots.insert(number, slot);
         self.segments.skip_number(number);
         Some(slot)
+    }
+
+    /// When the index is damaged, adds what the files say.
+    fn salvage(&mut self, disk: &Disk, now: u32) -> Result<(), OpenError> {
+        if !self.damaged {
+            return Ok(());
+        }
+        let directory = self.paths.segments();
+        let mut numbers = Vec::new();
+        for entry in fs::read_dir(&directory).map_err(failed("list", &directory))? {
+            let name = entry.map_err(failed("list", &directory))?.file_name();
+            numbers.extend(name.to_str().and_then(|name| name.parse::<u32>().ok()));
+        }
+        // The newest first: of two copies, that is the one that stays.
+        numbers.sort_unstable_by(|one, other| other.cmp(one));
+        let mut added = 0;
+        for number in numbers {
+            let Some(slot) = self.slot(number) else { continue };
+            let Some(Some(file)) = self.found.get(slot as usize).cloned() else { continue };
+            let path = self.paths.segment(number);
+            added += salvage::segment(disk, &mut self.index, slot, &file, now).map_err(failed("read", &path))?;
+        }
+        let directory = self.paths.blobs();
+        added += salvage::files(disk, &self.paths, &mut self.index, now).map_err(failed("search", &directory))?;
+        if added > 0 {
+            tracing::warn!(added, blobs = self.index.blobs(), "the index was damaged; blobs were found in their files");
+        }
+        if self.newest > 0 || added > 0 {
+            // A snapshot is due at once, so that this is not done again.
+            self.replayed_bytes = u64::MAX / 2;
+        }
+        Ok(())
     }
 
     /// Finds out what is live in the segments, and drops what is in none.
@@ -304,40 +364,4 @@ impl Recovery {
         }
         self.segments.resume();
     }
-}
-
-/// Reads a blob's copy and checks it.
-///
-/// # Errors
-/// What is wrong with it.
-pub fn verify(disk: &Disk, paths: &Paths, segments: &Segments, stored: &Stored) -> io::Result<()> {
-    let wrong = |damage| io::Error::new(io::ErrorKind::InvalidData, damage);
-    let digest: Digest = stored.key.digest(stored.size_bytes).ok_or(io::ErrorKind::Unsupported)?;
-    let serial = match stored.place {
-        Place::File { serial } => serial,
-        Place::Segment { slot, offset_bytes } => {
-            let segment = segments.file(slot).ok_or(io::ErrorKind::NotFound)?;
-            let (mut header, mut blob) = ([0; segment::HEADER_BYTES], vec![0; stored.size_bytes as usize]);
-            disk.read_exact_at(&segment.file, &mut header, offset_bytes)?;
-            disk.read_exact_at(&segment.file, &mut blob, offset_bytes + segment::HEADER_BYTES as u64)?;
-            let place = (segment.number, offset_bytes as u32);
-            return RecordHeader::check(&header, &blob, &stored.key, place).map_err(wrong);
-        }
-    };
-    let file = disk.open(&paths.blob(&stored.key, serial))?;
-    let layout = Layout::new(stored.size_bytes);
-    let mut trailer = [0; TRAILER_BYTES];
-    disk.read_exact_at(&file, &mut trailer, layout.trailer_offset())?;
-    blob_file::check_label(&digest, file.metadata()?.len(), &trailer).map_err(wrong)?;
-    let (mut offset, mut bytes, mut sums) = (0, Vec::new(), Vec::new());
-    while offset < stored.size_bytes {
-        let length = (stored.size_bytes - offset).min(PIECE_BYTES as u64) as usize;
-        bytes.resize(length, 0);
-        sums.resize(4 * length.div_ceil(FRAME_BYTES), 0);
-        disk.read_exact_at(&file, &mut bytes, offset)?;
-        disk.read_exact_at(&file, &mut sums, layout.checksum_offset(offset / FRAME_BYTES as u64))?;
-        blob_file::check_frames(&bytes, &sums).map_err(wrong)?;
-        offset += length as u64;
-    }
-    Ok(())
 }

@@ -92,6 +92,8 @@ pub struct Counters {
     pub evicted_bytes: u64,
     /// Blobs dropped as damaged.
     pub damaged_blobs: u64,
+    /// Bytes the scrubber has checked.
+    pub scrubbed_bytes: u64,
 }
 
 /// Why there is no room.

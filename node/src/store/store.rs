@@ -52,6 +52,8 @@ pub struct StoreStatus {
     pub evicted_bytes: u64,
     /// Blobs found damaged and dropped since the start.
     pub damaged_blobs: u64,
+    /// Bytes checked at leisure since the start.
+    pub scrubbed_bytes: u64,
     /// When the least recently used blob was used; `None` when there is none.
     pub oldest_use: Option<SystemTime>,
     /// Why no writes are taken.
@@ -195,6 +197,7 @@ impl Store {
             evicted_blobs: state.counters.evicted_blobs,
             evicted_bytes: state.counters.evicted_bytes,
             damaged_blobs: state.counters.damaged_blobs,
+            scrubbed_bytes: state.counters.scrubbed_bytes,
             oldest_use: oldest.map(|found| UNIX_EPOCH + Duration::from_secs(u64::from(found.used))),
             read_only: state.read_only,
             index_memory_bytes: state.index.memory_bytes(),

@@ -227,16 +227,14 @@ async fn a_damaged_blob_costs_exactly_itself() {
 
 #[tokio::test]
 async fn no_flipped_or_missing_byte_of_a_blob_is_ever_returned() {
-    let bench = Bench::new(64 << 20);
-    let store = bench.open().await;
+    let bench = Bench { threads: false, ..Bench::new(64 << 20) };
     let length = 200_000;
-    let name = put(&store, 1, length).await;
-    settle(&store).await;
+    let name = put(&bench.open().await, 1, length).await;
     let path = bench.files().remove(0);
     let good = std::fs::read(&path).unwrap();
-    drop(store);
     for at in (0..good.len()).step_by(997).chain(length - 1..good.len()) {
         for truncate in [false, true] {
+            let store = bench.open().await;
             let mut bad = good.clone();
             if truncate {
                 bad.truncate(at)
@@ -244,20 +242,18 @@ async fn no_flipped_or_missing_byte_of_a_blob_is_ever_returned() {
                 bad[at] ^= 0x10
             }
             std::fs::write(&path, bad).unwrap();
-            let store = bench.open().await;
             let padding = !truncate && (length..length.next_multiple_of(8)).contains(&at);
             match store.get(&name, u64::MAX).await {
                 Ok(bytes) => assert!(padding && bytes == blob(1, length), "byte {at}"),
                 Err(error) => assert!(matches!(error, ReadError::Damaged { .. }), "byte {at}: {error}"),
             }
             drop(store);
-            // The journal has the loss; go on from the good state.
+            // Without the index, what the files say counts.
+            std::fs::write(&path, &good).unwrap();
             std::fs::remove_dir_all(bench.options.dir.join("index")).unwrap();
-            let store = bench.open().await;
-            super::maintenance::sweep(store.shared()).unwrap();
-            put(&store, 1, length).await;
         }
     }
+    assert_eq!(bench.open().await.get(&name, u64::MAX).await.unwrap(), blob(1, length));
 }
 
 #[tokio::test]

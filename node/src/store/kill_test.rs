@@ -1,0 +1,98 @@
+use std::io::{BufRead as _, BufReader};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use rand::RngExt as _;
+
+use super::error::WriteError;
+use super::testing::{Bench, blob, digest, random, seed};
+use super::{Store, StoreOptions, verify};
+use crate::config::SyncPolicy;
+
+const DIR: &str = "CASBAH_TEST_KILL_DIR";
+const CAPACITY_BYTES: u64 = 24 << 20;
+
+fn options(dir: std::path::PathBuf) -> StoreOptions {
+    let sync = SyncPolicy::Interval(Duration::from_millis(5));
+    StoreOptions { dir, capacity_bytes: CAPACITY_BYTES, retention_floor: Duration::ZERO, sync }
+}
+
+fn length(seed: u64) -> usize {
+    [100, 5000, 60_000, 400_000][seed as usize % 4] + seed as usize % 1000
+}
+
+/// Not a test: the process that is killed. Writes, and says what it was told is stored.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "run by the test below"]
+async fn writer() {
+    let Some(dir) = std::env::var_os(DIR) else { return };
+    let store = Store::open(options(dir.into())).await.unwrap();
+    let first: u64 = std::env::var("CASBAH_TEST_KILL_FIRST").unwrap().parse().unwrap();
+    let writers = (0..4).map(|writer| {
+        let store = store.clone();
+        tokio::spawn(async move {
+            for seed in (first + writer..).step_by(4) {
+                let bytes = blob(seed, length(seed));
+                let digest = digest(&bytes);
+                let mut upload = store.upload(&digest).await.unwrap();
+                for piece in bytes.chunks(100_000) {
+                    upload.write(bytes.slice_ref(piece)).await.unwrap();
+                }
+                upload.commit().await.unwrap();
+                println!("stored {seed}");
+            }
+        })
+    });
+    for writer in writers.collect::<Vec<_>>() {
+        writer.await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_killed_process_has_stored_what_it_said_and_nothing_half() {
+    let mut random = random(seed());
+    let bench = Bench::new(CAPACITY_BYTES);
+    let dir = &bench.options.dir;
+    let mut first = 0;
+    for _ in 0..6 {
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(["store::kill_test::writer", "--exact", "--ignored", "--nocapture"])
+            .env(DIR, dir)
+            .env("CASBAH_TEST_KILL_FIRST", first.to_string())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let wanted = random.random_range(1..400);
+        let mut stored: Vec<u64> = Vec::new();
+        let seeds =
+            |line: std::io::Result<String>| line.unwrap().strip_prefix("stored ").map(|n| n.parse::<u64>().unwrap());
+        stored.extend(lines.by_ref().filter_map(seeds).take(wanted));
+        child.kill().unwrap();
+        stored.extend(lines.filter_map(seeds));
+        child.wait().unwrap();
+        assert!(stored.len() >= wanted);
+
+        let report = verify(dir, |_, _| {}).unwrap();
+        assert!(report.bad.is_empty(), "{:?}", report.bad);
+        let store = Store::open(options(dir.clone())).await.unwrap();
+        // The newest cannot have been evicted: they are less than half of what fits.
+        let mut bytes = 0;
+        let newest = stored.iter().rev().take_while(|seed| {
+            bytes += length(**seed) + 5000;
+            bytes < CAPACITY_BYTES as usize / 2
+        });
+        for seed in newest {
+            let expected = blob(*seed, length(*seed));
+            let found = store.get(&digest(&expected), u64::MAX).await;
+            assert_eq!(found.unwrap_or_else(|error| panic!("{seed}: {error}")), expected);
+        }
+        // And it goes on from there.
+        let more = blob(u64::MAX - first, 1000);
+        let put: Result<(), WriteError> = store.put(&digest(&more), more).await;
+        put.unwrap();
+        store.close().await;
+        first += 100_000;
+    }
+}
