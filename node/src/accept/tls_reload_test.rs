@@ -29,6 +29,21 @@ async fn a_removal_counts_for_new_connections_at_once_and_for_old_ones_when_they
 }
 
 #[tokio::test]
+async fn the_last_one_is_taken_off_by_emptying_the_list() {
+    let site = Site::listing(&[&DOCUMENTED_CLIENT]);
+    let last = site.meet(&DOCUMENTED_CLIENT, &TLS13).await;
+    put_list(&site.dir, &[]);
+    assert_eq!(site.tls.reload_if_changed().unwrap(), Reloaded::Nothing, "it may be in the middle of being written");
+    assert!(site.tls.is_current(last.identity()));
+    assert_eq!(site.tls.reload_if_changed().unwrap(), Reloaded::Clients);
+    assert!(!site.tls.is_current(last.identity()));
+    assert_eq!(site.meet(&DOCUMENTED_CLIENT, &TLS13).await.distrust(&TLS13).0, Distrust::Unknown);
+    put_list(&site.dir, &[&DOCUMENTED_CLIENT]);
+    assert_eq!(site.tls.reload_if_changed().unwrap(), Reloaded::Clients);
+    site.meet(&DOCUMENTED_CLIENT, &TLS13).await.identity();
+}
+
+#[tokio::test]
 async fn a_removal_takes_along_those_whom_the_removed_one_signed() {
     let (issuer, other) = (Made::documented_shape("issuer"), Made::documented_shape("other"));
     let site = Site::listing(&[&issuer, &other]);

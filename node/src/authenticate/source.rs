@@ -19,6 +19,9 @@ pub struct Source<T> {
     in_force: Content,
     /// The content of the last look; `None` makes the next look tell again what is wrong.
     last: Option<Content>,
+    /// Whether the last look found nothing but blank files. A file that is written in place is blank for a moment, so
+    /// this counts only when the next look finds the same.
+    was_blank: bool,
 }
 
 type Parse<T> = Box<dyn Fn(&[Vec<u8>]) -> Result<T, TlsError> + Send + Sync>;
@@ -41,13 +44,18 @@ impl<T> Source<T> {
     ) -> Result<(Source<T>, T), TlsError> {
         let (content, read) = look(&paths);
         let made = parse(&read?)?;
-        Ok((Source { paths, parse: Box::new(parse), in_force: content, last: Some(content) }, made))
+        Ok((Source { paths, parse: Box::new(parse), in_force: content, last: Some(content), was_blank: false }, made))
     }
 
     /// Reads the files again; what they make now when that is new. When they cannot be used, the reason goes to
     /// `error`, once for each change; if there is another reason already, this one is told by the next call.
     pub fn poll(&mut self, error: &mut Option<TlsError>) -> Option<T> {
         let (content, read) = look(&self.paths);
+        let is_blank = read.as_ref().is_ok_and(|files| files.iter().all(|file| file.trim_ascii().is_empty()));
+        let has_been_blank = std::mem::replace(&mut self.was_blank, is_blank);
+        if is_blank && !has_been_blank {
+            return None;
+        }
         if self.last == Some(content) {
             return None;
         }

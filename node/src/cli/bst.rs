@@ -10,7 +10,7 @@ use toml::{Table, Value};
 use super::args::{BstArguments, BstLogLevel};
 use super::error::Failure;
 use super::serve;
-use crate::config::{Assignment, ByteSize, Config, Sources};
+use crate::config::{Assignment, ByteSize, Clients, Config, Sources};
 use crate::observe::logs;
 
 /// Runs a node until it is told to stop.
@@ -21,7 +21,9 @@ pub fn run(arguments: &BstArguments) -> Result<(), Failure> {
     let config = translate(arguments, Sources::of_this_process())?;
     logs::start(&config.log).map_err(|error| Failure::from_error(&error))?;
     if is_open_to_all(&config) {
-        tracing::warn!("--enable-push without --server-key: everybody on the network may replace what is in the cache");
+        tracing::warn!(
+            "--enable-push without --client-certs: everybody on the network may replace what is in the cache"
+        );
     }
     serve::serve(config)
 }
@@ -101,7 +103,7 @@ fn text(value: &OsStr, option: &str) -> Result<Value, Failure> {
 }
 
 fn is_open_to_all(config: &Config) -> bool {
-    config.listeners.iter().any(|listener| listener.allow.write && listener.tls.is_none())
+    config.listeners.iter().any(|listener| listener.allow.write && listener.clients == Clients::Anyone)
 }
 
 #[cfg(test)]
@@ -114,7 +116,7 @@ mod tests {
     use super::*;
     use crate::cli::args::{Arguments, Command};
     use crate::cli::output::Colours;
-    use crate::config::{Clients, ListenerConfig, LogLevel, Machine, Permissions, Services};
+    use crate::config::{ListenerConfig, LogLevel, Machine, Permissions, Services};
 
     fn parse(line: &str) -> Result<BstArguments, clap::Error> {
         let words =

@@ -130,8 +130,18 @@ fn validate(function: DigestFunction, result: &api::ActionResult) -> Result<(), 
         need(&file.path, file.digest.as_ref())?;
     }
     for directory in &result.output_directories {
-        let digest = directory.tree_digest.as_ref().or(directory.root_directory_digest.as_ref());
-        need(&directory.path, digest)?;
+        let digests = [&directory.tree_digest, &directory.root_directory_digest];
+        if digests.iter().all(|digest| digest.is_none()) {
+            need(&directory.path, None)?;
+        }
+        for digest in digests.into_iter().flatten() {
+            need(&directory.path, Some(digest))?;
+        }
+    }
+    for (name, digest) in [("stdout", &result.stdout_digest), ("stderr", &result.stderr_digest)] {
+        if let Some(digest) = digest {
+            need(name, Some(digest))?;
+        }
     }
     Ok(())
 }

@@ -10,7 +10,7 @@ use casbah_proto::build::bazel::remote::asset::v1 as api;
 use casbah_proto::google::rpc;
 use tonic::{Request, Response, Status};
 
-use crate::index::{AssetIndex, now};
+use crate::index::{AssetIndex, IndexError, now};
 use crate::serve::access::Access;
 use crate::serve::asset_request;
 use crate::serve::cas::{function_of, to_message};
@@ -45,7 +45,15 @@ impl Fetch {
         let oldest = asset_request::moment(question.oldest_content_accepted, "oldest_content_accepted")?;
         let mut incomplete = None;
         for (uri, key) in question.uris.iter().zip(keys) {
-            let Some(record) = self.index.get(&key).map_err(|error| status_map::index(&error))? else { continue };
+            let record = match self.index.get(&key) {
+                // A push heals it; an error would keep BuildStream from pushing.
+                Err(error @ IndexError::Record(_)) => {
+                    tracing::error!(uri, %error, "an asset is taken for unknown");
+                    continue;
+                }
+                outcome => outcome.map_err(|error| status_map::index(&error))?,
+            };
+            let Some(record) = record else { continue };
             let too_old = oldest.is_some_and(|oldest| record.pushed_at < oldest);
             if record.is_expired(now()) || too_old || record.target.function() != question.function {
                 continue;

@@ -13,8 +13,15 @@ use crate::serve::resource_name::ResourceName;
 use crate::serve::status_map;
 use crate::store::{Reader, Store, Upload};
 
-/// How long an upload waits for room before interrupted ones are given up for it.
+/// How long the end of the stream is waited for after the message with finish_write. A client that keeps its side open
+/// until it has the answer is not wrong.
+const HALF_CLOSE_PATIENCE: Duration = Duration::from_secs(1);
+
+/// How long an upload waits, most likely for room, before interrupted ones are given up for it.
 const KEPT_PATIENCE: Duration = Duration::from_millis(100);
+
+/// Interrupted uploads may keep one part in so many of the store: a courtesy, which other uploads must not feel.
+const KEPT_SHARE: u64 = 8;
 
 /// The ByteStream service.
 #[derive(Clone)]
@@ -26,9 +33,9 @@ pub struct ByteStream {
 // === impl ByteStream ===
 
 impl ByteStream {
-    /// On this store.
-    pub fn new(store: Store) -> ByteStream {
-        ByteStream { store, partial: PartialUploads::default() }
+    /// On this store, which may take so many bytes.
+    pub fn new(store: Store, capacity_bytes: u64) -> ByteStream {
+        ByteStream { store, partial: PartialUploads::new(capacity_bytes / KEPT_SHARE) }
     }
 
     /// The upload to go on with at `offset`, which is 0 or where an upload of this name was cut off.
@@ -37,6 +44,8 @@ impl ByteStream {
         let kept = self.partial.take(&name).filter(|upload| offset > 0 || upload.written_bytes() == 0);
         let upload = match kept {
             Some(upload) => upload,
+            // Before room is made for a blob that will not come.
+            None if offset != 0 => return Err(wrong_offset(name.1, offset, 0)),
             None => self.begin(&name.1).await?,
         };
         let written = upload.written_bytes();
@@ -107,7 +116,12 @@ impl ByteStream {
                 active.note_progress();
             }
             let finish = message.finish_write;
-            match requests.message().await.map_err(Stopped::Cut)? {
+            let next = requests.message();
+            let next = match finish {
+                false => next.await,
+                true => tokio::time::timeout(HALF_CLOSE_PATIENCE, next).await.unwrap_or(Ok(None)),
+            };
+            match next.map_err(Stopped::Cut)? {
                 Some(_) if finish => {
                     let text = format!("the upload of {digest} goes on after the message with finish_write");
                     return Err(Stopped::Refused(Status::invalid_argument(text)));

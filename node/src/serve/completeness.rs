@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use casbah_cluster::digest::{Digest, DigestError, DigestFunction};
-use casbah_proto::build::bazel::remote::execution::v2::{Directory, Tree};
+use casbah_proto::build::bazel::remote::execution::v2::{Directory, Tree as TreeMessage};
 use prost::Message as _;
 
 use crate::serve::cas::digest_of;
@@ -78,13 +78,22 @@ pub enum MalformedDirectory {
     Digest(#[from] DigestError),
 }
 
+/// A tree, by what names it. One blob may be read as either, with another meaning.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Tree {
+    /// The root `Directory`.
+    Root(Digest),
+    /// One `Tree` message with all directories.
+    Message(Digest),
+}
+
 /// Says whether trees and blobs are whole, and keeps them from being evicted when they are.
 pub struct Completeness {
     store: Store,
     /// A share of the retention floor; zero: nothing is remembered.
     remember_for: Duration,
-    /// Root of a tree to when it was last walked.
-    whole: Mutex<HashMap<Digest, Instant>>,
+    /// When a tree was last walked.
+    whole: Mutex<HashMap<Tree, Instant>>,
 }
 
 // === impl Completeness ===
@@ -115,24 +124,24 @@ impl Completeness {
     pub async fn check_tree_messages(&self, messages: &[Digest]) -> Result<(), Incomplete> {
         for digest in messages {
             let started = Instant::now();
-            if self.is_remembered(digest, started) {
+            if self.is_remembered(Tree::Message(*digest), started) {
                 continue;
             }
             let bytes = self.read(digest, digest, "an output directory's tree").await?;
             let malformed = |source| Incomplete::Malformed { digest: *digest, source };
-            let tree = Tree::decode(bytes).map_err(|error| malformed(error.into()))?;
+            let tree = TreeMessage::decode(bytes).map_err(|error| malformed(error.into()))?;
             for directory in tree.root.iter().chain(&tree.children) {
                 let (files, _directories) = entries(digest.function(), directory).map_err(malformed)?;
                 self.all_present(&files, "a file of a tree")?;
             }
-            self.remember(*digest, started);
+            self.remember(Tree::Message(*digest), started);
         }
         Ok(())
     }
 
     async fn check_tree(&self, root: &Digest) -> Result<(), Incomplete> {
         let started = Instant::now();
-        if self.is_remembered(root, started) {
+        if self.is_remembered(Tree::Root(*root), started) {
             return Ok(());
         }
         let mut seen = HashSet::from([*root]);
@@ -145,12 +154,14 @@ impl Completeness {
                 return Err(Incomplete::TooLarge { root: *root });
             }
         }
-        self.remember(*root, started);
+        self.remember(Tree::Root(*root), started);
         Ok(())
     }
 
     /// The digests of the files and of the directories in a directory.
     async fn children(&self, root: &Digest, digest: &Digest) -> Result<(Vec<Digest>, Vec<Digest>), Incomplete> {
+        // What is in the page cache is read without a pause: a large tree must not keep a thread to itself.
+        tokio::task::consume_budget().await;
         let bytes = self.read(root, digest, "a directory of a tree").await?;
         let malformed = |source| Incomplete::Malformed { digest: *digest, source };
         let directory = Directory::decode(bytes).map_err(|error| malformed(error.into()))?;
@@ -173,15 +184,16 @@ impl Completeness {
         }
     }
 
-    fn is_remembered(&self, root: &Digest, now: Instant) -> bool {
+    fn is_remembered(&self, tree: Tree, now: Instant) -> bool {
+        let (Tree::Root(digest) | Tree::Message(digest)) = tree;
         // The root itself is looked up all the same: a damaged blob goes before its time, and the root is the likeliest
         // to be read.
-        let walked = self.whole.lock().unwrap_or_else(PoisonError::into_inner).get(root).copied();
+        let walked = self.whole.lock().unwrap_or_else(PoisonError::into_inner).get(&tree).copied();
         walked.is_some_and(|walked| now.duration_since(walked) < self.remember_for)
-            && self.store.touch(&[*root]).iter().all(|present| *present)
+            && self.store.touch(&[digest]).iter().all(|present| *present)
     }
 
-    fn remember(&self, root: Digest, walked: Instant) {
+    fn remember(&self, tree: Tree, walked: Instant) {
         if self.remember_for.is_zero() {
             return;
         }
@@ -190,7 +202,7 @@ impl Completeness {
             whole.retain(|_, then| walked.duration_since(*then) < self.remember_for);
         }
         if whole.len() < REMEMBERED_MAX {
-            whole.insert(root, walked);
+            whole.insert(tree, walked);
         }
     }
 }

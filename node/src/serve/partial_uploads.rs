@@ -21,8 +21,10 @@ const KEPT_FOR: Duration = Duration::from_secs(300);
 pub(super) type UploadName = (String, Digest);
 
 /// What is known of uploads that have not been committed.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub(super) struct PartialUploads {
+    /// Bytes that the blobs of interrupted uploads may have together.
+    kept_bytes_max: u64,
     uploads: Arc<Mutex<HashMap<UploadName, Entry>>>,
 }
 
@@ -45,6 +47,11 @@ pub(super) struct ActiveUpload {
 // === impl PartialUploads ===
 
 impl PartialUploads {
+    /// None yet. The blobs of those that are kept may have so many bytes together.
+    pub(super) fn new(kept_bytes_max: u64) -> PartialUploads {
+        PartialUploads { kept_bytes_max, uploads: Arc::default() }
+    }
+
     /// The bytes that are here of an upload that is not committed.
     pub(super) fn written_bytes(&self, name: &UploadName) -> Option<u64> {
         match self.lock().get(name)? {
@@ -89,19 +96,29 @@ impl PartialUploads {
         });
     }
 
+    /// Keeps an upload, in place of the oldest ones where they are too many or too large together.
     fn keep(&self, name: UploadName, upload: Upload) {
         let mut uploads = self.lock();
         let kept = uploads.iter().filter_map(|(name, entry)| match entry {
             Entry::Kept(_, since) => Some((*since, name.clone())),
             Entry::Active(_) => None,
         });
-        let kept: Vec<_> = kept.collect();
-        if kept.len() >= KEPT_MAX
-            && let Some((_, oldest)) = kept.into_iter().min_by_key(|(since, _)| *since)
-        {
+        let mut kept: Vec<(Instant, UploadName)> = kept.collect();
+        kept.sort_unstable_by_key(|(since, _)| *since);
+        let size_bytes = |name: &UploadName| name.1.size_bytes();
+        let mut total_bytes = size_bytes(&name) + kept.iter().map(|(_, name)| size_bytes(name)).sum::<u64>();
+        let mut count = kept.len() + 1;
+        for (_, oldest) in kept {
+            if count <= KEPT_MAX && total_bytes <= self.kept_bytes_max {
+                break;
+            }
+            count -= 1;
+            total_bytes -= size_bytes(&oldest);
             uploads.remove(&oldest);
         }
-        uploads.insert(name, Entry::Kept(upload, Instant::now()));
+        if total_bytes <= self.kept_bytes_max {
+            uploads.insert(name, Entry::Kept(upload, Instant::now()));
+        }
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<UploadName, Entry>> {

@@ -46,7 +46,8 @@ pub async fn services(parts: Parts) -> (Routes, HealthReporter) {
         .max_encoding_message_size(MAX_MESSAGE_BYTES);
     let cache = ActionCache { index: actions, store: store.clone(), completeness: Arc::clone(&completeness) };
     let action_cache = ActionCacheServer::new(cache).max_decoding_message_size(MAX_MESSAGE_BYTES);
-    let bytestream = ByteStreamServer::new(ByteStream::new(store)).max_decoding_message_size(MAX_MESSAGE_BYTES);
+    let bytestream =
+        ByteStreamServer::new(ByteStream::new(store, capacity_bytes)).max_decoding_message_size(MAX_MESSAGE_BYTES);
     let fetch = FetchServer::new(Fetch { index: assets.clone(), completeness: Arc::clone(&completeness) })
         .max_decoding_message_size(MAX_MESSAGE_BYTES);
     let push = PushServer::new(Push { index: assets, completeness }).max_decoding_message_size(MAX_MESSAGE_BYTES);

@@ -118,6 +118,7 @@ impl Walk {
     /// The next directory that is in the store; what is missing is passed over, as the API asks.
     async fn next(&mut self) -> Result<Option<api::Directory>, Status> {
         while let Some(digest) = self.waiting.pop_front() {
+            tokio::task::consume_budget().await;
             let bytes = match self.store.get(&digest, MAX_DIRECTORY_BYTES).await {
                 Ok(bytes) => bytes,
                 Err(ReadError::NotFound { .. } | ReadError::Damaged { .. }) => continue,

@@ -59,7 +59,7 @@ pub const UPLOAD_PIECES: usize = 512;
 pub const MAINTENANCE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The least capacity that makes sense: a few blobs of the size that segments take.
-pub const MINIMUM_CAPACITY_BYTES: u64 = 1024 * 1024;
+pub const MINIMUM_CAPACITY_BYTES: u64 = crate::config::STORE_CAPACITY_MIN.bytes();
 
 /// A store has about this many segments, so that one of them is a small part of it.
 pub const SEGMENTS_PER_STORE: u64 = 128;
