@@ -10,6 +10,7 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -32,6 +33,9 @@ const STRAGGLERS_DEADLINE: Duration = Duration::from_secs(10);
 
 const PAUSE: Duration = Duration::from_millis(20);
 
+/// Where in its temporary directory a project is, beside its upstream.
+const PROJECT_FOLDER: &str = "project";
+
 /// What the sample project calls itself.
 const PROJECT_NAME: &str = "casbah-sample";
 
@@ -43,20 +47,35 @@ const MANY_COUNT: usize = 600;
 
 /// What the commands of `compiled.bst` are made of.
 const BUSYBOX_COMMANDS: [&str; 16] = [
-    "cat", "chmod", "cp", "echo", "find", "ln", "ls", "mkdir", "mv", "rm", "sed", "sh", "sha256sum", "sort", "touch",
+    "cat",
+    "chmod",
+    "cp",
+    "echo",
+    "find",
+    "ln",
+    "ls",
+    "mkdir",
+    "mv",
+    "rm",
+    "sed",
+    "sh",
+    "sha256sum",
+    "sort",
+    "touch",
     "tr",
 ];
 
 /// A copy of `tests/bst/project` in a temporary directory, with what git does not keep, and an upstream of its own.
 pub struct Project {
-    dir: TempDir,
+    dir: Arc<TempDir>,
     /// For each element that downloads: for each of its sources the SHA-256, or `None` for a local one.
     refs: BTreeMap<String, Vec<Option<String>>>,
 }
 
 /// One user's BuildStream on one project.
 pub struct Bst {
-    project_dir: PathBuf,
+    /// As long as somebody works on it, it is there.
+    project: Arc<TempDir>,
     home: TempDir,
 }
 
@@ -127,7 +146,7 @@ impl Project {
     /// # Errors
     /// When it cannot be written, or there is no static busybox.
     pub fn sample() -> Result<Project> {
-        let mut project = Project { dir: tempfile::tempdir()?, refs: BTreeMap::new() };
+        let mut project = Project { dir: Arc::new(tempfile::tempdir()?), refs: BTreeMap::new() };
         copy_tree(Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/bst/project")), &project.project_dir())?;
         fs::create_dir(project.upstream_dir())?;
         project.write_generated()?;
@@ -141,7 +160,7 @@ impl Project {
     /// # Errors
     /// When it cannot be written.
     pub fn bare() -> Result<Project> {
-        let project = Project { dir: tempfile::tempdir()?, refs: BTreeMap::new() };
+        let project = Project { dir: Arc::new(tempfile::tempdir()?), refs: BTreeMap::new() };
         fs::create_dir(project.project_dir())?;
         let conf = format!("name: {PROJECT_NAME}\nmin-version: \"2.0\"\n");
         fs::write(project.project_dir().join("project.conf"), conf)?;
@@ -174,7 +193,7 @@ impl Project {
     }
 
     fn project_dir(&self) -> PathBuf {
-        self.dir.path().join("project")
+        self.dir.path().join(PROJECT_FOLDER)
     }
 
     fn upstream_dir(&self) -> PathBuf {
@@ -267,7 +286,7 @@ impl Bst {
         for folder in ["cache", "config", "tmp"] {
             fs::create_dir(home.path().join(folder))?;
         }
-        let bst = Bst { project_dir: project.project_dir(), home };
+        let bst = Bst { project: Arc::clone(&project.dir), home };
         bst.configure(&[], &[])?;
         Ok(bst)
     }
@@ -277,8 +296,20 @@ impl Bst {
     /// # Errors
     /// When it cannot be written.
     pub fn configure(&self, artifacts: &[Remote], sources: &[Remote]) -> Result<()> {
+        self.write_config("", artifacts, sources)
+    }
+
+    /// The same with a `storage-service`, where blobs are kept instead of here; this machine has a cache of them.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn configure_storage_service(&self, storage: &Remote, artifacts: &[Remote]) -> Result<()> {
+        self.write_config(&format!("  storage-service:\n    url: {:?}\n", storage.url), artifacts, &[])
+    }
+
+    fn write_config(&self, storage: &str, artifacts: &[Remote], sources: &[Remote]) -> Result<()> {
         // Its own default is 5 % of the disk, and casd evicts what it should keep on one that is nearly full.
-        let mut text = "cache:\n  reserved-disk-space: 10M\n".to_owned();
+        let mut text = format!("cache:\n  reserved-disk-space: 10M\n{storage}");
         for (caches, remotes) in [("artifacts", artifacts), ("source-caches", sources)] {
             if !remotes.is_empty() {
                 let servers: String = remotes.iter().map(Remote::yaml).collect();
@@ -338,14 +369,16 @@ impl Bst {
         self.run(&["source", "fetch", "--deps", "all", element])
     }
 
-    /// `bst artifact checkout`, with what it needs to run: the files that a user sees in the end.
+    /// `bst artifact checkout`: the files that a user sees in the end, with those of what it needs to run. An artifact
+    /// that is called by its name is checked out alone.
     ///
     /// # Errors
     /// When it fails.
     pub fn checkout(&self, artifact: &str) -> Result<Files> {
         let dir = tempfile::tempdir()?;
         let files = dir.path().join("files");
-        self.run(&["artifact", "checkout", "--directory", utf8(&files)?, artifact])?.succeeded()?;
+        let deps = if artifact.ends_with(".bst") { "run" } else { "none" };
+        self.run(&["artifact", "checkout", "--deps", deps, "--directory", utf8(&files)?, artifact])?.succeeded()?;
         Files::read(&files)
     }
 
@@ -407,7 +440,7 @@ impl Bst {
         let mut command = Command::new(program);
         command
             .args(["--no-interactive", "--no-colors"])
-            .current_dir(&self.project_dir)
+            .current_dir(self.project.path().join(PROJECT_FOLDER))
             .stdin(Stdio::null())
             .process_group(0)
             // None of the tester's own settings: not even a proxy, which gRPC would ask for localhost.
@@ -543,7 +576,10 @@ impl Remote {
             text.push_str(&format!("      server-cert: {certificate:?}\n"));
         }
         if let Some(client) = &self.client {
-            text.push_str(&format!("      client-cert: {:?}\n      client-key: {:?}\n", client.certificate, client.key));
+            text.push_str(&format!(
+                "      client-cert: {:?}\n      client-key: {:?}\n",
+                client.certificate, client.key
+            ));
         }
         if self.impatient {
             text.push_str("    connection-config:\n      retry-limit: 1\n      retry-delay: 10\n");
@@ -674,9 +710,9 @@ fn busybox() -> Result<PathBuf> {
 
 /// The same bytes for the same name, and others for another: elements keep their cache keys from test to test.
 fn seeded_bytes(name: &str, size_bytes: usize) -> Vec<u8> {
-    let seed = name.bytes().fold(0xCBF2_9CE4_8422_2325, |hash: u64, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01B3)
-    });
+    let seed = name
+        .bytes()
+        .fold(0xCBF2_9CE4_8422_2325, |hash: u64, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01B3));
     let mut bytes = vec![0; size_bytes];
     SmallRng::seed_from_u64(seed).fill_bytes(&mut bytes);
     bytes

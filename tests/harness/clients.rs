@@ -424,6 +424,8 @@ fn transport(url: &str) -> Result<tonic::transport::Endpoint> {
         .timeout(Duration::from_secs(300))
         .initial_stream_window_size(2 << 20)
         .initial_connection_window_size(8 << 20)
+        // Frames that were on their way when a call was cancelled are no attack.
+        .http2_max_local_error_reset_streams(None)
         .tcp_nodelay(true))
 }
 

@@ -4,6 +4,7 @@
 //! Nothing here knows how the server is made: a test says what a client sends and what it must see.
 
 pub mod authority;
+pub mod bst;
 pub mod clients;
 pub mod deadline;
 pub mod faults;

@@ -140,7 +140,7 @@ async fn check(client: &Client, admission: Admission) -> Result<()> {
 
 // === the matrix ===
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn every_kind_of_client_gets_at_every_kind_of_listener_what_it_should() -> Result<()> {
     let authority = Authority::new("the company")?;
     let stranger = Authority::new("another company")?;
@@ -206,7 +206,7 @@ async fn every_kind_of_client_gets_at_every_kind_of_listener_what_it_should() ->
     Ok(())
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn what_one_port_writes_another_reads() -> Result<()> {
     let config = Config::new()?
         .listener(&Listener::plaintext().allow(&["read"]))
@@ -223,7 +223,7 @@ async fn what_one_port_writes_another_reads() -> Result<()> {
     Ok(())
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_reader_cannot_pour_bytes_into_a_refused_upload() -> Result<()> {
     let server = Config::new()?.listener(&Listener::plaintext().allow(&["read"])).start()?;
     let client = Client::plaintext(&server.endpoint(0).authority()).await?;
@@ -238,7 +238,7 @@ async fn a_reader_cannot_pour_bytes_into_a_refused_upload() -> Result<()> {
     Ok(())
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_storage_port_knows_no_assets_and_an_index_port_no_blobs() -> Result<()> {
     let config = Config::new()?
         .listener(&Listener::plaintext().allow(&["read", "write"]).services("storage"))
@@ -267,7 +267,7 @@ async fn a_storage_port_knows_no_assets_and_an_index_port_no_blobs() -> Result<(
 
 // === the documented certificates ===
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn the_documented_pair_of_ports_works_with_the_documented_certificates() -> Result<()> {
     let (first, second) = (Identity::documented_client()?, Identity::another_documented_client()?);
     let (server, _, _config) = Documented::new(&[&first, &second])?.start()?;
@@ -281,7 +281,7 @@ async fn the_documented_pair_of_ports_works_with_the_documented_certificates() -
     Ok(())
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn both_versions_of_tls_admit_and_refuse_alike() -> Result<()> {
     let listed = Identity::documented_client()?;
     let unlisted = Identity::another_documented_client()?;
@@ -300,7 +300,7 @@ async fn both_versions_of_tls_admit_and_refuse_alike() -> Result<()> {
     Ok(())
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_listed_certificate_without_its_key_opens_nothing() -> Result<()> {
     let listed = Identity::documented_client()?;
     let thief = listed.with_key_of(&Identity::another_documented_client()?);
@@ -308,7 +308,7 @@ async fn a_listed_certificate_without_its_key_opens_nothing() -> Result<()> {
     refused(server.endpoint(1), &documented_trust()?, Some(&thief)).await
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_certificate_of_the_same_name_is_not_the_listed_one() -> Result<()> {
     let listed = Identity::documented_client()?;
     let namesake = Identity::another_documented_client()?;
@@ -316,7 +316,7 @@ async fn a_certificate_of_the_same_name_is_not_the_listed_one() -> Result<()> {
     refused(server.endpoint(1), &documented_trust()?, Some(&namesake)).await
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_certificate_signed_by_a_listed_one_is_admitted_and_one_signed_by_an_unlisted_one_is_not() -> Result<()> {
     let listed = Identity::documented_client()?;
     let unlisted = Identity::another_documented_client()?;
@@ -335,7 +335,7 @@ async fn a_certificate_signed_by_a_listed_one_is_admitted_and_one_signed_by_an_u
     refused(server.endpoint(1), &trust, Some(&with_own_issuer)).await
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn an_empty_list_admits_nobody() -> Result<()> {
     let client = Identity::documented_client()?;
     match Documented::new(&[])?.start() {
@@ -350,7 +350,7 @@ async fn an_empty_list_admits_nobody() -> Result<()> {
     Ok(())
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn clients_that_never_finish_a_handshake_keep_nobody_out() -> Result<()> {
     let listed = Identity::documented_client()?;
     let (server, _, _config) = Documented::new(&[&listed])?.start()?;
@@ -365,7 +365,7 @@ async fn clients_that_never_finish_a_handshake_keep_nobody_out() -> Result<()> {
 
 // === changes without a restart ===
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn an_added_certificate_is_admitted_without_a_restart() -> Result<()> {
     let (first, second) = (Identity::documented_client()?, Identity::another_documented_client()?);
     let (server, authorized, _config) = Documented::new(&[&first])?.start()?;
@@ -379,7 +379,7 @@ async fn an_added_certificate_is_admitted_without_a_restart() -> Result<()> {
     check(&connect(server.endpoint(1), &trust, Some(&first)).await?, Writer).await
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_removed_certificate_is_refused_without_a_restart_on_new_connections_and_on_old_ones() -> Result<()> {
     let (first, second) = (Identity::documented_client()?, Identity::another_documented_client()?);
     let (server, authorized, _config) = Documented::new(&[&first, &second])?.start()?;
@@ -395,7 +395,7 @@ async fn a_removed_certificate_is_refused_without_a_restart_on_new_connections_a
     check(&stays, Writer).await
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_session_cannot_be_resumed_past_a_removal() -> Result<()> {
     let (first, second) = (Identity::documented_client()?, Identity::another_documented_client()?);
     let (server, authorized, _config) = Documented::new(&[&first, &second])?.start()?;
@@ -427,7 +427,7 @@ async fn a_session_cannot_be_resumed_past_a_removal() -> Result<()> {
     Ok(())
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_running_download_is_not_cut_by_a_change_that_is_not_its_own() -> Result<()> {
     let (first, second) = (Identity::documented_client()?, Identity::another_documented_client()?);
     let (server, authorized, config) = Documented::new(&[&first, &second])?.start()?;
@@ -444,10 +444,11 @@ async fn a_running_download_is_not_cut_by_a_change_that_is_not_its_own() -> Resu
         Ok(refused(server.endpoint(1), &trust, Some(&second)).await.is_ok())
     })
     .await?;
-    let renewed = Identity::documented("localhost")?;
+    let authority = Authority::new("the renewed one")?;
+    let renewed = authority.server()?;
     replace_file(&config.dir().join("server.key"), &renewed.key_pem)?;
     replace_file(&config.dir().join("server.crt"), &renewed.certificate_pem)?;
-    let new_trust = Trust::Exactly(renewed.certificate_pem);
+    let new_trust = Trust::Authority(authority.certificate_pem().to_owned());
     eventually("the new certificate is shown", || async {
         Ok(connect(server.endpoint(1), &new_trust, Some(&first)).await.is_ok())
     })
@@ -459,28 +460,41 @@ async fn a_running_download_is_not_cut_by_a_change_that_is_not_its_own() -> Resu
     Ok(())
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_certificate_and_key_that_do_not_fit_do_not_take_the_server_down() -> Result<()> {
     let listed = Identity::documented_client()?;
     let (server, _, config) = Documented::new(&[&listed])?.start()?;
     let trust = documented_trust()?;
     // A key of another certificate, then no PEM at all: the good pair stays until the next good one comes.
-    for bad in [listed.key_pem.as_str(), "not a key"] {
+    for (bad, sign) in [(listed.key_pem.as_str(), "server."), ("not a key", "server.key")] {
         replace_file(&config.dir().join("server.key"), bad)?;
-        server.signal(rustix::process::Signal::HUP).or_else(|_| bail!("the server has ended"))?;
+        server.wait_for_stderr(sign)?;
         check(&connect(server.endpoint(1), &trust, Some(&listed)).await?, Writer).await?;
     }
-    let renewed = Identity::documented("localhost")?;
+    let authority = Authority::new("the renewed one")?;
+    let renewed = authority.server()?;
     replace_file(&config.dir().join("server.crt"), &renewed.certificate_pem)?;
     replace_file(&config.dir().join("server.key"), &renewed.key_pem)?;
-    let new_trust = Trust::Exactly(renewed.certificate_pem);
+    let new_trust = Trust::Authority(authority.certificate_pem().to_owned());
     eventually("the new certificate is shown", || async {
         Ok(connect(server.endpoint(1), &new_trust, Some(&listed)).await.is_ok())
     })
     .await
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
+async fn sighup_ends_nothing() -> Result<()> {
+    let listed = Identity::documented_client()?;
+    let (server, _, _config) = Documented::new(&[&listed])?.start()?;
+    let trust = documented_trust()?;
+    let client = connect(server.endpoint(1), &trust, Some(&listed)).await?;
+    // A terminal that closes, or an operator who means "read the certificates again".
+    server.signal(rustix::process::Signal::HUP)?;
+    check(&client, Writer).await?;
+    check(&connect(server.endpoint(1), &trust, Some(&listed)).await?, Writer).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_list_that_cannot_be_read_admits_nobody_new_and_is_read_again_once_it_can() -> Result<()> {
     let (first, second) = (Identity::documented_client()?, Identity::another_documented_client()?);
     let (server, authorized, _config) = Documented::new(&[&first])?.start()?;

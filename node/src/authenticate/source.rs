@@ -19,8 +19,9 @@ pub struct Source<T> {
     in_force: Content,
     /// The content of the last look; `None` makes the next look tell again what is wrong.
     last: Option<Content>,
-    /// Whether the last look found nothing but blank files. A file that is written in place is blank for a moment, so
-    /// this counts only when the next look finds the same.
+    /// What blank files stand for, if it is not an error. A file that is written in place is blank for a moment, so it
+    /// counts only when two looks after each other find the same.
+    blank: Option<fn() -> T>,
     was_blank: bool,
 }
 
@@ -44,14 +45,31 @@ impl<T> Source<T> {
     ) -> Result<(Source<T>, T), TlsError> {
         let (content, read) = look(&paths);
         let made = parse(&read?)?;
-        Ok((Source { paths, parse: Box::new(parse), in_force: content, last: Some(content), was_blank: false }, made))
+        Ok((
+            Source {
+                paths,
+                parse: Box::new(parse),
+                in_force: content,
+                last: Some(content),
+                blank: None,
+                was_blank: false,
+            },
+            made,
+        ))
+    }
+
+    /// The same, but blank files are no error once they were read for the first time: they stand for this.
+    #[must_use]
+    pub fn when_blank(self, nothing: fn() -> T) -> Source<T> {
+        Source { blank: Some(nothing), ..self }
     }
 
     /// Reads the files again; what they make now when that is new. When they cannot be used, the reason goes to
     /// `error`, once for each change; if there is another reason already, this one is told by the next call.
     pub fn poll(&mut self, error: &mut Option<TlsError>) -> Option<T> {
         let (content, read) = look(&self.paths);
-        let is_blank = read.as_ref().is_ok_and(|files| files.iter().all(|file| file.trim_ascii().is_empty()));
+        let blank = || read.as_ref().is_ok_and(|files| files.iter().all(|file| file.trim_ascii().is_empty()));
+        let is_blank = self.blank.is_some() && blank();
         let has_been_blank = std::mem::replace(&mut self.was_blank, is_blank);
         if is_blank && !has_been_blank {
             return None;
@@ -63,7 +81,11 @@ impl<T> Source<T> {
         if self.in_force == content {
             return None;
         }
-        match read.and_then(|contents| (self.parse)(&contents)) {
+        let made = match self.blank.filter(|_| is_blank) {
+            Some(nothing) => Ok(nothing()),
+            None => read.and_then(|contents| (self.parse)(&contents)),
+        };
+        match made {
             Ok(made) => {
                 self.in_force = content;
                 Some(made)

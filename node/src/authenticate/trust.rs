@@ -221,14 +221,9 @@ impl From<&Distrust> for CertificateError {
 // === impl CertificateList ===
 
 impl CertificateList {
-    /// Certificates that are accepted themselves; those that may issue others vouch for these too. A blank file lists
-    /// nobody: that is how the last one is taken off.
+    /// Certificates that are accepted themselves; those that may issue others vouch for these too.
     pub(super) fn authorized(path: &Path, bytes: &[u8]) -> Result<CertificateList, TlsError> {
         let mut list = CertificateList::default();
-        if bytes.trim_ascii().is_empty() {
-            tracing::warn!(path = %path.display(), "the list of clients is empty: nobody on it is let in");
-            return Ok(list);
-        }
         for certificate in pem::certificates(path, bytes)? {
             list.add(path, certificate);
         }
@@ -321,6 +316,8 @@ impl WatchedTrust {
             Ok((Some(source), list))
         };
         let (authorized, listed) = source(&files.authorized, CertificateList::authorized)?;
+        // Emptying the file is how the last one is taken off the list.
+        let authorized = authorized.map(|source| source.when_blank(Arc::default));
         let (authorities, issuers) = source(&files.authorities, CertificateList::authorities)?;
         Ok(WatchedTrust { authorized, authorities, current: Trust::new(listed, issuers) })
     }

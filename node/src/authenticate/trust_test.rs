@@ -250,7 +250,7 @@ fn a_broken_list_keeps_its_own_part_and_lets_the_other_change() {
     std::fs::write(at("ca.crt"), &b.pem).unwrap();
     let files = TrustFiles { authorized: Some(at("authorized.crt")), authorities: Some(at("ca.crt")) };
     let mut watched = WatchedTrust::load(&files).unwrap();
-    std::fs::write(at("authorized.crt"), "").unwrap();
+    std::fs::write(at("authorized.crt"), "no certificate").unwrap();
     std::fs::write(at("ca.crt"), &ca.pem).unwrap();
     let mut error = None;
     let trust = watched.poll(&mut error).unwrap();
