@@ -23,7 +23,7 @@ where
         if Instant::now() > until {
             bail!("still not after {DEADLINE:?}: {what}");
         }
-        tokio::time::sleep(PAUSE).await;
+        tokio::time::sleep(PAUSE).await; // why: the outside world has no event to wait for
     }
     Ok(())
 }

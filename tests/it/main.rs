@@ -5,7 +5,6 @@ mod action_cache;
 mod artifact_server;
 mod asset;
 mod buildstream;
-mod buildstream;
 mod bytestream;
 mod capabilities;
 mod cas;
