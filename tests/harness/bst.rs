@@ -21,9 +21,10 @@ use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open, pidfd_send_signal};
 use tempfile::TempDir;
 
-use crate::authority::IdentityFiles;
 use crate::clients::{digest_of, reapi};
-use crate::process::{Endpoint, run_command};
+use crate::process::run_command;
+
+pub use crate::bst_remote::Remote;
 
 /// How long one command of BuildStream may take: many times what it needs, with its retries on a busy machine.
 const DEADLINE: Duration = Duration::from_secs(180);
@@ -77,18 +78,6 @@ pub struct Bst {
     /// As long as somebody works on it, it is there.
     project: Arc<TempDir>,
     home: TempDir,
-}
-
-/// A server in BuildStream's configuration.
-#[derive(Debug, Clone)]
-pub struct Remote {
-    url: String,
-    push: bool,
-    kind: &'static str,
-    instance: Option<String>,
-    server_certificate: Option<PathBuf>,
-    client: Option<IdentityFiles>,
-    impatient: bool,
 }
 
 /// How a command ended, and what it printed.
@@ -304,7 +293,7 @@ impl Bst {
     /// # Errors
     /// When it cannot be written.
     pub fn configure_storage_service(&self, storage: &Remote, artifacts: &[Remote]) -> Result<()> {
-        self.write_config(&format!("  storage-service:\n    url: {:?}\n", storage.url), artifacts, &[])
+        self.write_config(&format!("  storage-service:\n    url: {:?}\n", storage.url()), artifacts, &[])
     }
 
     fn write_config(&self, storage: &str, artifacts: &[Remote], sources: &[Remote]) -> Result<()> {
@@ -459,7 +448,7 @@ impl Bst {
         let until = Instant::now() + patience;
         let mut left = self.stragglers()?;
         while !left.is_empty() && Instant::now() < until {
-            std::thread::sleep(PAUSE);
+            std::thread::sleep(PAUSE); // why: a process that is no child of ours gives no event
             left = self.stragglers()?;
         }
         let mut killed = Vec::new();
@@ -491,100 +480,6 @@ impl Bst {
 impl Drop for Bst {
     fn drop(&mut self) {
         let _ = self.kill_stragglers(Duration::ZERO);
-    }
-}
-
-// === impl Remote ===
-
-impl Remote {
-    /// This endpoint, called `localhost`: pulled from, and both index and storage.
-    pub fn of(endpoint: &Endpoint) -> Remote {
-        let scheme = if endpoint.tls { "https" } else { "http" };
-        Remote {
-            url: format!("{scheme}://localhost:{}", endpoint.port),
-            push: false,
-            kind: "all",
-            instance: None,
-            server_certificate: None,
-            client: None,
-            impatient: false,
-        }
-    }
-
-    /// What it is called in BuildStream's messages.
-    pub fn url(&self) -> &str {
-        &self.url
-    }
-
-    /// Pushed to as well.
-    #[must_use]
-    pub fn pushing(self) -> Remote {
-        Remote { push: true, ..self }
-    }
-
-    /// Only asked which blobs an artifact has.
-    #[must_use]
-    pub fn index(self) -> Remote {
-        Remote { kind: "index", ..self }
-    }
-
-    /// Only asked for blobs.
-    #[must_use]
-    pub fn storage(self) -> Remote {
-        Remote { kind: "storage", ..self }
-    }
-
-    /// Called with this instance name.
-    #[must_use]
-    pub fn instance(self, name: &str) -> Remote {
-        Remote { instance: Some(name.to_owned()), ..self }
-    }
-
-    /// Called without TLS, whatever it speaks.
-    #[must_use]
-    pub fn plaintext(self) -> Remote {
-        Remote { url: self.url.replace("https://", "http://"), ..self }
-    }
-
-    /// Known by this certificate (`server-cert`).
-    #[must_use]
-    pub fn trusting(self, certificate: &Path) -> Remote {
-        Remote { server_certificate: Some(certificate.to_owned()), ..self }
-    }
-
-    /// Shown this certificate (`client-cert`, `client-key`).
-    #[must_use]
-    pub fn showing(self, identity: &IdentityFiles) -> Remote {
-        Remote { client: Some(identity.clone()), ..self }
-    }
-
-    /// Given up soon: casd's default is 5 attempts in 10 seconds.
-    #[must_use]
-    pub fn impatient(self) -> Remote {
-        Remote { impatient: true, ..self }
-    }
-
-    fn yaml(&self) -> String {
-        let mut text = format!("  - url: {:?}\n    push: {}\n    type: {}\n", self.url, self.push, self.kind);
-        if let Some(instance) = &self.instance {
-            text.push_str(&format!("    instance-name: {instance:?}\n"));
-        }
-        if self.server_certificate.is_some() || self.client.is_some() {
-            text.push_str("    auth:\n");
-        }
-        if let Some(certificate) = &self.server_certificate {
-            text.push_str(&format!("      server-cert: {certificate:?}\n"));
-        }
-        if let Some(client) = &self.client {
-            text.push_str(&format!(
-                "      client-cert: {:?}\n      client-key: {:?}\n",
-                client.certificate, client.key
-            ));
-        }
-        if self.impatient {
-            text.push_str("    connection-config:\n      retry-limit: 1\n      retry-delay: 10\n");
-        }
-        text
     }
 }
 

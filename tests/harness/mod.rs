@@ -5,9 +5,11 @@
 
 pub mod authority;
 pub mod bst;
+pub mod bst_remote;
 pub mod clients;
 pub mod deadline;
 pub mod faults;
 pub mod load;
 pub mod process;
 pub mod target;
+pub mod trees;

@@ -14,5 +14,6 @@ mod deploy;
 mod health;
 mod limits;
 mod quota;
+mod reading;
 mod restart;
 mod tree;

@@ -23,7 +23,6 @@ fn length(seed: u64) -> usize {
 
 /// Not a test: the process that is killed. Writes, and says what it was told is stored.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "run by the test below"]
 async fn writer() {
     let Some(dir) = std::env::var_os(DIR) else { return };
     let store = Store::open(options(dir.into())).await.unwrap();
@@ -56,7 +55,7 @@ async fn a_killed_process_has_stored_what_it_said_and_nothing_half() {
     let mut first = 0;
     for _ in 0..6 {
         let mut child = Command::new(std::env::current_exe().unwrap())
-            .args(["store::kill_test::writer", "--exact", "--ignored", "--nocapture"])
+            .args(["store::kill_test::writer", "--exact", "--nocapture"])
             .env(DIR, dir)
             .env("CASBAH_TEST_KILL_FIRST", first.to_string())
             .stdout(Stdio::piped())

@@ -1,0 +1,163 @@
+//! ByteStream: reading parts of blobs.
+
+use anyhow::{Context as _, Result};
+use bytes::Bytes;
+use casbah_tests::clients::{digest_of, empty_digest, refused_with, write_requests};
+use casbah_tests::deadline::within_deadline;
+use casbah_tests::load::new_bytes;
+use casbah_tests::target::Target;
+use tonic::Code;
+
+const MIB: usize = 1 << 20;
+
+#[tokio::test]
+async fn every_part_of_a_blob_is_read_exactly() -> Result<()> {
+    let target = Target::start().await?;
+    let client = target.client();
+    // One that is small to a store and one that is large.
+    for size in [1000, 3 * MIB + 17] {
+        let blob = new_bytes(size);
+        let name = client.blob_name(&client.upload(blob.clone()).await?);
+        let middle = size / 2;
+        for offset in [0, 1, 63, 64, 511, middle - 1, middle, size - 2, size - 1, size] {
+            for limit in [0, 1, 2, 64, 511, middle, size - 1, size, size + 1, usize::MAX >> 1] {
+                let end = if limit == 0 { size } else { size.min(offset.saturating_add(limit)) };
+                let read = client.read(&name, offset.try_into()?, limit.try_into()?).await?;
+                assert!(read == blob[offset..end], "offset {offset}, limit {limit}: {} bytes", read.len());
+            }
+        }
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn reading_from_the_very_end_gives_nothing_and_no_error() -> Result<()> {
+    let target = Target::start().await?;
+    let client = target.client();
+    let name = client.blob_name(&client.upload(new_bytes(100)).await?);
+    assert_eq!(client.read(&name, 100, 0).await?, b"");
+    assert_eq!(client.read(&name, 100, 10).await?, b"");
+    assert_eq!(client.read(&client.blob_name(&empty_digest()), 0, 10).await?, b"");
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_offset_outside_of_the_blob_is_out_of_range() -> Result<()> {
+    let target = Target::start().await?;
+    let client = target.client();
+    let name = client.blob_name(&client.upload(new_bytes(100)).await?);
+    // The API's comment: "A `read_offset` that is negative or greater than the size of the resource".
+    for offset in [101, 1 << 40, i64::MAX, -1, i64::MIN] {
+        for limit in [0, 1] {
+            refused_with(Code::OutOfRange, client.read(&name, offset, limit).await)
+                .with_context(|| format!("offset {offset}, limit {limit}"))?;
+        }
+    }
+    refused_with(Code::OutOfRange, client.read(&client.blob_name(&empty_digest()), 1, 0).await)?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_negative_limit_is_an_invalid_argument() -> Result<()> {
+    let target = Target::start().await?;
+    let client = target.client();
+    let name = client.blob_name(&client.upload(new_bytes(100)).await?);
+    for limit in [-1, i64::MIN] {
+        refused_with(Code::InvalidArgument, client.read(&name, 0, limit).await)?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_absent_blob_is_not_found_by_name() -> Result<()> {
+    let target = Target::start().await?;
+    let client = target.client();
+    let digest = digest_of(&new_bytes(100));
+    for (offset, limit) in [(0, 0), (50, 0), (0, 10), (100, 0)] {
+        let message = refused_with(Code::NotFound, client.read(&client.blob_name(&digest), offset, limit).await)?;
+        assert!(message.contains(&digest.hash), "{message}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_name_that_names_no_blob_cannot_be_read() -> Result<()> {
+    let target = Target::start().await?;
+    let hash = digest_of(b"12345").hash;
+    for name in [
+        String::new(),
+        "/".to_owned(),
+        "blobs".to_owned(),
+        "blobs/".to_owned(),
+        hash.clone(),
+        format!("{hash}/5"),
+        format!("blob/{hash}/5"),
+        format!("Blobs/{hash}/5"),
+        format!("blobs/{hash}"),
+        format!("blobs/{hash}/"),
+        format!("blobs/{hash}/x"),
+        format!("blobs/{hash}/-5"),
+        format!("blobs/{hash}/+5"),
+        format!("blobs/{hash}/5.0"),
+        format!("blobs/{hash}/0x5"),
+        format!("blobs/{hash}/ 5"),
+        format!("blobs/{hash}/9223372036854775808"),
+        format!("blobs/{hash}/99999999999999999999999"),
+        format!("blobs//{hash}/5"),
+        format!("blobs/{}/5", &hash[1..]),
+        format!("blobs/{hash}0/5"),
+        format!("blobs/{}/5", hash.to_uppercase()),
+        format!("blobs/{}/5", "g".repeat(64)),
+        format!("blobs/{}/5", "é".repeat(32)),
+        "blobs/../../../../etc/passwd/5".to_owned(),
+        format!("blobs/{hash}/5/more"),
+        format!("blobs/md5/{hash}/5"),
+        format!("blobs/blake3/{hash}/5"),
+        format!("a//blobs/{hash}/5"),
+        format!("actions/blobs/{hash}/5"),
+        format!("uploads/5a9e5d4e-2d4a-4f8e-9d3c-0f3b2a1c4d5e/blobs/{hash}/5"),
+        format!("{}/blobs/{hash}/5", "i".repeat(100_000)),
+    ] {
+        let shown: String = name.chars().take(80).collect();
+        let message = refused_with(Code::InvalidArgument, target.client().read(&name, 0, 0).await)
+            .with_context(|| format!("read {shown:?}"))?;
+        assert!(message.contains(&shown), "{shown:?}: {message}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn compressed_names_are_refused_while_no_compressor_is_advertised() -> Result<()> {
+    let target = Target::start().await?;
+    let client = target.client();
+    let digest = client.upload(new_bytes(5)).await?;
+    let name = format!("compressed-blobs/zstd/{}/5", digest.hash);
+    let status = client.read(&name, 0, 0).await.expect_err("no compressor is advertised");
+    assert!([Code::InvalidArgument, Code::Unimplemented].contains(&status.code()), "{status:?}");
+    let uuid = uuid::Uuid::new_v4();
+    let name = format!("uploads/{uuid}/compressed-blobs/zstd/{}/5", digest_of(&new_bytes(5)).hash);
+    let requests = write_requests(name, Bytes::from_static(b"12345"), 5).collect::<Vec<_>>();
+    let status =
+        client.bytestream().write(tokio_stream::iter(requests)).await.expect_err("no compressor is advertised");
+    assert!([Code::InvalidArgument, Code::Unimplemented].contains(&status.code()), "{status:?}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_reader_that_stops_half_way_disturbs_nobody() -> Result<()> {
+    let target = Target::start().await?;
+    let client = target.client();
+    let blob = new_bytes(16 * MIB);
+    let digest = client.upload(blob.clone()).await?;
+    // Pants does this.
+    for _ in 0..20 {
+        let request = casbah_tests::clients::bytestream::ReadRequest {
+            resource_name: client.blob_name(&digest),
+            ..Default::default()
+        };
+        let mut stream = client.bytestream().read(request).await?.into_inner();
+        assert!(stream.message().await?.is_some());
+    }
+    assert!(within_deadline("a whole read", client.download(&digest)).await?? == blob);
+    Ok(())
+}
