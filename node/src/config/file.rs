@@ -65,7 +65,7 @@ pub struct StoreSection {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct IndexSection {
-    /// Assets kept at the most; the least recently fetched go first.
+    /// Assets kept at the most, and as many results of actions; the least recently used go first.
     pub capacity: u64,
 }
 

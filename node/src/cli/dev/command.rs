@@ -8,6 +8,7 @@ use futures_util::{FutureExt as _, StreamExt as _};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::layout::Layout;
+use super::printout;
 use super::process::{Ending, Node};
 use crate::cli::args::{DevArguments, OutputFormat};
 use crate::cli::error::Failure;
