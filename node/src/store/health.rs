@@ -9,7 +9,7 @@ use std::io;
 use super::error::ReadOnlyReason;
 use super::limits::{PROBE_BYTES, RECOVERY_STEPS};
 use super::shared::Shared;
-use super::state::State;
+use super::state::{NoRoom, State};
 use super::sync;
 
 /// Whether the error says that there is no room.
@@ -57,12 +57,12 @@ fn set_read_only(shared: &Shared, reason: ReadOnlyReason, error: &io::Error) {
 /// `StorageFull` when nothing may be evicted, or what the disk says.
 pub fn make_room(shared: &Shared, bytes: u64) -> io::Result<()> {
     let now = shared.now();
+    let before = shared.lock().index.charged_bytes();
+    evict_down_to(shared, before.saturating_sub(bytes), now);
     {
         let mut state = shared.lock();
-        let before = state.index.charged_bytes();
-        let _ = state.evict_down_to(before.saturating_sub(bytes), now);
         let after = state.index.charged_bytes();
-        if after == before {
+        if after >= before {
             return Err(io::ErrorKind::StorageFull.into());
         }
         state.usable_bytes = state.usable_bytes.min(after + state.reserved_bytes + bytes);
@@ -70,15 +70,34 @@ pub fn make_room(shared: &Shared, bytes: u64) -> io::Result<()> {
     sync::pass(shared)
 }
 
+/// Evicts until blobs take no more than this, or the rest may not go.
+fn evict_down_to(shared: &Shared, bytes: u64, now: u32) {
+    loop {
+        let evicted = shared.lock().evict_down_to(bytes, now);
+        if evicted != Err(NoRoom::NotYet) {
+            break;
+        }
+        flush_evictions(shared);
+    }
+}
+
+/// Writes out the records of many evictions, so that they do not pile up in memory.
+pub fn flush_evictions(shared: &Shared) {
+    let end = shared.lock().queue.end;
+    if let Err(error) = shared.flush(end) {
+        note_journal_error(shared, &error);
+    }
+}
+
 /// Called every second: adapts to the space there is, and tries a disk that has failed.
 pub fn watch(shared: &Shared) {
     match shared.disk.free_bytes(shared.paths.root()) {
         Ok(free_bytes) => {
-            let now = shared.now();
             let mut state = shared.lock();
             adapt(&mut state, shared.options.capacity_bytes, free_bytes);
             let bytes = state.usable_bytes.saturating_sub(state.reserved_bytes);
-            let _ = state.evict_down_to(bytes, now);
+            drop(state);
+            evict_down_to(shared, bytes, shared.now());
         }
         Err(error) => note_error(shared, &error),
     }

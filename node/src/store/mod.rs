@@ -52,6 +52,8 @@ mod state;
 mod store;
 #[cfg(test)]
 mod store_test;
+#[cfg(test)]
+mod stress_test;
 mod sync;
 #[cfg(test)]
 mod testing;
