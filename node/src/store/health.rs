@@ -7,10 +7,11 @@
 use std::io;
 
 use super::error::ReadOnlyReason;
+use super::key::Place;
 use super::limits::{PROBE_BYTES, RECOVERY_STEPS};
 use super::shared::Shared;
 use super::state::{NoRoom, State};
-use super::sync;
+use super::{sync, verify};
 
 /// Whether the error says that there is no room.
 pub fn is_full(error: &io::Error) -> bool {
@@ -103,6 +104,7 @@ pub fn watch(shared: &Shared) {
     }
     let read_only = shared.lock().read_only;
     if read_only.is_some() && probe(shared).is_ok() {
+        check_suspects(shared);
         shared.lock().read_only = None;
         tracing::info!("the disk works again, and the store takes writes");
     }
@@ -122,6 +124,30 @@ fn adapt(state: &mut State, capacity_bytes: u64, free_bytes: u64) {
         tracing::warn!(capacity_bytes, usable_bytes, free_bytes, "the disk has less room than the store may take");
     }
     state.usable_bytes = usable_bytes;
+}
+
+/// Reads again, from the disk, what was being forced to it when it failed. What the disk does not have is dropped.
+fn check_suspects(shared: &Shared) {
+    let suspects = std::mem::take(&mut shared.lock().suspects);
+    for key in suspects {
+        let (stored, segment) = {
+            let state = shared.lock();
+            let Some(found) = state.index.find(&key).and_then(|slot| state.index.get(slot)) else { continue };
+            (found.stored, state.segment_of(&found.stored))
+        };
+        let forgotten = match (&segment, stored.place) {
+            (Some(segment), _) => shared.disk.forget_cached(&segment.file),
+            (None, Place::File { serial }) => {
+                let file = shared.disk.open(&shared.paths.blob(&key, serial));
+                file.and_then(|file| shared.disk.forget_cached(&file))
+            }
+            (None, Place::Segment { .. }) => Ok(()),
+        };
+        let checked = verify::check(&shared.disk, &shared.paths, segment.as_deref(), &stored, |_| {});
+        if (forgotten.is_err() || checked.is_err()) && shared.drop_damaged(&key, stored.place) {
+            tracing::error!(hash = key.hash_hex(), "a blob did not make it to the disk and was dropped");
+        }
+    }
 }
 
 /// Whether the disk takes what is waiting for it, and something new.

@@ -124,6 +124,9 @@ pub fn take_snapshot(shared: &Shared) -> io::Result<()> {
     snapshot::write(shared, &disk.create_over(&unfinished)?, generation)?;
     // What the snapshot names must be on disk before it counts.
     sync::pass(shared)?;
+    if !shared.lock().suspects.is_empty() {
+        return Err(io::Error::other("blobs whose sync has failed are still to be checked"));
+    }
     disk.rename(&unfinished, &paths.snapshot(generation))?;
     disk.sync_dir(&paths.index())?;
     shared.lock().replayed_bytes = 0;

@@ -51,6 +51,8 @@ pub fn open(options: StoreOptions, around: Surroundings) -> Result<Shared, OpenE
         garbage: Vec::new(),
         garbage_bytes: 0,
         changing: std::collections::HashSet::new(),
+        unsynced: Vec::new(),
+        suspects: Vec::new(),
         touched,
         read_only: None,
         closed: false,

@@ -5,6 +5,7 @@
 //! tells anyone of it; a blob being stored stays hidden until then.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use casbah_cluster::digest::Digest;
@@ -15,7 +16,7 @@ use super::journal::HEADER_BYTES;
 use super::key::{Key, Place, Stored};
 use super::limits::{EVICT_BATCH, GARBAGE_SHARE, MAX_GARBAGE_BYTES};
 use super::record::{DiskEntry, DiskPlace, Position, Record};
-use super::segments::{Room, Segments};
+use super::segments::{Room, SegmentFile, Segments};
 
 /// The state of a store, behind one lock that is never held across IO.
 pub struct State {
@@ -42,6 +43,11 @@ pub struct State {
     /// Names of blobs' files that are being given or taken away, by whoever put them here. Nobody else gives such a name
     /// to a file or removes the file that has it.
     pub changing: HashSet<(Key, u8)>,
+    /// Blobs stored or moved since the last sync began.
+    pub unsynced: Vec<Key>,
+    /// Blobs whose sync has failed. What the page cache has of them may not be what the disk has, and another sync would
+    /// not say so.
+    pub suspects: Vec<Key>,
     /// Blobs used since their uses were last journaled come after this.
     pub touched: Mark,
     /// Why no writes are taken.
@@ -188,6 +194,14 @@ impl State {
         Ok(())
     }
 
+    /// The file of the segment that a blob lies in; `None` for a blob with a file of its own.
+    pub fn segment_of(&self, stored: &Stored) -> Option<Arc<SegmentFile>> {
+        match stored.place {
+            Place::Segment { slot, .. } => self.segments.file(slot).cloned(),
+            Place::File { .. } => None,
+        }
+    }
+
     /// Adds a blob that is not to be seen yet, and queues its record. `None` when the blob is here, hidden or not; the
     /// new copy is abandoned then.
     pub fn insert_hidden(&mut self, stored: &Stored, now: u32) -> Option<Slot> {
@@ -201,6 +215,7 @@ impl State {
         }
         let record = Record::Put(self.disk_entry(stored, now));
         self.queue.push(&record);
+        self.unsynced.push(stored.key);
         Some(slot)
     }
 
@@ -256,6 +271,7 @@ impl State {
         self.index.relocate(slot, &moved);
         let record = Record::Move(self.disk_entry(&moved, found.used));
         self.queue.push(&record);
+        self.unsynced.push(from.key);
         let gone = self.segments.settle(new, charge).into_iter().chain(self.segments.release(old, charge));
         self.discard_segments(gone.collect::<Vec<u32>>());
         true

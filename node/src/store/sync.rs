@@ -203,9 +203,9 @@ pub fn rotate_journal(shared: &Shared, file: File, generation: u64) -> io::Resul
 /// What the disk said. What was dirty still is then; what waited to be shown is dropped and its writers are told.
 pub fn pass(shared: &Shared) -> io::Result<()> {
     let mut pass = lock(&shared.sync.pass);
-    let (end, garbage) = {
+    let (end, garbage, unsynced) = {
         let mut state = shared.lock();
-        (state.queue.end, std::mem::take(&mut state.garbage))
+        (state.queue.end, std::mem::take(&mut state.garbage), std::mem::take(&mut state.unsynced))
     };
     let mut dirty = {
         let mut dirty = lock(&shared.sync.dirty);
@@ -221,7 +221,10 @@ pub fn pass(shared: &Shared) -> io::Result<()> {
         now.segments.append(&mut dirty.segments);
         now.directories.append(&mut dirty.directories);
         drop(now);
-        shared.lock().garbage.extend(garbage);
+        let mut state = shared.lock();
+        state.garbage.extend(garbage);
+        state.suspects.extend(unsynced);
+        drop(state);
         health::note_journal_error(shared, &error);
         fail(shared, reveals, &error);
         shared.sync.passed.notify_all();
@@ -258,7 +261,8 @@ fn sync(shared: &Shared, dirty: &Dirty, end: u64) -> io::Result<()> {
 fn leave_mark(shared: &Shared, synced: u64) -> u64 {
     let mut state = shared.lock();
     let after = state.queue.end;
-    if shared.sync.policy != SyncPolicy::Never && synced >= state.queue.start {
+    let is_durable = shared.sync.policy != SyncPolicy::Never && state.suspects.is_empty();
+    if is_durable && synced >= state.queue.start {
         let offset_bytes = HEADER_BYTES as u64 + (synced - state.queue.start);
         state.queue.push(&Record::Synced { offset_bytes });
     }
