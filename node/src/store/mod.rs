@@ -23,6 +23,8 @@ mod faults;
 mod gathered;
 mod health;
 mod index;
+#[cfg(test)]
+mod index_test;
 mod journal;
 mod key;
 #[cfg(test)]
