@@ -132,8 +132,9 @@ async fn large(aligned: bool) -> Result<()> {
 
 async fn million() -> Result<()> {
     let place = Place::new()?;
-    let store = place.open(8 << 30).await?;
-    let count = 1_000_000_u64;
+    let store = place.open(64 << 30).await?;
+    let asked = std::env::var("CASBAH_BENCH_BLOBS").ok().and_then(|text| text.parse().ok());
+    let count: u64 = asked.unwrap_or(1_000_000);
     let meter = Meter::start();
     for seed in 0..count {
         let (digest, bytes) = tiny(seed);
@@ -156,8 +157,8 @@ async fn million() -> Result<()> {
     drop(store);
     for how in ["journal alone, after kill -9", "snapshot and journal"] {
         let started = Instant::now();
-        let store = place.open(8 << 30).await?;
-        println!("{:44} {:>12} {:>9.0} ms", format!("reopen with a million, {how}"), "", millis(started.elapsed()));
+        let store = place.open(64 << 30).await?;
+        println!("{:44} {:>12} {:>9.0} ms", format!("reopen with {count}, {how}"), "", millis(started.elapsed()));
         let found = store.status().blobs;
         if found != count {
             return Err(format!("{found} blobs of {count} are back").into());

@@ -16,7 +16,7 @@ use super::key::{Key, Place, Stored};
 use super::limits::FILE_SERIALS;
 use super::segment::{self, RecordHeader};
 use super::shared::{Reservation, Shared};
-use super::sync::Reveal;
+use super::sync::{self, Reveal};
 use super::upload::UploadFile;
 
 /// With sync `always`, tells when the blob is on disk and visible.
@@ -52,30 +52,30 @@ pub fn file(
     record(shared, digest, &stored, Some(reservation))
 }
 
-/// Gives an uploaded file a blob's name, and keeps the name from a sweep until it is recorded.
+/// Gives an uploaded file a blob's name, and keeps the name from others until it is recorded.
 fn name(shared: &Shared, key: &Key, upload: UploadFile) -> io::Result<u8> {
     let Some(number) = upload.number() else { return Err(io::ErrorKind::NotFound.into()) };
     let from = shared.paths.upload(shared.run, number);
-    let mut last = io::Error::from(io::ErrorKind::AlreadyExists);
-    for serial in 0..FILE_SERIALS {
-        if !shared.lock().committing.insert((*key, serial)) {
-            continue;
-        }
-        match rename(shared, &from, key, serial) {
-            Ok(()) => {
+    for _ in 0..2 {
+        for serial in 0..FILE_SERIALS {
+            if !shared.lock().changing.insert((*key, serial)) {
+                continue;
+            }
+            let renamed = rename(shared, &from, key, serial);
+            if renamed.is_ok() {
                 upload.renamed();
                 return Ok(serial);
             }
-            Err(error) => {
-                shared.lock().committing.remove(&(*key, serial));
-                if error.kind() != io::ErrorKind::AlreadyExists {
-                    return Err(error);
-                }
-                last = error;
+            shared.lock().changing.remove(&(*key, serial));
+            match renamed {
+                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+                _ => {}
             }
         }
+        // All names are those of files that wait to be removed.
+        sync::pass(shared)?;
     }
-    Err(last)
+    Err(io::ErrorKind::AlreadyExists.into())
 }
 
 /// The directories of blobs' files are made when they are first needed.
@@ -129,7 +129,7 @@ fn record(
     let (slot, sequence) = {
         let mut state = shared.lock();
         if let Place::File { serial } = stored.place {
-            state.committing.remove(&(stored.key, serial));
+            state.changing.remove(&(stored.key, serial));
         }
         if let Some(reservation) = reservation {
             reservation.release(&mut state);

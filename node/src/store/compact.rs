@@ -14,10 +14,23 @@ use super::maintenance::make_spare;
 use super::segment::{self, HEADER_BYTES, RecordHeader};
 use super::segment_walk::SegmentWalk;
 use super::segments::{Room, SegmentFile};
-use super::shared::Shared;
+use super::shared::{Shared, lock};
+
+/// Makes a segment for blobs to be stored. If compaction has fallen behind, it comes first: so dead bytes are bounded.
+pub fn make_segment(shared: &Shared) -> io::Result<()> {
+    let is_behind = {
+        let state = shared.lock();
+        state.segments.dead_bytes() > 2 * state.segments.dead_limit_bytes()
+    };
+    if is_behind && let Err(error) = run(shared) {
+        tracing::warn!(%error, "compacting a segment failed");
+    }
+    make_spare(shared)
+}
 
 /// Compacts segments while too much is dead in them.
 pub fn run(shared: &Shared) -> io::Result<()> {
+    let _held = lock(&shared.maintenance.compaction);
     while !shared.maintenance.is_stopped() {
         let victim = {
             let state = shared.lock();

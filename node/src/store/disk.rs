@@ -191,6 +191,11 @@ impl Disk {
         }
     }
 
+    /// Has what is read of the file from now on come from the disk.
+    pub fn forget_cached(&self, file: &File) -> io::Result<()> {
+        Ok(rustix::fs::fadvise(file, 0, None, rustix::fs::Advice::DontNeed)?)
+    }
+
     /// Forces a file's bytes to the disk.
     pub fn sync(&self, file: &File) -> io::Result<()> {
         self.check(Operation::Sync, None)?;

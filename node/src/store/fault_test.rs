@@ -150,6 +150,31 @@ async fn a_write_that_waits_for_a_sync_fails_with_it() {
 }
 
 #[tokio::test]
+async fn what_a_failed_sync_did_not_bring_to_the_disk_is_found_out() {
+    use std::os::unix::fs::FileExt as _;
+    let bench = bench();
+    let store = bench.open().await;
+    let kept = [put(&store, 1, 1000).await, put(&store, 2, MIB).await];
+    let lost = [put(&store, 3, 1000).await, put(&store, 4, MIB).await];
+    bench.disk.faults.fail_once_after(Operation::Sync, EIO, 1);
+    assert!(sync::pass(store.shared()).is_err());
+    // The disk has something else than the page cache said; the next sync notices nothing.
+    let name = lost[1].hash_hex();
+    let large = bench.files().into_iter().find(|path| path.to_str().unwrap().contains(&name)).unwrap();
+    for (path, at) in [(large, 5000), (bench.options.dir.join("segments/1"), 64 + 1088 + 500)] {
+        let file = std::fs::OpenOptions::new().write(true).open(path).unwrap();
+        file.write_all_at(b"something else", at).unwrap();
+    }
+    sync::pass(store.shared()).unwrap();
+    assert!(super::maintenance::take_snapshot(store.shared()).is_err(), "nothing is built on it");
+    health::watch(store.shared());
+    assert_eq!(store.status().read_only, None);
+    assert_eq!(store.touch(&kept), [true; 2]);
+    assert_eq!(store.touch(&lost), [false; 2]);
+    super::maintenance::take_snapshot(store.shared()).unwrap();
+}
+
+#[tokio::test]
 async fn a_read_error_is_neither_a_miss_nor_damage() {
     let bench = bench();
     let store = bench.open().await;

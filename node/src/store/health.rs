@@ -7,10 +7,11 @@
 use std::io;
 
 use super::error::ReadOnlyReason;
+use super::key::Place;
 use super::limits::{PROBE_BYTES, RECOVERY_STEPS};
 use super::shared::Shared;
-use super::state::State;
-use super::sync;
+use super::state::{NoRoom, State};
+use super::{sync, verify};
 
 /// Whether the error says that there is no room.
 pub fn is_full(error: &io::Error) -> bool {
@@ -57,12 +58,12 @@ fn set_read_only(shared: &Shared, reason: ReadOnlyReason, error: &io::Error) {
 /// `StorageFull` when nothing may be evicted, or what the disk says.
 pub fn make_room(shared: &Shared, bytes: u64) -> io::Result<()> {
     let now = shared.now();
+    let before = shared.lock().index.charged_bytes();
+    evict_down_to(shared, before.saturating_sub(bytes), now);
     {
         let mut state = shared.lock();
-        let before = state.index.charged_bytes();
-        let _ = state.evict_down_to(before.saturating_sub(bytes), now);
         let after = state.index.charged_bytes();
-        if after == before {
+        if after >= before {
             return Err(io::ErrorKind::StorageFull.into());
         }
         state.usable_bytes = state.usable_bytes.min(after + state.reserved_bytes + bytes);
@@ -70,20 +71,40 @@ pub fn make_room(shared: &Shared, bytes: u64) -> io::Result<()> {
     sync::pass(shared)
 }
 
+/// Evicts until blobs take no more than this, or the rest may not go.
+fn evict_down_to(shared: &Shared, bytes: u64, now: u32) {
+    loop {
+        let evicted = shared.lock().evict_down_to(bytes, now);
+        if evicted != Err(NoRoom::NotYet) {
+            break;
+        }
+        flush_evictions(shared);
+    }
+}
+
+/// Writes out the records of many evictions, so that they do not pile up in memory.
+pub fn flush_evictions(shared: &Shared) {
+    let end = shared.lock().queue.end;
+    if let Err(error) = shared.flush(end) {
+        note_journal_error(shared, &error);
+    }
+}
+
 /// Called every second: adapts to the space there is, and tries a disk that has failed.
 pub fn watch(shared: &Shared) {
     match shared.disk.free_bytes(shared.paths.root()) {
         Ok(free_bytes) => {
-            let now = shared.now();
             let mut state = shared.lock();
             adapt(&mut state, shared.options.capacity_bytes, free_bytes);
             let bytes = state.usable_bytes.saturating_sub(state.reserved_bytes);
-            let _ = state.evict_down_to(bytes, now);
+            drop(state);
+            evict_down_to(shared, bytes, shared.now());
         }
         Err(error) => note_error(shared, &error),
     }
     let read_only = shared.lock().read_only;
     if read_only.is_some() && probe(shared).is_ok() {
+        check_suspects(shared);
         shared.lock().read_only = None;
         tracing::info!("the disk works again, and the store takes writes");
     }
@@ -103,6 +124,30 @@ fn adapt(state: &mut State, capacity_bytes: u64, free_bytes: u64) {
         tracing::warn!(capacity_bytes, usable_bytes, free_bytes, "the disk has less room than the store may take");
     }
     state.usable_bytes = usable_bytes;
+}
+
+/// Reads again, from the disk, what was being forced to it when it failed. What the disk does not have is dropped.
+fn check_suspects(shared: &Shared) {
+    let suspects = std::mem::take(&mut shared.lock().suspects);
+    for key in suspects {
+        let (stored, segment) = {
+            let state = shared.lock();
+            let Some(found) = state.index.find(&key).and_then(|slot| state.index.get(slot)) else { continue };
+            (found.stored, state.segment_of(&found.stored))
+        };
+        let forgotten = match (&segment, stored.place) {
+            (Some(segment), _) => shared.disk.forget_cached(&segment.file),
+            (None, Place::File { serial }) => {
+                let file = shared.disk.open(&shared.paths.blob(&key, serial));
+                file.and_then(|file| shared.disk.forget_cached(&file))
+            }
+            (None, Place::Segment { .. }) => Ok(()),
+        };
+        let checked = verify::check(&shared.disk, &shared.paths, segment.as_deref(), &stored, |_| {});
+        if (forgotten.is_err() || checked.is_err()) && shared.drop_damaged(&key, stored.place) {
+            tracing::error!(hash = key.hash_hex(), "a blob did not make it to the disk and was dropped");
+        }
+    }
 }
 
 /// Whether the disk takes what is waiting for it, and something new.

@@ -110,3 +110,12 @@ pub const SCRUB_PERIOD_SECONDS: u64 = 7 * 24 * 3600;
 /// Bytes that all uploads together may gather before each gives its own to a job at once, however few they are: what
 /// hundreds of stalled uploads may hold. Below it, pieces have the size that is cheapest.
 pub const GATHERED_BYTES: usize = 32 * 1024 * 1024;
+
+/// Blobs evicted under one hold of the state's lock: about a millisecond.
+pub const EVICT_BATCH: u32 = 4096;
+
+/// Bytes of evicted files that may wait to be removed before uploads wait for them, or ...
+pub const MAX_GARBAGE_BYTES: u64 = 64 * 1024 * 1024;
+
+/// ... this part (a sixteenth) of the capacity, if that is more: by so much the disk's use may exceed the capacity.
+pub const GARBAGE_SHARE: u64 = 16;

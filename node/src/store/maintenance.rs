@@ -27,6 +27,8 @@ pub struct Maintenance {
     snapshot: Mutex<()>,
     /// Held while a segment is made.
     spare: Mutex<()>,
+    /// Held while segments are compacted.
+    pub compaction: Mutex<()>,
 }
 
 // === impl Maintenance ===
@@ -59,21 +61,24 @@ pub fn run(shared: &Shared) {
         tracing::warn!(%error, "looking for files that nothing names failed");
     }
     let mut scrub = Scrub::default();
-    while shared.maintenance.wait() {
+    loop {
         health::watch(shared);
-        scrub.step(shared);
+        if let Err(error) = compact::run(shared) {
+            tracing::warn!(%error, "compacting a segment failed");
+        }
         if shared.lock().segments.wants_spare()
             && let Err(error) = make_spare(shared)
         {
             tracing::warn!(%error, "making a segment failed");
         }
-        if let Err(error) = compact::run(shared) {
-            tracing::warn!(%error, "compacting a segment failed");
-        }
         if is_snapshot_due(shared)
             && let Err(error) = take_snapshot(shared)
         {
             tracing::error!(%error, "writing a snapshot of the index failed");
+        }
+        scrub.step(shared);
+        if !shared.maintenance.wait() {
+            break;
         }
     }
 }
@@ -114,12 +119,14 @@ pub fn take_snapshot(shared: &Shared) -> io::Result<()> {
     let file = disk.create_over(&paths.journal(generation))?;
     disk.write_all_at(&file, &journal::header(generation, &journal::boot_id()), 0)?;
     disk.sync_dir(&paths.index())?;
-    let last = shared.journal.rotate(disk, &shared.state, file, generation)?;
-    shared.sync.add_file(last, None);
+    sync::rotate_journal(shared, file, generation)?;
     let unfinished = paths.snapshot_unfinished();
     snapshot::write(shared, &disk.create_over(&unfinished)?, generation)?;
     // What the snapshot names must be on disk before it counts.
     sync::pass(shared)?;
+    if !shared.lock().suspects.is_empty() {
+        return Err(io::Error::other("blobs whose sync has failed are still to be checked"));
+    }
     disk.rename(&unfinished, &paths.snapshot(generation))?;
     disk.sync_dir(&paths.index())?;
     shared.lock().replayed_bytes = 0;
@@ -150,12 +157,18 @@ pub fn sweep(shared: &Shared) -> io::Result<()> {
     for directory in fs::read_dir(shared.paths.blobs())? {
         for_each_file(shared, &directory?.path(), |name| {
             let Some((key, serial)) = parse_blob_name(name) else { return false };
-            let state = shared.lock();
-            let slot = state.index.find(&key).and_then(|slot| state.index.get(slot));
-            let named = slot.is_some_and(|found| found.stored.place == Place::File { serial });
-            !named && !state.committing.contains(&(key, serial))
+            let mut state = shared.lock();
+            let found = state.index.find(&key).and_then(|slot| state.index.get(slot));
+            if found.is_none_or(|found| found.stored.place != Place::File { serial })
+                && !state.changing.contains(&(key, serial))
+            {
+                // The sync thread removes it, as it does what was evicted.
+                state.discard_orphan(&key, serial);
+            }
+            false
         })?;
     }
+    shared.sync.wake();
     Ok(())
 }
 

@@ -23,6 +23,8 @@ mod faults;
 mod gathered;
 mod health;
 mod index;
+#[cfg(test)]
+mod index_test;
 mod journal;
 mod key;
 #[cfg(test)]
@@ -52,6 +54,8 @@ mod state;
 mod store;
 #[cfg(test)]
 mod store_test;
+#[cfg(test)]
+mod stress_test;
 mod sync;
 #[cfg(test)]
 mod testing;

@@ -15,12 +15,13 @@ use super::error::OpenError;
 use super::index::{Found, Index};
 use super::journal::{self, FoundJournal, Journal};
 use super::key::{Key, MAX_SEGMENTS, Place, Stored};
+use super::limits::JOURNAL_STEP_BYTES;
 use super::options::{StoreOptions, Surroundings};
 use super::paths::{FORMAT, Paths, parse_generation};
 use super::record::{DiskEntry, DiskPlace, Record};
 use super::segments::{SegmentFile, Segments};
 use super::shared::{Parts, Shared};
-use super::state::{Counters, Queue, State};
+use super::state::{Counters, NoRoom, Queue, State};
 use super::{salvage, snapshot, verify};
 
 /// Opens the store in a directory.
@@ -49,14 +50,17 @@ pub fn open(options: StoreOptions, around: Surroundings) -> Result<Shared, OpenE
         replayed_bytes: recovery.replayed_bytes,
         garbage: Vec::new(),
         garbage_bytes: 0,
-        committing: std::collections::HashSet::new(),
+        changing: std::collections::HashSet::new(),
+        unsynced: Vec::new(),
+        suspects: Vec::new(),
         touched,
         read_only: None,
         closed: false,
         counters: Counters::default(),
     };
     // The capacity may have been larger; what may not go yet goes when it may.
-    let _ = state.evict_down_to(options.capacity_bytes, around.clock.unix_seconds());
+    let now = around.clock.unix_seconds();
+    while state.evict_down_to(options.capacity_bytes, now) == Err(NoRoom::NotYet) {}
     let Surroundings { clock, disk, .. } = around;
     Ok(Shared::new(Parts { options, paths, clock, disk, state, journal, run: generation }))
 }
@@ -235,7 +239,8 @@ impl Recovery {
             self.apply(&record);
         }
         self.doubts.extend(unsynced.into_iter().map(|(_, key)| key));
-        self.replayed_bytes += journal.offset_bytes();
+        // Each counts for something, so that there are never many of them.
+        self.replayed_bytes += journal.offset_bytes().max(JOURNAL_STEP_BYTES);
         if journal.tail_bytes() > 0 {
             let (cut, at) = (journal.tail_bytes(), journal.offset_bytes());
             tracing::warn!(path = %path.display(), cut, at, "the torn end of a journal was cut off");

@@ -1,6 +1,5 @@
 //! The scrubber: stored bytes are read again and again at leisure, so that damage is found while there are other copies.
 
-use super::key::Place;
 use super::limits::{SCRUB_PERIOD_SECONDS, SCRUB_STEP_BYTES};
 use super::shared::Shared;
 use super::verify::{self, Finding};
@@ -38,11 +37,7 @@ fn check(shared: &Shared, slot: u32) -> u64 {
     let (stored, segment) = {
         let state = shared.lock();
         let Some(found) = state.index.get(slot).filter(|found| !found.hidden) else { return 0 };
-        let segment = match found.stored.place {
-            Place::Segment { slot, .. } => state.segments.file(slot).cloned(),
-            Place::File { .. } => None,
-        };
-        (found.stored, segment)
+        (found.stored, state.segment_of(&found.stored))
     };
     match verify::check(&shared.disk, &shared.paths, segment.as_deref(), &stored, |_| {}) {
         Ok(()) => {}

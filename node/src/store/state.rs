@@ -5,6 +5,7 @@
 //! tells anyone of it; a blob being stored stays hidden until then.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use casbah_cluster::digest::Digest;
@@ -13,8 +14,9 @@ use super::error::ReadOnlyReason;
 use super::index::{Found, Index, Mark, Slot};
 use super::journal::HEADER_BYTES;
 use super::key::{Key, Place, Stored};
+use super::limits::{EVICT_BATCH, GARBAGE_SHARE, MAX_GARBAGE_BYTES};
 use super::record::{DiskEntry, DiskPlace, Position, Record};
-use super::segments::{Room, Segments};
+use super::segments::{Room, SegmentFile, Segments};
 
 /// The state of a store, behind one lock that is never held across IO.
 pub struct State {
@@ -36,10 +38,16 @@ pub struct State {
     pub replayed_bytes: u64,
     /// Files to be removed.
     pub garbage: Vec<Garbage>,
-    /// Bytes of blobs' files among them.
+    /// Bytes of blobs' files that were evicted and are not removed yet.
     pub garbage_bytes: u64,
-    /// Names that files are being given, which a sweep must leave alone.
-    pub committing: HashSet<(Key, u8)>,
+    /// Names of blobs' files that are being given or taken away, by whoever put them here. Nobody else gives such a name
+    /// to a file or removes the file that has it.
+    pub changing: HashSet<(Key, u8)>,
+    /// Blobs stored or moved since the last sync began.
+    pub unsynced: Vec<Key>,
+    /// Blobs whose sync has failed. What the page cache has of them may not be what the disk has, and another sync would
+    /// not say so.
+    pub suspects: Vec<Key>,
     /// Blobs used since their uses were last journaled come after this.
     pub touched: Mark,
     /// Why no writes are taken.
@@ -68,6 +76,8 @@ pub struct Queue {
 pub struct Garbage {
     /// Which.
     pub file: GarbageFile,
+    /// Bytes of disk that it frees; 0 for what is not counted.
+    pub bytes: u64,
     /// The sequence that must be on disk before.
     pub after: u64,
 }
@@ -101,10 +111,12 @@ pub struct Counters {
 pub enum NoRoom {
     /// Not even in an empty store.
     LargerThanStore,
-    /// Uploads under way have reserved too much.
+    /// Uploads under way have reserved too much, or the files of what was evicted are not removed yet.
     Reserved,
     /// Everything has been used too recently.
     InUse(Duration),
+    /// There may be, once more has been evicted: call again.
+    NotYet,
 }
 
 // === impl Queue ===
@@ -146,7 +158,8 @@ impl State {
             return Err(NoRoom::LargerThanStore);
         }
         let wanted = charge_bytes + self.reserved_bytes;
-        if wanted > self.usable_bytes {
+        let removing = self.garbage_bytes > MAX_GARBAGE_BYTES.max(self.capacity_bytes / GARBAGE_SHARE);
+        if wanted > self.usable_bytes || removing {
             return Err(NoRoom::Reserved);
         }
         self.evict_down_to(self.usable_bytes - wanted, now)?;
@@ -154,23 +167,39 @@ impl State {
         Ok(())
     }
 
-    /// Evicts until blobs take no more than this.
+    /// Evicts until blobs take no more than this, or a batch of them has gone.
     ///
     /// # Errors
-    /// [`NoRoom`] when what is left may not go.
+    /// [`NoRoom`] when what is left may not go, or not in this call.
     pub fn evict_down_to(&mut self, bytes: u64, now: u32) -> Result<(), NoRoom> {
-        while self.index.charged_bytes() > bytes {
+        for evicted in 0.. {
+            if self.index.charged_bytes() <= bytes {
+                break;
+            }
             let slot = self.index.oldest().ok_or(NoRoom::Reserved)?;
             let found = self.index.get(slot).filter(|found| !found.hidden).ok_or(NoRoom::Reserved)?;
             let idle = now.saturating_sub(found.used);
-            if self.retention_seconds > 0 && idle <= self.retention_seconds {
+            // A use long after now is from a time when the clock was wrong.
+            let is_kept = idle <= self.retention_seconds && found.used <= now.saturating_add(self.retention_seconds);
+            if self.retention_seconds > 0 && is_kept {
                 return Err(NoRoom::InUse(Duration::from_secs(u64::from(self.retention_seconds - idle) + 1)));
+            }
+            if evicted == EVICT_BATCH {
+                return Err(NoRoom::NotYet);
             }
             self.counters.evicted_blobs += 1;
             self.counters.evicted_bytes += found.stored.size_bytes;
             self.forget(slot);
         }
         Ok(())
+    }
+
+    /// The file of the segment that a blob lies in; `None` for a blob with a file of its own.
+    pub fn segment_of(&self, stored: &Stored) -> Option<Arc<SegmentFile>> {
+        match stored.place {
+            Place::Segment { slot, .. } => self.segments.file(slot).cloned(),
+            Place::File { .. } => None,
+        }
     }
 
     /// Adds a blob that is not to be seen yet, and queues its record. `None` when the blob is here, hidden or not; the
@@ -186,6 +215,7 @@ impl State {
         }
         let record = Record::Put(self.disk_entry(stored, now));
         self.queue.push(&record);
+        self.unsynced.push(stored.key);
         Some(slot)
     }
 
@@ -195,8 +225,9 @@ impl State {
         self.queue.push(&Record::Remove(found.stored.key));
         match found.stored.place {
             Place::File { serial } => {
-                self.garbage_bytes += found.stored.place.charge_bytes(found.stored.size_bytes);
-                self.discard(GarbageFile::Blob(found.stored.key, serial));
+                let bytes = found.stored.place.charge_bytes(found.stored.size_bytes);
+                self.garbage_bytes += bytes;
+                self.discard_blob(&found.stored.key, serial, bytes);
             }
             Place::Segment { slot, .. } => {
                 let charge = found.stored.place.charge_bytes(found.stored.size_bytes);
@@ -218,7 +249,7 @@ impl State {
     /// Leaves a copy alone that has been written and will not be in the index.
     pub fn abandon(&mut self, key: &Key, place: Place) {
         match place {
-            Place::File { serial } => self.discard(GarbageFile::Blob(*key, serial)),
+            Place::File { serial } => self.discard_blob(key, serial, 0),
             Place::Segment { slot, .. } => {
                 let gone = self.segments.settle(slot, 0);
                 self.discard_segments(gone);
@@ -240,6 +271,7 @@ impl State {
         self.index.relocate(slot, &moved);
         let record = Record::Move(self.disk_entry(&moved, found.used));
         self.queue.push(&record);
+        self.unsynced.push(from.key);
         let gone = self.segments.settle(new, charge).into_iter().chain(self.segments.release(old, charge));
         self.discard_segments(gone.collect::<Vec<u32>>());
         true
@@ -249,9 +281,19 @@ impl State {
         numbers.into_iter().for_each(|number| self.discard(GarbageFile::Segment(number)));
     }
 
+    /// Has a blob's file removed that the index does not name.
+    pub fn discard_orphan(&mut self, key: &Key, serial: u8) {
+        self.discard_blob(key, serial, 0);
+    }
+
+    fn discard_blob(&mut self, key: &Key, serial: u8, bytes: u64) {
+        self.changing.insert((*key, serial));
+        self.garbage.push(Garbage { file: GarbageFile::Blob(*key, serial), bytes, after: self.queue.end });
+    }
+
     /// Has a file removed once what is queued now is on disk.
     pub fn discard(&mut self, file: GarbageFile) {
-        self.garbage.push(Garbage { file, after: self.queue.end });
+        self.garbage.push(Garbage { file, bytes: 0, after: self.queue.end });
     }
 
     /// A blob as it is written down.

@@ -189,17 +189,23 @@ pub fn journal_touches(shared: &Shared) {
     }
 }
 
+/// Goes over to the journal of the next generation, between two passes: the last one still has to be synced.
+pub fn rotate_journal(shared: &Shared, file: File, generation: u64) -> io::Result<()> {
+    let _held = lock(&shared.sync.pass);
+    let last = shared.journal.rotate(&shared.disk, &shared.state, file, generation)?;
+    lock(&shared.sync.dirty).files.push(last);
+    Ok(())
+}
+
 /// Syncs what is dirty now, shows what waited for it and removes what may go.
 ///
 /// # Errors
 /// What the disk said. What was dirty still is then; what waited to be shown is dropped and its writers are told.
 pub fn pass(shared: &Shared) -> io::Result<()> {
     let mut pass = lock(&shared.sync.pass);
-    let garbage_bytes;
-    let (end, garbage) = {
+    let (end, garbage, unsynced) = {
         let mut state = shared.lock();
-        garbage_bytes = std::mem::take(&mut state.garbage_bytes);
-        (state.queue.end, std::mem::take(&mut state.garbage))
+        (state.queue.end, std::mem::take(&mut state.garbage), std::mem::take(&mut state.unsynced))
     };
     let mut dirty = {
         let mut dirty = lock(&shared.sync.dirty);
@@ -217,7 +223,7 @@ pub fn pass(shared: &Shared) -> io::Result<()> {
         drop(now);
         let mut state = shared.lock();
         state.garbage.extend(garbage);
-        state.garbage_bytes += garbage_bytes;
+        state.suspects.extend(unsynced);
         drop(state);
         health::note_journal_error(shared, &error);
         fail(shared, reveals, &error);
@@ -255,7 +261,8 @@ fn sync(shared: &Shared, dirty: &Dirty, end: u64) -> io::Result<()> {
 fn leave_mark(shared: &Shared, synced: u64) -> u64 {
     let mut state = shared.lock();
     let after = state.queue.end;
-    if shared.sync.policy != SyncPolicy::Never && synced >= state.queue.start {
+    let is_durable = shared.sync.policy != SyncPolicy::Never && state.suspects.is_empty();
+    if is_durable && synced >= state.queue.start {
         let offset_bytes = HEADER_BYTES as u64 + (synced - state.queue.start);
         state.queue.push(&Record::Synced { offset_bytes });
     }
@@ -287,15 +294,23 @@ fn fail(shared: &Shared, reveals: Vec<Reveal>, error: &io::Error) {
 }
 
 fn remove(shared: &Shared, garbage: Vec<Garbage>) {
-    for Garbage { file, after } in garbage {
-        let path = match file {
+    let mut kept = Vec::new();
+    for garbage in garbage {
+        let path = match garbage.file {
             GarbageFile::Blob(key, serial) => shared.paths.blob(&key, serial),
             GarbageFile::Segment(number) => shared.paths.segment(number),
             GarbageFile::Upload(number) => shared.paths.upload(shared.run, number),
         };
         if let Err(error) = shared.disk.remove(&path) {
             tracing::warn!(path = %path.display(), %error, "a file that is no longer needed could not be removed");
-            shared.lock().garbage.push(Garbage { file, after });
+            kept.push(Garbage { bytes: 0, ..garbage });
+        } else if let GarbageFile::Blob(key, serial) = garbage.file {
+            shared.lock().changing.remove(&(key, serial));
+        }
+        if garbage.bytes > 0 {
+            shared.lock().garbage_bytes -= garbage.bytes;
+            shared.space.notify_waiters();
         }
     }
+    shared.lock().garbage.extend(kept);
 }

@@ -81,6 +81,7 @@ pub async fn settle(store: &Store) {
     sync::journal_touches(store.shared());
     sync::pass(store.shared()).unwrap();
     maintenance::sweep(store.shared()).unwrap();
+    sync::pass(store.shared()).unwrap();
 }
 
 pub fn digest(bytes: &[u8]) -> Digest {

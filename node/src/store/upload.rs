@@ -16,7 +16,7 @@ use super::key::{MAX_BLOB_BYTES, Place};
 use super::limits::{ROOM_ATTEMPTS, SMALL_BLOB_BYTES, SPACE_PATIENCE};
 use super::shared::{Job, JobError, Reservation, Shared};
 use super::state::{GarbageFile, NoRoom};
-use super::{commit, maintenance};
+use super::{commit, compact};
 
 /// An upload under way. Dropping it aborts it: its space is given back and no file is left.
 pub struct Upload {
@@ -155,25 +155,31 @@ async fn reserve(shared: &Arc<Shared>, digest: Digest, charge: u64) -> Result<Op
 
 fn try_reserve(shared: &Arc<Shared>, digest: Digest, charge: u64) -> Result<Option<Reservation>, WriteError> {
     let now = shared.now();
-    let mut state = shared.lock();
-    if state.closed {
-        return Err(WriteError::Closed { digest });
-    }
-    if state.find_and_touch(&digest, now).is_some() {
-        return Ok(None);
-    }
-    if let Some(reason) = state.read_only {
-        return Err(WriteError::ReadOnly { digest, reason });
-    }
-    let reserved = state.reserve(charge, now);
-    drop(state);
-    match reserved {
-        Ok(()) => Ok(Some(Reservation::new(shared, charge))),
-        Err(NoRoom::LargerThanStore) => {
-            Err(WriteError::LargerThanStore { digest, capacity_bytes: shared.options.capacity_bytes })
+    loop {
+        let mut state = shared.lock();
+        if state.closed {
+            return Err(WriteError::Closed { digest });
         }
-        Err(NoRoom::Reserved) => Err(WriteError::Full { digest, retry_after: Duration::from_secs(1) }),
-        Err(NoRoom::InUse(retry_after)) => Err(WriteError::Full { digest, retry_after }),
+        if state.find_and_touch(&digest, now).is_some() {
+            return Ok(None);
+        }
+        if let Some(reason) = state.read_only {
+            return Err(WriteError::ReadOnly { digest, reason });
+        }
+        let reserved = state.reserve(charge, now);
+        drop(state);
+        return match reserved {
+            Ok(()) => Ok(Some(Reservation::new(shared, charge))),
+            Err(NoRoom::NotYet) => {
+                health::flush_evictions(shared);
+                continue;
+            }
+            Err(NoRoom::LargerThanStore) => {
+                Err(WriteError::LargerThanStore { digest, capacity_bytes: shared.options.capacity_bytes })
+            }
+            Err(NoRoom::Reserved) => Err(WriteError::Full { digest, retry_after: Duration::from_secs(1) }),
+            Err(NoRoom::InUse(retry_after)) => Err(WriteError::Full { digest, retry_after }),
+        };
     }
 }
 
@@ -354,7 +360,7 @@ async fn store_small(
             return answer;
         }
         let bytes = 2 * shared.lock().segments.segment_bytes();
-        with_room(shared, digest, bytes, |to| maintenance::make_spare(to)).await?;
+        with_room(shared, digest, bytes, |to| compact::make_segment(to)).await?;
     }
 }
 
