@@ -14,7 +14,7 @@ pub(super) struct Ownership {
     _lock: File,
 }
 
-/// Makes the directory if it is not there, for this user alone.
+/// Makes the directory if it is not there: this user's to write, its group's to look into, closed to all others.
 pub(super) fn create(directory: &Path) -> io::Result<()> {
     std::fs::DirBuilder::new().recursive(true).mode(0o750).create(directory)
 }
