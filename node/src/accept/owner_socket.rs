@@ -5,7 +5,6 @@
 
 use std::convert::Infallible;
 use std::io;
-use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::task::{Context, Poll};
@@ -21,6 +20,7 @@ use tower::Service;
 use crate::accept::connection::{self, App};
 use crate::accept::end::Ended;
 use crate::authenticate::Gate;
+use crate::forward::{ShortPath, socket_path};
 use crate::serve::Access;
 
 /// The socket of the directory's owner.
@@ -32,26 +32,17 @@ pub struct OwnerSocket {
 // === impl OwnerSocket ===
 
 impl OwnerSocket {
-    /// Where the socket of this directory is. Goes through the directory's descriptor where the path would be too long
-    /// for a socket's address.
-    ///
-    /// # Errors
-    /// When the directory cannot be opened.
-    pub fn path(directory: &Path) -> PathBuf {
-        directory.join("owner.sock")
-    }
-
     /// Listens in this directory, which the caller owns: what an earlier owner left there is removed.
     ///
     /// # Errors
     /// When the socket cannot be made.
     pub fn bind(directory: &Path) -> io::Result<OwnerSocket> {
-        let path = OwnerSocket::path(directory);
+        let path = socket_path(directory);
         match std::fs::remove_file(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }
-        let listener = with_short_path(&path, |short| UnixListener::bind(short))?;
+        let listener = UnixListener::bind(ShortPath::to(&path)?)?;
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
         Ok(OwnerSocket { listener, path })
     }
@@ -87,20 +78,6 @@ impl OwnerSocket {
 fn comes_from_us(stream: &UnixStream) -> bool {
     let own = rustix::process::geteuid().as_raw();
     stream.peer_cred().is_ok_and(|peer| peer.uid() == own || peer.uid() == 0)
-}
-
-/// Calls `with` with a path to the same file that fits a socket's address (108 bytes).
-///
-/// # Errors
-/// What `with` returns, or that the file's directory cannot be opened.
-pub fn with_short_path<T>(path: &Path, with: impl FnOnce(&Path) -> io::Result<T>) -> io::Result<T> {
-    const FITS_BYTES: usize = 100;
-    let (Some(directory), Some(name)) = (path.parent(), path.file_name()) else { return with(path) };
-    if path.as_os_str().len() <= FITS_BYTES {
-        return with(path);
-    }
-    let directory = std::fs::File::open(directory)?;
-    with(&PathBuf::from(format!("/proc/self/fd/{}", directory.as_raw_fd())).join(name))
 }
 
 /// The services, for another instance that says whom it speaks for.

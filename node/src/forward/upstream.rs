@@ -12,6 +12,7 @@ use tokio::sync::Mutex;
 use tonic::body::Body;
 
 use crate::config::limits;
+use crate::forward::socket::ShortPath;
 
 /// The owner of the directory, reached through its socket. Cheap to clone; one connection serves all clones.
 #[derive(Clone)]
@@ -71,7 +72,7 @@ impl Upstream {
         {
             return Ok(live.clone());
         }
-        let stream = UnixStream::connect(self.socket.as_path()).await?;
+        let stream = UnixStream::connect(ShortPath::to(&self.socket)?).await?;
         let (sender, driver) = http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
             .initial_stream_window_size(limits::STREAM_WINDOW_BYTES)

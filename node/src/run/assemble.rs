@@ -13,7 +13,7 @@ use tower::util::BoxCloneSyncService;
 
 use crate::accept::{App, BindError, Bound, End, OwnerSocket};
 use crate::config::{Config, limits};
-use crate::forward::Upstream;
+use crate::forward::{self, Upstream};
 use crate::index::{ActionIndex, AssetIndex, IndexError};
 use crate::run::backend::{Backend, Route};
 use crate::run::directory::{self, Ownership};
@@ -86,7 +86,7 @@ pub async fn serve(config: Config) -> Result<(), RunError> {
         Data::Owned(owned) => Route::Own(owned.routes.clone()),
         Data::Elsewhere => {
             tracing::info!(dir = %dir.display(), "another process owns the directory; serving through it");
-            Route::Upstream(Upstream::new(OwnerSocket::path(dir)))
+            Route::Upstream(Upstream::new(forward::socket_path(dir)))
         }
     };
     let (reroute, backend) = Backend::new(route);
