@@ -26,7 +26,7 @@ use crate::serve::Access;
 const RELOAD_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The pause after an accept that failed for want of descriptors or memory: time for some to be given back.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+pub(super) const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Attempts to find a port that is free on both loopback addresses.
 const PORT_ATTEMPTS: usize = 16;

@@ -7,11 +7,13 @@ use std::convert::Infallible;
 use std::io;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use futures_util::future::Either;
 use hyper::body::Incoming;
 use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tonic::Status;
 use tonic::body::Body;
@@ -19,7 +21,9 @@ use tower::Service;
 
 use crate::accept::connection::{self, App};
 use crate::accept::end::Ended;
+use crate::accept::listener::ACCEPT_PAUSE;
 use crate::authenticate::Gate;
+use crate::config::limits;
 use crate::forward::{ShortPath, socket_path};
 use crate::serve::Access;
 
@@ -53,15 +57,27 @@ impl OwnerSocket {
     /// Dropped, their connections are cut.
     pub async fn serve(self, app: App, mut ended: Ended) {
         let mut connections = JoinSet::new();
+        let places = Arc::new(Semaphore::new(limits::INSTANCE_CONNECTIONS_MAX));
         loop {
+            // A connection that was accepted has a place; one without a place waits in the kernel's queue.
+            let next = async {
+                let place = Arc::clone(&places).acquire_owned().await.expect("this semaphore is never closed");
+                (self.listener.accept().await, place)
+            };
             tokio::select! {
-                accepted = self.listener.accept() => match accepted {
+                (accepted, place) = next => match accepted {
                     Ok((stream, _)) if comes_from_us(&stream) => {
-                        let instance = Instance { app: app.clone() };
-                        connections.spawn(connection::serve(stream, instance, ended.clone(), std::future::pending()));
+                        let (instance, ended) = (Instance { app: app.clone() }, ended.clone());
+                        connections.spawn(async move {
+                            connection::serve(stream, instance, ended, std::future::pending()).await;
+                            drop(place);
+                        });
                     }
                     Ok(_) => tracing::warn!("another user tried the socket of the directory and was sent away"),
-                    Err(error) => tracing::warn!(%error, "an instance on the same directory could not connect"),
+                    Err(error) => {
+                        tracing::warn!(%error, "an instance on the same directory could not connect");
+                        tokio::time::sleep(ACCEPT_PAUSE).await;
+                    }
                 },
                 Some(_) = connections.join_next() => {}
                 () = ended.reached() => break,

@@ -9,6 +9,10 @@ pub const CONNECTIONS_MAX: usize = 8192;
 /// Requests under way on one connection; clients open some hundreds.
 pub const STREAMS_PER_CONNECTION_MAX: u32 = 1024;
 
+/// Connections of other instances on the same directory. Each instance has one, and for a moment a second when it
+/// connects again.
+pub const INSTANCE_CONNECTIONS_MAX: usize = 128;
+
 /// Bytes a client may send on one stream before they were taken in: two messages of 1 MiB. The protocol's default of
 /// 64 KiB costs two to five times the CPU.
 pub const STREAM_WINDOW_BYTES: u32 = 2 << 20;
