@@ -15,7 +15,7 @@ use tonic::Status;
 use tonic::body::Body;
 use tower::Service;
 
-use crate::accept::connection::{self, App};
+use crate::accept::connection::{self, App, Bounds};
 use crate::accept::end::Ended;
 use crate::accept::tls::{HANDSHAKE_DEADLINE, ListenerTls, Reloaded, TlsError};
 use crate::authenticate::{Gate, Identity};
@@ -257,14 +257,14 @@ impl Newcomer {
         }
         let Some(tls) = self.tls.clone() else {
             let service = self.admitted(Identity::anonymous());
-            return connection::serve(stream, service, ended, std::future::pending()).await;
+            return connection::serve(stream, service, Bounds::CLIENT, ended, std::future::pending()).await;
         };
         // However many handshakes there are, they cost memory within the bound on connections, and the processor in turns.
         match tokio::time::timeout(HANDSHAKE_DEADLINE, tls.accept(stream)).await {
             Ok(Ok((stream, identity))) => {
                 tracing::debug!(%from, %identity, "connected");
                 let service = self.admitted(identity.clone());
-                connection::serve(stream, service, ended, self.withdrawn(&tls, &identity)).await;
+                connection::serve(stream, service, Bounds::CLIENT, ended, self.withdrawn(&tls, &identity)).await;
             }
             Ok(Err(error)) => {
                 let error = &error as &dyn std::error::Error;

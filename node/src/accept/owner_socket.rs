@@ -19,7 +19,7 @@ use tonic::Status;
 use tonic::body::Body;
 use tower::Service;
 
-use crate::accept::connection::{self, App};
+use crate::accept::connection::{self, App, Bounds};
 use crate::accept::end::Ended;
 use crate::accept::listener::ACCEPT_PAUSE;
 use crate::authenticate::Gate;
@@ -69,7 +69,7 @@ impl OwnerSocket {
                     Ok((stream, _)) if comes_from_us(&stream) => {
                         let (instance, ended) = (Instance { app: app.clone() }, ended.clone());
                         connections.spawn(async move {
-                            connection::serve(stream, instance, ended, std::future::pending()).await;
+                            connection::serve(stream, instance, Bounds::INSTANCE, ended, std::future::pending()).await;
                             drop(place);
                         });
                     }

@@ -20,6 +20,14 @@ pub const STREAM_WINDOW_BYTES: u32 = 2 << 20;
 /// Bytes a client may send on one connection before they were taken in, all streams together.
 pub const CONNECTION_WINDOW_BYTES: u32 = 8 << 20;
 
+/// As [`CONNECTION_WINDOW_BYTES`], between instances on one directory, where one connection carries every client of an
+/// instance: the most that the protocol allows, so that clients that stop reading stop their own streams alone, which
+/// [`STREAM_WINDOW_BYTES`] bounds.
+pub const INSTANCE_CONNECTION_WINDOW_BYTES: u32 = (1 << 31) - 1;
+
+/// Requests under way on that connection: more than the clients of an instance can have, each at its own bound.
+pub const INSTANCE_STREAMS_MAX: u32 = 16 << 20;
+
 /// The largest HTTP/2 frame that is taken in. Large frames cost less per byte.
 pub const FRAME_BYTES: u32 = 1 << 20;
 

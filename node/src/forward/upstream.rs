@@ -76,7 +76,10 @@ impl Upstream {
         let (sender, driver) = http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
             .initial_stream_window_size(limits::STREAM_WINDOW_BYTES)
-            .initial_connection_window_size(limits::CONNECTION_WINDOW_BYTES)
+            .initial_connection_window_size(limits::INSTANCE_CONNECTION_WINDOW_BYTES)
+            // What one client does, such as giving up many requests, must not end the connection of all.
+            .max_concurrent_reset_streams(limits::INSTANCE_STREAMS_MAX as usize)
+            .max_local_error_reset_streams(None)
             .max_frame_size(limits::FRAME_BYTES)
             .handshake(TokioIo::new(stream))
             .await
