@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tonic::Status;
 use tonic::body::Body;
 use tonic::service::Routes;
@@ -14,9 +15,12 @@ use tower::{Service, ServiceExt as _};
 use crate::forward::{Upstream, UpstreamError};
 use crate::serve::{Access, unavailable};
 
-/// How long a request waits when the owner of the directory has gone and this process is taking over: opening a store
-/// takes well under a second, and clients retry what takes longer.
+/// How long a request waits when the owner of the directory has gone, for this process or another one to take over:
+/// opening a store takes well under a second, and clients retry what takes longer.
 const TAKEOVER_WAIT: Duration = Duration::from_secs(5);
+
+/// How long a waiting request leaves the socket of the owner alone before it tries it again.
+const RETRY_PAUSE: Duration = Duration::from_millis(100);
 
 /// One of the two ways.
 #[derive(Clone)]
@@ -41,27 +45,29 @@ impl Backend {
         (sender, Backend { route: receiver })
     }
 
-    async fn answer(mut self, request: http::Request<Body>) -> http::Response<Body> {
-        let route = self.route.borrow().clone();
-        let request = match route {
-            Route::Own(routes) => return own(routes, request).await,
-            Route::Upstream(upstream) => match send(&upstream, request).await {
-                Ok(response) => return response,
-                Err(UpstreamError::NotSent { request, source }) => {
-                    tracing::debug!(%source, "the owner of the directory is away");
-                    request
-                }
-                Err(error @ UpstreamError::Broken(_)) => return unavailable(error.to_string()).into_http(),
-            },
-        };
-        let taken_over = self.route.wait_for(|route| matches!(route, Route::Own(_)));
-        let routes = match tokio::time::timeout(TAKEOVER_WAIT, taken_over).await {
-            Ok(Ok(route)) => route.clone(),
-            _ => return unavailable("the process that owns the directory cannot be reached").into_http(),
-        };
-        match routes {
-            Route::Own(routes) => own(routes, *request).await,
-            Route::Upstream(_) => Status::internal("waited for the services of this process").into_http(),
+    async fn answer(mut self, mut request: http::Request<Body>) -> http::Response<Body> {
+        let until = Instant::now() + TAKEOVER_WAIT;
+        loop {
+            let route = self.route.borrow().clone();
+            request = match route {
+                Route::Own(routes) => return own(routes, request).await,
+                Route::Upstream(upstream) => match send(&upstream, request).await {
+                    Ok(response) => return response,
+                    Err(UpstreamError::NotSent { request, source }) => {
+                        tracing::debug!(%source, "the owner of the directory is away");
+                        *request
+                    }
+                    Err(error @ UpstreamError::Broken(_)) => return unavailable(error.to_string()).into_http(),
+                },
+            };
+            if Instant::now() >= until {
+                return unavailable("the process that owns the directory cannot be reached").into_http();
+            }
+            // This process may be the next owner, or one that makes its socket any moment.
+            let taken_over = self.route.wait_for(|route| matches!(route, Route::Own(_)));
+            if let Ok(Err(_closed)) = tokio::time::timeout(RETRY_PAUSE, taken_over).await {
+                return unavailable("this process is ending").into_http();
+            }
         }
     }
 }
