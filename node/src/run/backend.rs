@@ -4,7 +4,7 @@ use std::convert::Infallible;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use futures_util::future::BoxFuture;
+use futures_util::future::{BoxFuture, FutureExt as _};
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tonic::Status;
@@ -13,6 +13,7 @@ use tonic::service::Routes;
 use tower::{Service, ServiceExt as _};
 
 use crate::forward::{Upstream, UpstreamError};
+use crate::run::relayed::Relayed;
 use crate::serve::{Access, unavailable};
 
 /// How long a request waits when the owner of the directory has gone, for this process or another one to take over:
@@ -85,7 +86,8 @@ async fn send(upstream: &Upstream, mut request: http::Request<Body>) -> Result<h
         Some((name, value)) => drop(request.headers_mut().insert(name, value)),
         None => return Ok(Status::internal("the request came past the access check").into_http()),
     }
-    Ok(upstream.send(request).await?.map(Body::new))
+    let answer = upstream.send(request).await?;
+    Ok(answer.map(|body| Body::new(Relayed::new(body, std::future::pending().boxed()))))
 }
 
 impl Service<http::Request<Body>> for Backend {
