@@ -142,13 +142,13 @@ struct Owned {
     health: HealthReporter,
     end_socket: End,
     socket: JoinSet<()>,
-    _ownership: Ownership,
 }
 
 // === impl Owned ===
 
 impl Owned {
     async fn open(config: &Config, ownership: Ownership) -> Result<Owned, RunError> {
+        ownership.until_exit();
         let dir = &config.node.dir;
         let store = Store::open(StoreOptions {
             dir: dir.join("store"),
@@ -171,10 +171,10 @@ impl Owned {
         let bound = OwnerSocket::bind(dir);
         let bound = bound.map_err(|source| RunError::System { what: "make the socket in the directory", source })?;
         socket.spawn(bound.serve(BoxCloneSyncService::new(routes.clone()), ended));
-        Ok(Owned { store, assets, actions, routes, health, end_socket, socket, _ownership: ownership })
+        Ok(Owned { store, assets, actions, routes, health, end_socket, socket })
     }
 
-    /// Lets other instances go, writes what waits, and gives the directory up.
+    /// Lets other instances go and writes what waits. The directory remains this process's until it ends.
     async fn close(mut self) {
         self.end_socket.tell();
         if tokio::time::timeout(limits::DRAIN_DEADLINE, self.socket.join_next()).await.is_err() {
@@ -192,8 +192,8 @@ impl Owned {
     }
 }
 
-/// Opens both indexes. The process that owned the directory before may be in the middle of its end: its lock on the
-/// directory is gone, and those on the databases go within the same moment.
+/// Opens both indexes. The process that owned the directory before may be in the middle of its end: the kernel has given
+/// its lock on the directory back, and gives those on the databases back within the same moment.
 async fn open_indexes(config: &Config) -> Result<(AssetIndex, ActionIndex), IndexError> {
     let (dir, capacity) = (&config.node.dir, config.index.capacity);
     let open = || {
