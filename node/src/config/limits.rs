@@ -43,3 +43,7 @@ pub const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long requests under way may take to finish once the process was told to stop; then they are cut. Below the
 /// 30 s that Kubernetes gives, and the 90 s of systemd.
 pub const DRAIN_DEADLINE: Duration = Duration::from_secs(25);
+
+/// The last part of that, in which requests of other instances on the same directory are finished. Until it begins they
+/// are served as ever; new ones then wait for the next owner, which takes over when this process has ended.
+pub const INSTANCE_DRAIN_DEADLINE: Duration = Duration::from_secs(2);

@@ -12,6 +12,7 @@ use tonic::body::Body;
 use tonic::service::Routes;
 use tower::{Service, ServiceExt as _};
 
+use crate::accept::Ended;
 use crate::forward::{Upstream, UpstreamError};
 use crate::run::relayed::Relayed;
 use crate::serve::{Access, unavailable};
@@ -22,6 +23,9 @@ const TAKEOVER_WAIT: Duration = Duration::from_secs(5);
 
 /// How long a waiting request leaves the socket of the owner alone before it tries it again.
 const RETRY_PAUSE: Duration = Duration::from_millis(100);
+
+/// The one call whose answer goes on until somebody ends it.
+const HEALTH_WATCH: &str = "/grpc.health.v1.Health/Watch";
 
 /// One of the two ways.
 #[derive(Clone)]
@@ -36,14 +40,16 @@ pub(super) enum Route {
 #[derive(Clone)]
 pub(super) struct Backend {
     route: watch::Receiver<Route>,
+    ended: Ended,
 }
 
 // === impl Backend ===
 
 impl Backend {
-    pub(super) fn new(route: Route) -> (watch::Sender<Route>, Backend) {
+    /// The way, and what changes it. After `ended`, streams that would never end by themselves are cut.
+    pub(super) fn new(route: Route, ended: Ended) -> (watch::Sender<Route>, Backend) {
         let (sender, receiver) = watch::channel(route);
-        (sender, Backend { route: receiver })
+        (sender, Backend { route: receiver, ended })
     }
 
     async fn answer(mut self, mut request: http::Request<Body>) -> http::Response<Body> {
@@ -52,7 +58,7 @@ impl Backend {
             let route = self.route.borrow().clone();
             request = match route {
                 Route::Own(routes) => return own(routes, request).await,
-                Route::Upstream(upstream) => match send(&upstream, request).await {
+                Route::Upstream(upstream) => match send(&upstream, request, &self.ended).await {
                     Ok(response) => return response,
                     Err(UpstreamError::NotSent { request, source }) => {
                         tracing::debug!(%source, "the owner of the directory is away");
@@ -79,15 +85,24 @@ async fn own(routes: Routes, request: http::Request<Body>) -> http::Response<Bod
 }
 
 /// Hands the request to the owner, with word of what the caller may do.
-async fn send(upstream: &Upstream, mut request: http::Request<Body>) -> Result<http::Response<Body>, UpstreamError> {
+async fn send(
+    upstream: &Upstream,
+    mut request: http::Request<Body>,
+    ended: &Ended,
+) -> Result<http::Response<Body>, UpstreamError> {
     // Whatever a client wrote there is overwritten: nobody speaks for himself.
     let access = request.extensions().get::<Access>().map(Access::to_header);
     match access {
         Some((name, value)) => drop(request.headers_mut().insert(name, value)),
         None => return Ok(Status::internal("the request came past the access check").into_http()),
     }
-    let answer = upstream.send(request).await?;
-    Ok(answer.map(|body| Body::new(Relayed::new(body, std::future::pending().boxed()))))
+    let cut = if request.uri().path() == HEALTH_WATCH {
+        let mut ended = ended.clone();
+        async move { ended.reached().await }.boxed()
+    } else {
+        std::future::pending().boxed()
+    };
+    Ok(upstream.send(request).await?.map(|body| Body::new(Relayed::new(body, cut))))
 }
 
 impl Service<http::Request<Body>> for Backend {
