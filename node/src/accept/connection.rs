@@ -32,13 +32,49 @@ const PREFACE_DEADLINE: Duration = Duration::from_secs(10);
 /// How long requests under way may go on after their client's access was withdrawn.
 const WITHDRAWN_DEADLINE: Duration = Duration::from_secs(10);
 
+/// What may be under way on one connection.
+#[derive(Clone, Copy)]
+pub(super) struct Bounds {
+    window_bytes: u32,
+    streams: u32,
+    /// Requests that may be given up before they were looked at; the library's choice if `None`.
+    early_resets: Option<usize>,
+    /// Streams in all that may end with a breach of the protocol or by crossing frames.
+    faulty_streams: Option<usize>,
+}
+
+// === impl Bounds ===
+
+impl Bounds {
+    /// Of one client, who may be anyone.
+    pub(super) const CLIENT: Bounds = Bounds {
+        window_bytes: limits::CONNECTION_WINDOW_BYTES,
+        streams: limits::STREAMS_PER_CONNECTION_MAX,
+        early_resets: None,
+        faulty_streams: Some(1024),
+    };
+
+    /// Of another instance on the same directory, with all its clients. What one of them does must not end it.
+    pub(super) const INSTANCE: Bounds = Bounds {
+        window_bytes: limits::INSTANCE_CONNECTION_WINDOW_BYTES,
+        streams: limits::INSTANCE_STREAMS_MAX,
+        early_resets: Some(limits::INSTANCE_STREAMS_MAX as usize),
+        faulty_streams: None,
+    };
+}
+
 /// Serves a connection until the client closes it, `ended` says so, or `withdrawn` returns. In the latter cases requests
 /// under way are finished first, for a while.
 ///
 /// # Cancel safety
 /// Dropped, the connection is cut.
-pub(super) async fn serve<I, S>(io: I, service: S, mut ended: Ended, withdrawn: impl Future<Output = ()> + Send)
-where
+pub(super) async fn serve<I, S>(
+    io: I,
+    service: S,
+    bounds: Bounds,
+    mut ended: Ended,
+    withdrawn: impl Future<Output = ()> + Send,
+) where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     S: Service<http::Request<Incoming>, Response = http::Response<Body>, Error = Infallible>,
     S: Clone + Send + 'static,
@@ -50,9 +86,11 @@ where
     let connection = http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
         .initial_stream_window_size(limits::STREAM_WINDOW_BYTES)
-        .initial_connection_window_size(limits::CONNECTION_WINDOW_BYTES)
+        .initial_connection_window_size(bounds.window_bytes)
         .max_frame_size(limits::FRAME_BYTES)
-        .max_concurrent_streams(limits::STREAMS_PER_CONNECTION_MAX)
+        .max_concurrent_streams(bounds.streams)
+        .max_pending_accept_reset_streams(bounds.early_resets)
+        .max_local_error_reset_streams(bounds.faulty_streams)
         .max_header_list_size(limits::HEADERS_BYTES)
         .keep_alive_interval(limits::KEEPALIVE_INTERVAL)
         .keep_alive_timeout(limits::KEEPALIVE_TIMEOUT)

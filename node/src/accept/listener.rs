@@ -15,7 +15,7 @@ use tonic::Status;
 use tonic::body::Body;
 use tower::Service;
 
-use crate::accept::connection::{self, App};
+use crate::accept::connection::{self, App, Bounds};
 use crate::accept::end::Ended;
 use crate::accept::tls::{HANDSHAKE_DEADLINE, ListenerTls, Reloaded, TlsError};
 use crate::authenticate::{Gate, Identity};
@@ -26,7 +26,7 @@ use crate::serve::Access;
 const RELOAD_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The pause after an accept that failed for want of descriptors or memory: time for some to be given back.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+pub(super) const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Attempts to find a port that is free on both loopback addresses.
 const PORT_ATTEMPTS: usize = 16;
@@ -257,14 +257,14 @@ impl Newcomer {
         }
         let Some(tls) = self.tls.clone() else {
             let service = self.admitted(Identity::anonymous());
-            return connection::serve(stream, service, ended, std::future::pending()).await;
+            return connection::serve(stream, service, Bounds::CLIENT, ended, std::future::pending()).await;
         };
         // However many handshakes there are, they cost memory within the bound on connections, and the processor in turns.
         match tokio::time::timeout(HANDSHAKE_DEADLINE, tls.accept(stream)).await {
             Ok(Ok((stream, identity))) => {
                 tracing::debug!(%from, %identity, "connected");
                 let service = self.admitted(identity.clone());
-                connection::serve(stream, service, ended, self.withdrawn(&tls, &identity)).await;
+                connection::serve(stream, service, Bounds::CLIENT, ended, self.withdrawn(&tls, &identity)).await;
             }
             Ok(Err(error)) => {
                 let error = &error as &dyn std::error::Error;

@@ -5,22 +5,26 @@
 
 use std::convert::Infallible;
 use std::io;
-use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use futures_util::future::Either;
 use hyper::body::Incoming;
 use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tonic::Status;
 use tonic::body::Body;
 use tower::Service;
 
-use crate::accept::connection::{self, App};
+use crate::accept::connection::{self, App, Bounds};
 use crate::accept::end::Ended;
+use crate::accept::listener::ACCEPT_PAUSE;
 use crate::authenticate::Gate;
+use crate::config::limits;
+use crate::forward::{ShortPath, socket_path};
 use crate::serve::Access;
 
 /// The socket of the directory's owner.
@@ -32,26 +36,17 @@ pub struct OwnerSocket {
 // === impl OwnerSocket ===
 
 impl OwnerSocket {
-    /// Where the socket of this directory is. Goes through the directory's descriptor where the path would be too long
-    /// for a socket's address.
-    ///
-    /// # Errors
-    /// When the directory cannot be opened.
-    pub fn path(directory: &Path) -> PathBuf {
-        directory.join("owner.sock")
-    }
-
     /// Listens in this directory, which the caller owns: what an earlier owner left there is removed.
     ///
     /// # Errors
     /// When the socket cannot be made.
     pub fn bind(directory: &Path) -> io::Result<OwnerSocket> {
-        let path = OwnerSocket::path(directory);
+        let path = socket_path(directory);
         match std::fs::remove_file(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }
-        let listener = with_short_path(&path, |short| UnixListener::bind(short))?;
+        let listener = UnixListener::bind(ShortPath::to(&path)?)?;
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
         Ok(OwnerSocket { listener, path })
     }
@@ -62,15 +57,27 @@ impl OwnerSocket {
     /// Dropped, their connections are cut.
     pub async fn serve(self, app: App, mut ended: Ended) {
         let mut connections = JoinSet::new();
+        let places = Arc::new(Semaphore::new(limits::INSTANCE_CONNECTIONS_MAX));
         loop {
+            // A connection that was accepted has a place; one without a place waits in the kernel's queue.
+            let next = async {
+                let place = Arc::clone(&places).acquire_owned().await.expect("this semaphore is never closed");
+                (self.listener.accept().await, place)
+            };
             tokio::select! {
-                accepted = self.listener.accept() => match accepted {
+                (accepted, place) = next => match accepted {
                     Ok((stream, _)) if comes_from_us(&stream) => {
-                        let instance = Instance { app: app.clone() };
-                        connections.spawn(connection::serve(stream, instance, ended.clone(), std::future::pending()));
+                        let (instance, ended) = (Instance { app: app.clone() }, ended.clone());
+                        connections.spawn(async move {
+                            connection::serve(stream, instance, Bounds::INSTANCE, ended, std::future::pending()).await;
+                            drop(place);
+                        });
                     }
                     Ok(_) => tracing::warn!("another user tried the socket of the directory and was sent away"),
-                    Err(error) => tracing::warn!(%error, "an instance on the same directory could not connect"),
+                    Err(error) => {
+                        tracing::warn!(%error, "an instance on the same directory could not connect");
+                        tokio::time::sleep(ACCEPT_PAUSE).await;
+                    }
                 },
                 Some(_) = connections.join_next() => {}
                 () = ended.reached() => break,
@@ -87,20 +94,6 @@ impl OwnerSocket {
 fn comes_from_us(stream: &UnixStream) -> bool {
     let own = rustix::process::geteuid().as_raw();
     stream.peer_cred().is_ok_and(|peer| peer.uid() == own || peer.uid() == 0)
-}
-
-/// Calls `with` with a path to the same file that fits a socket's address (108 bytes).
-///
-/// # Errors
-/// What `with` returns, or that the file's directory cannot be opened.
-pub fn with_short_path<T>(path: &Path, with: impl FnOnce(&Path) -> io::Result<T>) -> io::Result<T> {
-    const FITS_BYTES: usize = 100;
-    let (Some(directory), Some(name)) = (path.parent(), path.file_name()) else { return with(path) };
-    if path.as_os_str().len() <= FITS_BYTES {
-        return with(path);
-    }
-    let directory = std::fs::File::open(directory)?;
-    with(&PathBuf::from(format!("/proc/self/fd/{}", directory.as_raw_fd())).join(name))
 }
 
 /// The services, for another instance that says whom it speaks for.

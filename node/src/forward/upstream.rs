@@ -12,6 +12,7 @@ use tokio::sync::Mutex;
 use tonic::body::Body;
 
 use crate::config::limits;
+use crate::forward::socket::ShortPath;
 
 /// The owner of the directory, reached through its socket. Cheap to clone; one connection serves all clones.
 #[derive(Clone)]
@@ -71,11 +72,14 @@ impl Upstream {
         {
             return Ok(live.clone());
         }
-        let stream = UnixStream::connect(self.socket.as_path()).await?;
+        let stream = UnixStream::connect(ShortPath::to(&self.socket)?).await?;
         let (sender, driver) = http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
             .initial_stream_window_size(limits::STREAM_WINDOW_BYTES)
-            .initial_connection_window_size(limits::CONNECTION_WINDOW_BYTES)
+            .initial_connection_window_size(limits::INSTANCE_CONNECTION_WINDOW_BYTES)
+            // What one client does, such as giving up many requests, must not end the connection of all.
+            .max_concurrent_reset_streams(limits::INSTANCE_STREAMS_MAX as usize)
+            .max_local_error_reset_streams(None)
             .max_frame_size(limits::FRAME_BYTES)
             .handshake(TokioIo::new(stream))
             .await

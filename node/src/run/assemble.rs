@@ -13,7 +13,7 @@ use tower::util::BoxCloneSyncService;
 
 use crate::accept::{App, BindError, Bound, End, OwnerSocket};
 use crate::config::{Config, limits};
-use crate::forward::Upstream;
+use crate::forward::{self, Upstream};
 use crate::index::{ActionIndex, AssetIndex, IndexError};
 use crate::run::backend::{Backend, Route};
 use crate::run::directory::{self, Ownership};
@@ -86,10 +86,10 @@ pub async fn serve(config: Config) -> Result<(), RunError> {
         Data::Owned(owned) => Route::Own(owned.routes.clone()),
         Data::Elsewhere => {
             tracing::info!(dir = %dir.display(), "another process owns the directory; serving through it");
-            Route::Upstream(Upstream::new(OwnerSocket::path(dir)))
+            Route::Upstream(Upstream::new(forward::socket_path(dir)))
         }
     };
-    let (reroute, backend) = Backend::new(route);
+    let (reroute, backend) = Backend::new(route, ended.clone());
     let app: App = BoxCloneSyncService::new(backend);
 
     announce(&listeners).map_err(|source| RunError::System { what: "write to standard output", source })?;
@@ -108,20 +108,14 @@ pub async fn serve(config: Config) -> Result<(), RunError> {
                 data = Data::Owned(owned);
             }
             signal = signals.stop() => {
-                tracing::info!(signal, "stopping");
-                drain(end_listeners, serving, signals).await;
+                drain(signal, end_listeners, serving, None, signals).await;
                 return Ok(());
             }
         }
     }
     let signal = signals.stop().await;
-    tracing::info!(signal, "stopping: requests under way are finished, no new ones are taken");
-    notify_systemd(sd_notify::NotifyState::Stopping);
-    if let Data::Owned(owned) = &data {
-        owned.health.set_service_status("", ServingStatus::NotServing).await;
-    }
-    drain(end_listeners, serving, signals).await;
-    if let Data::Owned(owned) = data {
+    if let Data::Owned(mut owned) = data {
+        drain(signal, end_listeners, serving, Some(&mut owned), signals).await;
         owned.close().await;
     }
     Ok(())
@@ -142,13 +136,13 @@ struct Owned {
     health: HealthReporter,
     end_socket: End,
     socket: JoinSet<()>,
-    _ownership: Ownership,
 }
 
 // === impl Owned ===
 
 impl Owned {
     async fn open(config: &Config, ownership: Ownership) -> Result<Owned, RunError> {
+        ownership.until_exit();
         let dir = &config.node.dir;
         let store = Store::open(StoreOptions {
             dir: dir.join("store"),
@@ -171,15 +165,28 @@ impl Owned {
         let bound = OwnerSocket::bind(dir);
         let bound = bound.map_err(|source| RunError::System { what: "make the socket in the directory", source })?;
         socket.spawn(bound.serve(BoxCloneSyncService::new(routes.clone()), ended));
-        Ok(Owned { store, assets, actions, routes, health, end_socket, socket, _ownership: ownership })
+        Ok(Owned { store, assets, actions, routes, health, end_socket, socket })
     }
 
-    /// Lets other instances go, writes what waits, and gives the directory up.
-    async fn close(mut self) {
+    /// Tells those who watch the health that it is over, and ends their streams: they have no other end.
+    async fn end_health(&mut self) {
+        for name in serve::HEALTH_NAMES {
+            self.health.set_service_status(name, ServingStatus::NotServing).await;
+            self.health.clear_service_status(name).await;
+        }
+    }
+
+    /// Finishes what other instances have under way, or cuts it off after a while.
+    async fn drain_socket(&mut self) {
         self.end_socket.tell();
-        if tokio::time::timeout(limits::DRAIN_DEADLINE, self.socket.join_next()).await.is_err() {
+        if tokio::time::timeout(limits::INSTANCE_DRAIN_DEADLINE, self.socket.join_next()).await.is_err() {
             tracing::warn!("requests of another instance took too long and were cut off");
         }
+    }
+
+    /// Writes what waits. The directory remains this process's until it ends.
+    async fn close(mut self) {
+        self.socket.shutdown().await;
         self.store.close().await;
         let (assets, actions) = (self.assets.clone(), self.actions.clone());
         let close = move || {
@@ -192,8 +199,8 @@ impl Owned {
     }
 }
 
-/// Opens both indexes. The process that owned the directory before may be in the middle of its end: its lock on the
-/// directory is gone, and those on the databases go within the same moment.
+/// Opens both indexes. The process that owned the directory before may be in the middle of its end: the kernel has given
+/// its lock on the directory back, and gives those on the databases back within the same moment.
 async fn open_indexes(config: &Config) -> Result<(AssetIndex, ActionIndex), IndexError> {
     let (dir, capacity) = (&config.node.dir, config.index.capacity);
     let open = || {
@@ -221,17 +228,35 @@ fn announce(listeners: &[Bound]) -> io::Result<()> {
     stdout.flush()
 }
 
-/// Ends the listeners and waits until requests under way are finished, or the deadline has passed, or a second
-/// signal asks for haste.
-async fn drain(end: End, mut serving: JoinSet<()>, mut signals: Signals) {
-    end.tell();
-    let finished = async { while serving.join_next().await.is_some() {} };
-    tokio::select! {
-        () = finished => {}
-        () = tokio::time::sleep(limits::DRAIN_DEADLINE) => {
+/// Ends the listeners, then the socket through which other instances are served, and waits until requests under way are
+/// finished, or the deadline for both has passed, or a second signal asks for haste.
+async fn drain(
+    signal: &'static str,
+    end: End,
+    mut serving: JoinSet<()>,
+    mut owned: Option<&mut Owned>,
+    mut signals: Signals,
+) {
+    tracing::info!(signal, "stopping: requests under way are finished, no new ones are taken");
+    notify_systemd(sd_notify::NotifyState::Stopping);
+    let finished = async {
+        end.tell();
+        if let Some(owned) = &mut owned {
+            owned.end_health().await;
+        }
+        let clients = async { while serving.join_next().await.is_some() {} };
+        let deadline = limits::DRAIN_DEADLINE.saturating_sub(limits::INSTANCE_DRAIN_DEADLINE);
+        if tokio::time::timeout(deadline, clients).await.is_err() {
             tracing::warn!("requests under way took too long and were cut off");
         }
-        signal = signals.stop() => tracing::warn!(signal, "told twice; requests under way are cut off"),
+        serving.shutdown().await;
+        if let Some(owned) = owned {
+            owned.drain_socket().await;
+        }
+    };
+    tokio::select! {
+        () = finished => {}
+        signal = signals.stop_again() => tracing::warn!(signal, "told twice; requests under way are cut off"),
     }
 }
 

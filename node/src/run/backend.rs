@@ -4,19 +4,28 @@ use std::convert::Infallible;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use futures_util::future::BoxFuture;
+use futures_util::future::{BoxFuture, FutureExt as _};
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tonic::Status;
 use tonic::body::Body;
 use tonic::service::Routes;
 use tower::{Service, ServiceExt as _};
 
+use crate::accept::Ended;
 use crate::forward::{Upstream, UpstreamError};
+use crate::run::relayed::Relayed;
 use crate::serve::{Access, unavailable};
 
-/// How long a request waits when the owner of the directory has gone and this process is taking over: opening a store
-/// takes well under a second, and clients retry what takes longer.
+/// How long a request waits when the owner of the directory has gone, for this process or another one to take over:
+/// opening a store takes well under a second, and clients retry what takes longer.
 const TAKEOVER_WAIT: Duration = Duration::from_secs(5);
+
+/// How long a waiting request leaves the socket of the owner alone before it tries it again.
+const RETRY_PAUSE: Duration = Duration::from_millis(100);
+
+/// The one call whose answer goes on until somebody ends it.
+const HEALTH_WATCH: &str = "/grpc.health.v1.Health/Watch";
 
 /// One of the two ways.
 #[derive(Clone)]
@@ -31,37 +40,41 @@ pub(super) enum Route {
 #[derive(Clone)]
 pub(super) struct Backend {
     route: watch::Receiver<Route>,
+    ended: Ended,
 }
 
 // === impl Backend ===
 
 impl Backend {
-    pub(super) fn new(route: Route) -> (watch::Sender<Route>, Backend) {
+    /// The way, and what changes it. After `ended`, streams that would never end by themselves are cut.
+    pub(super) fn new(route: Route, ended: Ended) -> (watch::Sender<Route>, Backend) {
         let (sender, receiver) = watch::channel(route);
-        (sender, Backend { route: receiver })
+        (sender, Backend { route: receiver, ended })
     }
 
-    async fn answer(mut self, request: http::Request<Body>) -> http::Response<Body> {
-        let route = self.route.borrow().clone();
-        let request = match route {
-            Route::Own(routes) => return own(routes, request).await,
-            Route::Upstream(upstream) => match send(&upstream, request).await {
-                Ok(response) => return response,
-                Err(UpstreamError::NotSent { request, source }) => {
-                    tracing::debug!(%source, "the owner of the directory is away");
-                    request
-                }
-                Err(error @ UpstreamError::Broken(_)) => return unavailable(error.to_string()).into_http(),
-            },
-        };
-        let taken_over = self.route.wait_for(|route| matches!(route, Route::Own(_)));
-        let routes = match tokio::time::timeout(TAKEOVER_WAIT, taken_over).await {
-            Ok(Ok(route)) => route.clone(),
-            _ => return unavailable("the process that owns the directory cannot be reached").into_http(),
-        };
-        match routes {
-            Route::Own(routes) => own(routes, *request).await,
-            Route::Upstream(_) => Status::internal("waited for the services of this process").into_http(),
+    async fn answer(mut self, mut request: http::Request<Body>) -> http::Response<Body> {
+        let until = Instant::now() + TAKEOVER_WAIT;
+        loop {
+            let route = self.route.borrow().clone();
+            request = match route {
+                Route::Own(routes) => return own(routes, request).await,
+                Route::Upstream(upstream) => match send(&upstream, request, &self.ended).await {
+                    Ok(response) => return response,
+                    Err(UpstreamError::NotSent { request, source }) => {
+                        tracing::debug!(%source, "the owner of the directory is away");
+                        *request
+                    }
+                    Err(error @ UpstreamError::Broken(_)) => return unavailable(error.to_string()).into_http(),
+                },
+            };
+            if Instant::now() >= until {
+                return unavailable("the process that owns the directory cannot be reached").into_http();
+            }
+            // This process may be the next owner, or one that makes its socket any moment.
+            let taken_over = self.route.wait_for(|route| matches!(route, Route::Own(_)));
+            if let Ok(Err(_closed)) = tokio::time::timeout(RETRY_PAUSE, taken_over).await {
+                return unavailable("this process is ending").into_http();
+            }
         }
     }
 }
@@ -72,14 +85,24 @@ async fn own(routes: Routes, request: http::Request<Body>) -> http::Response<Bod
 }
 
 /// Hands the request to the owner, with word of what the caller may do.
-async fn send(upstream: &Upstream, mut request: http::Request<Body>) -> Result<http::Response<Body>, UpstreamError> {
+async fn send(
+    upstream: &Upstream,
+    mut request: http::Request<Body>,
+    ended: &Ended,
+) -> Result<http::Response<Body>, UpstreamError> {
     // Whatever a client wrote there is overwritten: nobody speaks for himself.
     let access = request.extensions().get::<Access>().map(Access::to_header);
     match access {
         Some((name, value)) => drop(request.headers_mut().insert(name, value)),
         None => return Ok(Status::internal("the request came past the access check").into_http()),
     }
-    Ok(upstream.send(request).await?.map(Body::new))
+    let cut = if request.uri().path() == HEALTH_WATCH {
+        let mut ended = ended.clone();
+        async move { ended.reached().await }.boxed()
+    } else {
+        std::future::pending().boxed()
+    };
+    Ok(upstream.send(request).await?.map(|body| Body::new(Relayed::new(body, cut))))
 }
 
 impl Service<http::Request<Body>> for Backend {

@@ -9,12 +9,22 @@ use std::path::Path;
 use rustix::fs::FlockOperation;
 use tokio::sync::oneshot;
 
-/// The ownership of a directory, until it is dropped.
+/// The ownership of a directory, until it is dropped or the process ends.
 pub(super) struct Ownership {
     _lock: File,
 }
 
-/// Makes the directory if it is not there, for this user alone.
+// === impl Ownership ===
+
+impl Ownership {
+    /// From now on the directory is this process's until it ends. Tasks and threads that write there may outlive
+    /// whoever waits for them; the process they do not outlive.
+    pub(super) fn until_exit(self) {
+        std::mem::forget(self);
+    }
+}
+
+/// Makes the directory if it is not there: this user's to write, its group's to look into, closed to all others.
 pub(super) fn create(directory: &Path) -> io::Result<()> {
     std::fs::DirBuilder::new().recursive(true).mode(0o750).create(directory)
 }
@@ -63,6 +73,13 @@ mod tests {
         assert!(next.as_mut().now_or_never().is_none());
         drop(first);
         next.await.unwrap();
+    }
+
+    #[test]
+    fn what_is_owned_until_exit_nobody_gets_before() {
+        let folder = tempfile::tempdir().unwrap();
+        claim(folder.path()).unwrap().unwrap().until_exit();
+        assert!(claim(folder.path()).unwrap().is_none());
     }
 
     #[test]

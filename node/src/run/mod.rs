@@ -6,6 +6,7 @@
 mod assemble;
 mod backend;
 mod directory;
+mod relayed;
 mod signals;
 
 pub use assemble::{RunError, serve};

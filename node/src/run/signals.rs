@@ -1,9 +1,14 @@
 //! What the system tells the process: to stop, or to read its certificates again.
 
 use std::io;
+use std::time::Duration;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
+use tokio::time::Instant;
+
+/// Signals to stop that come within this time are one: timeout(1) sends two, and so does a shell with its own.
+const ONE_SIGNAL: Duration = Duration::from_secs(1);
 
 /// SIGTERM, SIGINT and SIGHUP.
 pub(super) struct Signals {
@@ -44,6 +49,20 @@ impl Signals {
                     tracing::info!("SIGHUP: looking at the certificates");
                     self.reload_now.send_replace(());
                 }
+            }
+        }
+    }
+
+    /// A further signal to stop, right after [`Signals::stop`] has told of the first, by name.
+    ///
+    /// # Cancel safety
+    /// Safe.
+    pub(super) async fn stop_again(&mut self) -> &'static str {
+        let first = Instant::now();
+        loop {
+            let signal = self.stop().await;
+            if first.elapsed() >= ONE_SIGNAL {
+                return signal;
             }
         }
     }

@@ -20,5 +20,5 @@ mod status_map;
 mod tree;
 
 pub use access::Access;
-pub use services::{Parts, services};
+pub use services::{HEALTH_NAMES, Parts, services};
 pub use status_map::unavailable;

@@ -9,7 +9,9 @@ use casbah_proto::build::bazel::remote::execution::v2::action_cache_server::Acti
 use casbah_proto::build::bazel::remote::execution::v2::capabilities_server::CapabilitiesServer;
 use casbah_proto::build::bazel::remote::execution::v2::content_addressable_storage_server::ContentAddressableStorageServer;
 use casbah_proto::google::bytestream::byte_stream_server::ByteStreamServer;
+use tonic::server::NamedService as _;
 use tonic::service::Routes;
+use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
 use crate::index::{ActionIndex, AssetIndex};
@@ -36,6 +38,17 @@ pub struct Parts {
     pub retention_floor: Duration,
 }
 
+/// The names under which health is asked for: of the whole, and of each service.
+pub const HEALTH_NAMES: [&str; 7] = [
+    "",
+    CapabilitiesServer::<Capabilities>::NAME,
+    ContentAddressableStorageServer::<Cas>::NAME,
+    ActionCacheServer::<ActionCache>::NAME,
+    ByteStreamServer::<ByteStream>::NAME,
+    FetchServer::<Fetch>::NAME,
+    PushServer::<Push>::NAME,
+];
+
 /// The route table, and the one who says whether the services are well.
 pub async fn services(parts: Parts) -> (Routes, HealthReporter) {
     let Parts { store, assets, actions, capacity_bytes, retention_floor } = parts;
@@ -53,12 +66,9 @@ pub async fn services(parts: Parts) -> (Routes, HealthReporter) {
     let push = PushServer::new(Push { index: assets, completeness }).max_decoding_message_size(MAX_MESSAGE_BYTES);
 
     let (reporter, health) = tonic_health::server::health_reporter();
-    reporter.set_serving::<CapabilitiesServer<Capabilities>>().await;
-    reporter.set_serving::<ContentAddressableStorageServer<Cas>>().await;
-    reporter.set_serving::<ActionCacheServer<ActionCache>>().await;
-    reporter.set_serving::<ByteStreamServer<ByteStream>>().await;
-    reporter.set_serving::<FetchServer<Fetch>>().await;
-    reporter.set_serving::<PushServer<Push>>().await;
+    for name in HEALTH_NAMES {
+        reporter.set_service_status(name, ServingStatus::Serving).await;
+    }
 
     let mut routes = Routes::builder();
     routes.add_service(health);
