@@ -3,13 +3,16 @@
 //! The segment is read from one end to the other; what the index says to be there is live. A record that is damaged costs
 //! its blob and no other. The old segment is removed after the sync that puts the copies, and the journal that names them,
 //! on disk; readers of the old one go on, since they hold its file.
+//!
+//! The old segment's slot may be another segment's before its end: whatever is decided under a new hold of the lock is
+//! decided for the segment of this number, not for whatever is in the slot.
 
 use std::io;
 use std::sync::Arc;
 
 use super::error::Damage;
 use super::index::Found;
-use super::key::{Key, Place, Stored};
+use super::key::{Place, Stored};
 use super::maintenance::make_spare;
 use super::segment::{self, HEADER_BYTES, RecordHeader};
 use super::segment_walk::SegmentWalk;
@@ -26,7 +29,7 @@ pub fn run(shared: &Shared) -> io::Result<()> {
         };
         let Some((slot, file, end)) = victim else { break };
         compact(shared, slot, &file, end)?;
-        if shared.lock().segments.live_bytes_in(slot) > 0 {
+        if has_live(shared, slot, &file) {
             // Some blobs in it are not visible yet: it is compacted next time.
             break;
         }
@@ -46,27 +49,42 @@ pub fn compact(shared: &Shared, slot: u32, file: &Arc<SegmentFile>, end: u64) ->
             size_bytes: u64::from(header.size_bytes),
             place: Place::Segment { slot, offset_bytes: u64::from(header.offset_bytes) },
         };
-        if is_live(shared, &stored) {
+        if is_live(shared, &stored, file) {
             match walk.blob(&header)? {
-                Some(blob) => move_record(shared, &stored, &header, blob)?,
-                None => drop_damaged(shared, &stored.key, stored.place, Damage::Checksum),
+                Some(blob) => move_record(shared, &stored, file, &header, blob)?,
+                None => drop_damaged(shared, &stored, file, Damage::Checksum),
             }
         }
     }
-    if shared.lock().segments.live_bytes_in(slot) > 0 {
+    if has_live(shared, slot, file) {
         move_missed(shared, slot, file)?;
     }
     shared.sync.wake();
     Ok(())
 }
 
-fn is_live(shared: &Shared, stored: &Stored) -> bool {
+/// Whether anything in the segment is live, hidden blobs included.
+fn has_live(shared: &Shared, slot: u32, file: &SegmentFile) -> bool {
     let state = shared.lock();
+    state.segments.number(slot) == file.number && state.segments.live_bytes_in(slot) > 0
+}
+
+fn is_live(shared: &Shared, stored: &Stored, file: &SegmentFile) -> bool {
+    let state = shared.lock();
+    if !state.segments.is_in(stored.place, file) {
+        return false;
+    }
     let found = state.index.find(&stored.key).and_then(|slot| state.index.get(slot));
     found.is_some_and(|found| found.stored == *stored)
 }
 
-fn move_record(shared: &Shared, from: &Stored, header: &RecordHeader, blob: &[u8]) -> io::Result<()> {
+fn move_record(
+    shared: &Shared,
+    from: &Stored,
+    old: &SegmentFile,
+    header: &RecordHeader,
+    blob: &[u8],
+) -> io::Result<()> {
     let room = loop {
         let room = shared.lock().allocate(segment::record_bytes(from.size_bytes));
         match room {
@@ -85,7 +103,12 @@ fn move_record(shared: &Shared, from: &Stored, header: &RecordHeader, blob: &[u8
         return Err(error);
     }
     shared.sync.add_segment(&file);
-    shared.lock().relocate(from, place);
+    let mut state = shared.lock();
+    if state.segments.is_in(from.place, old) {
+        state.relocate(from, place);
+    } else {
+        state.abandon(&from.key, place);
+    }
     Ok(())
 }
 
@@ -93,7 +116,13 @@ fn move_record(shared: &Shared, from: &Stored, header: &RecordHeader, blob: &[u8
 fn move_missed(shared: &Shared, slot: u32, file: &SegmentFile) -> io::Result<()> {
     let slots = shared.lock().index.slots();
     for entry in 0..slots {
-        let found = shared.lock().index.get(entry);
+        let found = {
+            let state = shared.lock();
+            if state.segments.number(slot) != file.number {
+                return Ok(());
+            }
+            state.index.get(entry)
+        };
         let Some(Found { stored, hidden: false, .. }) = found else { continue };
         let Place::Segment { slot: here, offset_bytes } = stored.place else { continue };
         if here != slot {
@@ -104,15 +133,15 @@ fn move_missed(shared: &Shared, slot: u32, file: &SegmentFile) -> io::Result<()>
         shared.disk.read_exact_at(&file.file, &mut blob, offset_bytes + HEADER_BYTES as u64)?;
         let checked = RecordHeader::check(&header, &blob, &stored.key, (file.number, offset_bytes as u32));
         match (checked, RecordHeader::decode(&header)) {
-            (Ok(()), Some(header)) => move_record(shared, &stored, &header, &blob)?,
-            (checked, _) => drop_damaged(shared, &stored.key, stored.place, checked.err().unwrap_or(Damage::Label)),
+            (Ok(()), Some(header)) => move_record(shared, &stored, file, &header, &blob)?,
+            (checked, _) => drop_damaged(shared, &stored, file, checked.err().unwrap_or(Damage::Label)),
         }
     }
     Ok(())
 }
 
-fn drop_damaged(shared: &Shared, key: &Key, place: Place, reason: Damage) {
-    if shared.drop_damaged(key, place) {
-        tracing::error!(hash = key.hash_hex(), %reason, "a stored blob is damaged and was dropped");
+fn drop_damaged(shared: &Shared, stored: &Stored, file: &SegmentFile, reason: Damage) {
+    if shared.drop_damaged(&stored.key, stored.place, Some(file)) {
+        tracing::error!(hash = stored.key.hash_hex(), %reason, "a stored blob is damaged and was dropped");
     }
 }

@@ -196,12 +196,14 @@ impl Reader {
 
     fn damaged(&self, reason: Damage) -> ReadError {
         let digest = self.digest;
-        let place = match self.source {
-            Source::Segment { slot, offset_bytes, .. } => Place::Segment { slot, offset_bytes },
-            Source::File { serial, .. } => Place::File { serial },
+        let (place, segment) = match &self.source {
+            Source::Segment { slot, offset_bytes, file } => {
+                (Place::Segment { slot: *slot, offset_bytes: *offset_bytes }, Some(&**file))
+            }
+            Source::File { serial, .. } => (Place::File { serial: *serial }, None),
             Source::Nowhere => return ReadError::NotFound { digest },
         };
-        if self.shared.drop_damaged(&Key::of(&digest), place) {
+        if self.shared.drop_damaged(&Key::of(&digest), place, segment) {
             tracing::error!(%digest, %reason, "a stored blob is damaged and was dropped");
             return ReadError::Damaged { digest, reason };
         }

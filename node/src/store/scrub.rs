@@ -49,7 +49,7 @@ fn check(shared: &Shared, slot: u32) -> u64 {
         Err(Finding::Io(error)) => tracing::warn!(hash = stored.key.hash_hex(), %error, "a blob could not be checked"),
         Err(finding) => {
             // It may have been evicted or moved since; then nothing is dropped.
-            if shared.drop_damaged(&stored.key, stored.place) {
+            if shared.drop_damaged(&stored.key, stored.place, segment.as_deref()) {
                 tracing::error!(hash = stored.key.hash_hex(), %finding, "a stored blob is damaged and was dropped");
             }
         }

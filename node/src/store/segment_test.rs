@@ -123,6 +123,44 @@ async fn compaction_drops_what_is_damaged_and_nothing_else() {
 }
 
 #[tokio::test]
+async fn a_segment_that_takes_the_slot_of_one_being_compacted_keeps_its_blobs() {
+    let bench = Bench { threads: false, ..Bench::new(8 << 20) };
+    let store = bench.open().await;
+    let mut names = Vec::new();
+    for seed in 0..20 {
+        names.push(put(&store, seed, 1000).await);
+    }
+    let forget = |name| {
+        let mut state = store.shared().lock();
+        let slot = state.index.find(&super::key::Key::of(name)).unwrap();
+        state.forget(slot).unwrap().stored
+    };
+    store.shared().lock().segments.seal();
+    forget(&names[0]);
+    let victim = store.shared().lock().segments.sparsest().unwrap();
+    let mut reader = store.read(&names[1], 0, None).await.unwrap();
+    // While the victim waits, the rest of it is evicted, and its slot goes to what clients store then.
+    let evicted: Vec<_> = names[1..].iter().map(forget).collect();
+    let mut live = Vec::new();
+    for seed in 100..120 {
+        live.push(put(&store, seed, 1000).await);
+    }
+    assert_ne!(store.shared().lock().segments.number(victim.0), victim.1.number);
+    compact::compact(store.shared(), victim.0, &victim.1, victim.2).unwrap();
+    assert_eq!(store.touch(&live), [true; 20]);
+    // Nor does what a reader or the scrubber finds wrong with the old segment say anything of the new one.
+    let again = put(&store, 1, 1000).await;
+    let state = store.shared().lock();
+    let slot = state.index.find(&super::key::Key::of(&again)).unwrap();
+    let stored = state.index.get(slot).unwrap().stored;
+    assert!(!state.segments.is_in(stored.place, &victim.1));
+    drop(state);
+    assert!(!store.shared().drop_damaged(&stored.key, stored.place, Some(&victim.1)));
+    assert_eq!(reader.next().await.unwrap().unwrap(), blob(1, 1000));
+    assert_eq!((evicted.len(), store.status().damaged_blobs), (19, 0));
+}
+
+#[tokio::test]
 async fn the_newest_segment_is_filled_further_after_a_restart() {
     let bench = Bench { threads: false, ..Bench::new(4 << 20) };
     let mut names = Vec::new();

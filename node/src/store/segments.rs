@@ -7,7 +7,7 @@ use std::fs::File;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use super::key::MAX_SEGMENTS;
+use super::key::{MAX_SEGMENTS, Place};
 use super::limits::{DEAD_SEGMENTS, DEAD_SHARE, MAX_SEGMENT_FILE_BYTES, MIN_SEGMENT_FILE_BYTES, SEGMENTS_PER_STORE};
 use super::segment::HEADER_BYTES;
 
@@ -192,6 +192,11 @@ impl Segments {
     /// The number of a segment; 0, which is no segment's, for a slot that has none.
     pub fn number(&self, slot: u32) -> u32 {
         self.get(slot).map_or(0, |segment| segment.file.number)
+    }
+
+    /// Whether a place, which was looked up before, is still in this segment: its slot may be another segment's by now.
+    pub fn is_in(&self, place: Place, file: &SegmentFile) -> bool {
+        matches!(place, Place::Segment { slot, .. } if self.number(slot) == file.number)
     }
 
     /// Room for a record, which counts as pending until [`Segments::settle`]. `None` when a new segment is needed first.

@@ -18,6 +18,7 @@ use super::limits::{BLOCKING_JOBS, BLOCKING_QUEUE, SLOW_PERIOD, SLOW_WRITE};
 use super::maintenance::Maintenance;
 use super::options::StoreOptions;
 use super::paths::Paths;
+use super::segments::SegmentFile;
 use super::state::{GarbageFile, State};
 use super::sync::Sync;
 
@@ -185,9 +186,12 @@ impl Shared {
     }
 
     /// Drops a damaged copy; `false` when it is gone or has been replaced. The journal is written later; the copy would be
-    /// found damaged again.
-    pub fn drop_damaged(&self, key: &Key, place: Place) -> bool {
+    /// found damaged again. A copy in a segment comes with the segment that it was read from.
+    pub fn drop_damaged(&self, key: &Key, place: Place, segment: Option<&SegmentFile>) -> bool {
         let mut state = self.lock();
+        if segment.is_some_and(|segment| !state.segments.is_in(place, segment)) {
+            return false;
+        }
         let found = state.index.find(key).and_then(|slot| Some((slot, state.index.get(slot)?)));
         let Some((slot, _)) = found.filter(|(_, found)| found.stored.place == place && !found.hidden) else {
             return false;
