@@ -21,6 +21,7 @@ use super::record::{DiskEntry, DiskPlace, Record};
 use super::segments::{SegmentFile, Segments};
 use super::shared::{Parts, Shared};
 use super::state::{Counters, Queue, State};
+use super::verify::Finding;
 use super::{salvage, snapshot, verify};
 
 /// Opens the store in a directory.
@@ -126,6 +127,10 @@ pub struct Recovery {
     newest: u64,
     /// Not all that was written down could be read.
     damaged: bool,
+    /// Nothing is going to be written.
+    read_only: bool,
+    /// A segment is there and could not be opened: without it, nothing may be decided.
+    failed: Option<OpenError>,
 }
 
 // === impl Recovery ===
@@ -142,12 +147,15 @@ impl Recovery {
             replayed_bytes: 0,
             newest: 0,
             damaged: false,
+            read_only: false,
+            failed: None,
         }
     }
 
     /// What there is in a store, without changing anything.
     pub fn load_only(disk: &Disk, paths: &Paths) -> Result<(Index, Segments), OpenError> {
         let mut recovery = Recovery::new(paths.clone(), 0);
+        recovery.read_only = true;
         recovery.load()?;
         recovery.salvage(disk, 0)?;
         recovery.count_segments();
@@ -189,7 +197,7 @@ impl Recovery {
         for generation in journals.into_iter().filter(|generation| *generation >= from) {
             self.replay(generation)?;
         }
-        Ok(())
+        self.failed.take().map_or(Ok(()), Err)
     }
 
     fn load_snapshot(&mut self, generation: u64) -> Result<(), OpenError> {
@@ -280,13 +288,21 @@ impl Recovery {
                 Place::Segment { slot, .. } => self.segments.file(slot).cloned(),
                 Place::File { .. } => None,
             };
-            if let Err(error) = verify::check(disk, &self.paths, segment.as_deref(), &found.stored, |_| {}) {
-                tracing::warn!(hash = key.hash_hex(), %error, "a blob did not survive the loss of power");
-                self.index.remove(slot);
-                if let Place::Segment { slot, .. } = found.stored.place {
-                    // The sweep removes the file if nothing else is in it.
-                    self.segments.release(slot, found.stored.place.charge_bytes(found.stored.size_bytes));
+            match verify::check(disk, &self.paths, segment.as_deref(), &found.stored, |_| {}) {
+                Ok(()) => continue,
+                Err(Finding::Io(error)) => {
+                    // Reads check it again, so that keeping it harms nobody.
+                    tracing::warn!(hash = key.hash_hex(), %error, "a blob could not be checked after the loss of power");
+                    continue;
                 }
+                Err(finding @ (Finding::Damaged(_) | Finding::Hash)) => {
+                    tracing::warn!(hash = key.hash_hex(), %finding, "a blob did not survive the loss of power");
+                }
+            }
+            self.index.remove(slot);
+            if let Place::Segment { slot, .. } = found.stored.place {
+                // The sweep removes the file if nothing else is in it.
+                self.segments.release(slot, found.stored.place.charge_bytes(found.stored.size_bytes));
             }
         }
     }
@@ -303,15 +319,23 @@ impl Recovery {
     }
 
     /// The slot of a segment, which is opened when it is first named. It may be gone: a later record says then where its
-    /// blobs have gone.
+    /// blobs have gone. Any other error ends the start, since a segment that is in no slot is removed.
     fn slot(&mut self, number: u32) -> Option<u32> {
         if let Some(slot) = self.slots.get(&number) {
             return Some(*slot);
         }
         let slot = u32::try_from(self.found.len()).ok().filter(|slot| *slot < MAX_SEGMENTS)?;
         let path = self.paths.segment(number);
-        let file = fs::OpenOptions::new().read(true).write(true).open(&path).or_else(|_| fs::File::open(&path));
-        self.found.push(file.ok().map(|file| SegmentFile::new(number, file)));
+        // Whichever is the newest is written to.
+        let file = match fs::OpenOptions::new().read(true).write(!self.read_only).open(&path) {
+            Ok(file) => Some(SegmentFile::new(number, file)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(error) => {
+                self.failed = Some(failed("open", &path)(error));
+                None
+            }
+        };
+        self.found.push(file);
         self.slots.insert(number, slot);
         self.segments.skip_number(number);
         Some(slot)
@@ -332,7 +356,11 @@ impl Recovery {
         numbers.sort_unstable_by(|one, other| other.cmp(one));
         let mut added = 0;
         for number in numbers {
-            let Some(slot) = self.slot(number) else { continue };
+            let slot = self.slot(number);
+            if let Some(error) = self.failed.take() {
+                return Err(error);
+            }
+            let Some(slot) = slot else { continue };
             let Some(Some(file)) = self.found.get(slot as usize).cloned() else { continue };
             let path = self.paths.segment(number);
             added += salvage::segment(disk, &mut self.index, slot, &file, now).map_err(failed("read", &path))?;

@@ -5,6 +5,9 @@ use casbah_cluster::digest::Digest;
 
 use crate::config::SyncPolicy;
 
+use super::disk::Operation;
+use super::error::OpenError;
+use super::options::Surroundings;
 use super::testing::{Bench, blob, digest, put, settle};
 use super::{maintenance, sync};
 
@@ -148,6 +151,20 @@ async fn a_journal_cut_anywhere_keeps_what_comes_before_the_cut() {
     assert_eq!(kept, 5, "all but the last, whose record lacks a byte");
 }
 
+/// The id in the first journal's header is not this machine's.
+fn another_boot(bench: &Bench) {
+    let journal = index_files(bench, "journal").remove(0);
+    let mut bytes = fs::read(&journal).unwrap();
+    let header = super::journal::header(1, &[7; 16]);
+    bytes[..header.len()].copy_from_slice(&header);
+    fs::write(&journal, bytes).unwrap();
+}
+
+async fn try_open(bench: &Bench) -> Result<super::Store, OpenError> {
+    let around = Surroundings { clock: bench.clock.clone(), disk: bench.disk.clone(), threads: false };
+    super::Store::open_in(bench.options.clone(), around).await
+}
+
 async fn all_are_there(bench: &Bench, names: &[Digest]) {
     let store = bench.open().await;
     for (seed, name) in names.iter().enumerate() {
@@ -249,13 +266,47 @@ async fn after_the_loss_of_power_what_was_named_but_not_written_is_not_adopted()
             fs::remove_file(&path).unwrap();
         }
     }
-    // Another boot: the id in the journal's header is not this machine's.
-    let journal = index_files(&bench, "journal").remove(0);
-    let mut bytes = fs::read(&journal).unwrap();
-    let header = super::journal::header(1, &[7; 16]);
-    bytes[..header.len()].copy_from_slice(&header);
-    fs::write(&journal, bytes).unwrap();
+    another_boot(&bench);
     let store = bench.open().await;
     assert_eq!([lost, gone, torn].map(|name| store.contains(&name)), [false; 3]);
     assert_eq!([synced, lucky].concat().iter().map(|name| store.contains(name)).collect::<Vec<_>>(), [true; 4]);
+}
+
+#[tokio::test]
+async fn a_segment_that_cannot_be_opened_ends_the_start_and_costs_nothing() {
+    let bench = Bench { threads: false, ..Bench::new(16 << 20) };
+    let names = fill(&bench, 6).await;
+    let (segment, aside) = (bench.options.dir.join("segments/1"), bench.options.dir.join("aside"));
+    // Even the rights of root do not open a directory for writing.
+    fs::rename(&segment, &aside).unwrap();
+    fs::create_dir(&segment).unwrap();
+    for index_lost in [false, true] {
+        let saved = bench.options.dir.join("saved");
+        if index_lost {
+            fs::rename(bench.options.dir.join("index"), &saved).unwrap();
+        }
+        assert!(matches!(try_open(&bench).await.err(), Some(OpenError::Io { action: "open", .. })));
+        if index_lost {
+            fs::remove_dir_all(bench.options.dir.join("index")).unwrap();
+            fs::rename(saved, bench.options.dir.join("index")).unwrap();
+        }
+    }
+    fs::remove_dir(&segment).unwrap();
+    fs::rename(&aside, &segment).unwrap();
+    all_are_there(&bench, &names).await;
+}
+
+#[tokio::test]
+async fn after_the_loss_of_power_what_cannot_be_read_for_now_is_kept() {
+    let mut bench = Bench { threads: false, ..Bench::new(16 << 20) };
+    bench.options.sync = SyncPolicy::Interval(std::time::Duration::from_secs(3600));
+    let store = bench.open().await;
+    let names = [put(&store, 1, 1000).await, put(&store, 2, 200_000).await];
+    drop(store);
+    another_boot(&bench);
+    bench.disk.faults.fail(Operation::Read, 5);
+    let store = bench.open().await;
+    bench.disk.faults.clear();
+    assert_eq!(store.get(&names[0], u64::MAX).await.unwrap(), blob(1, 1000));
+    assert_eq!(store.get(&names[1], u64::MAX).await.unwrap(), blob(2, 200_000));
 }
