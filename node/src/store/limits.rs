@@ -110,3 +110,7 @@ pub const SCRUB_PERIOD_SECONDS: u64 = 7 * 24 * 3600;
 /// Bytes that all uploads together may gather before each gives its own to a job at once, however few they are: what
 /// hundreds of stalled uploads may hold. Below it, pieces have the size that is cheapest.
 pub const GATHERED_BYTES: usize = 32 * 1024 * 1024;
+
+/// A use noted this far in the future is not taken for a clock that was ahead: threads look at the clock before they take
+/// the lock, and clocks are set by a little now and then.
+pub const CLOCK_SLACK_SECONDS: u32 = 60;

@@ -2,7 +2,8 @@
 //!
 //! Nothing is looked for in the directories of blobs: what is to be served is known from the index alone. A tail of a
 //! journal that is torn or not understood is cut off. When the machine went down (another boot than the journal's), what
-//! the journal names after its last mark is verified before it counts; files it names may not have made it to the disk.
+//! the journal names after its last mark is verified before it counts; files it names may not have made it to the disk,
+//! and neither may parts of the journal itself.
 
 use std::collections::HashMap;
 use std::fs;
@@ -30,7 +31,8 @@ pub fn open(options: StoreOptions, around: Surroundings) -> Result<Shared, OpenE
     make_directories(&paths)?;
     let mut recovery = Recovery::new(paths.clone(), options.capacity_bytes);
     recovery.load()?;
-    recovery.salvage(&around.disk, around.clock.unix_seconds())?;
+    recovery.salvage(&around.disk)?;
+    recovery.index.clamp_uses(around.clock.unix_seconds());
     recovery.count_segments();
     recovery.settle_doubts(&around.disk);
     let generation = recovery.newest + 1;
@@ -99,6 +101,8 @@ fn begin_journal(disk: &Disk, paths: &Paths, generation: u64) -> Result<Journal,
     let begin = || {
         let file = disk.create_over(&path)?;
         disk.write_all_at(&file, &journal::header(generation, &journal::boot_id()), 0)?;
+        // Without its header, nothing of a journal counts.
+        disk.sync(&file)?;
         disk.sync_dir(&paths.index())?;
         Ok(Journal::new(file))
     };
@@ -157,7 +161,7 @@ impl Recovery {
         let mut recovery = Recovery::new(paths.clone(), 0);
         recovery.read_only = true;
         recovery.load()?;
-        recovery.salvage(disk, 0)?;
+        recovery.salvage(disk)?;
         recovery.count_segments();
         Ok((recovery.index, recovery.segments))
     }
@@ -224,20 +228,32 @@ impl Recovery {
         };
         let rebooted = journal.boot != journal::boot_id() || journal.boot == [0; 16];
         let mut unsynced: Vec<(u64, Key)> = Vec::new();
+        // Of what had not been synced, the loss of power takes any part, and not only from the end.
+        let mut torn = None;
         loop {
             let offset = journal.offset_bytes();
             let Some(record) = journal.next() else {
                 if !journal.skip_damage() {
                     break;
                 }
-                // Not a torn end: something in the middle cannot be read.
-                tracing::error!(path = %path.display(), from = offset, to = journal.offset_bytes(), "a journal is damaged");
-                self.damaged = true;
+                let to = journal.offset_bytes();
+                if rebooted {
+                    tracing::warn!(path = %path.display(), from = offset, to, "a part of a journal is missing");
+                    torn = torn.or(Some(offset));
+                } else {
+                    // Not a torn end: something in the middle cannot be read.
+                    tracing::error!(path = %path.display(), from = offset, to, "a journal is damaged");
+                    self.damaged = true;
+                }
                 continue;
             };
             match record {
                 Record::Put(entry) | Record::Move(entry) if rebooted => unsynced.push((offset, entry.key)),
-                Record::Synced { offset_bytes } => unsynced.retain(|(offset, _)| *offset >= offset_bytes),
+                Record::Synced { offset_bytes } => {
+                    unsynced.retain(|(offset, _)| *offset >= offset_bytes);
+                    // What is before a mark was on the disk.
+                    self.damaged |= torn.is_some_and(|torn| torn < offset_bytes);
+                }
                 _ => {}
             }
             self.apply(&record);
@@ -342,11 +358,12 @@ impl Recovery {
     }
 
     /// When the index is damaged, adds what the files say.
-    fn salvage(&mut self, disk: &Disk, now: u32) -> Result<(), OpenError> {
+    fn salvage(&mut self, disk: &Disk) -> Result<(), OpenError> {
         if !self.damaged {
             return Ok(());
         }
         let directory = self.paths.segments();
+        tracing::warn!("the index is damaged; all files are read to find what there is, which takes its time");
         let mut numbers = Vec::new();
         for entry in fs::read_dir(&directory).map_err(failed("list", &directory))? {
             let name = entry.map_err(failed("list", &directory))?.file_name();
@@ -362,11 +379,9 @@ impl Recovery {
             }
             let Some(slot) = slot else { continue };
             let Some(Some(file)) = self.found.get(slot as usize).cloned() else { continue };
-            let path = self.paths.segment(number);
-            added += salvage::segment(disk, &mut self.index, slot, &file, now).map_err(failed("read", &path))?;
+            added += salvage::segment(disk, &mut self.index, slot, &file);
         }
-        let directory = self.paths.blobs();
-        added += salvage::files(disk, &self.paths, &mut self.index, now).map_err(failed("search", &directory))?;
+        added += salvage::files(disk, &self.paths, &mut self.index);
         if added > 0 {
             tracing::warn!(added, blobs = self.index.blobs(), "the index was damaged; blobs were found in their files");
         }

@@ -13,6 +13,7 @@ use super::error::ReadOnlyReason;
 use super::index::{Found, Index, Mark, Slot};
 use super::journal::HEADER_BYTES;
 use super::key::{Key, Place, Stored};
+use super::limits::CLOCK_SLACK_SECONDS;
 use super::record::{DiskEntry, DiskPlace, Position, Record};
 use super::segments::{Room, Segments};
 
@@ -162,6 +163,10 @@ impl State {
         while self.index.charged_bytes() > bytes {
             let slot = self.index.oldest().ok_or(NoRoom::Reserved)?;
             let found = self.index.get(slot).filter(|found| !found.hidden).ok_or(NoRoom::Reserved)?;
+            if found.used > now.saturating_add(CLOCK_SLACK_SECONDS) {
+                // The clock was ahead. All at once, or each blob would be kept for its own while.
+                self.index.clamp_uses(now);
+            }
             let idle = now.saturating_sub(found.used);
             if self.retention_seconds > 0 && idle <= self.retention_seconds {
                 return Err(NoRoom::InUse(Duration::from_secs(u64::from(self.retention_seconds - idle) + 1)));
