@@ -1,7 +1,8 @@
 //! Compaction: the live records of a segment that is mostly dead go to the active one, and the segment goes.
 //!
 //! The segment is read from one end to the other; what the index says to be there is live. A record that is damaged costs
-//! its blob and no other. The old segment is removed after the sync that puts the copies, and the journal that names them,
+//! its blob and no other. Where the disk fails, what cannot be read stays, and the segment is left alone from then on, so
+//! that it does not keep others from being compacted. The old segment is removed after the sync that puts the copies, and the journal that names them,
 //! on disk; readers of the old one go on, since they hold its file.
 //!
 //! The old segment's slot may be another segment's before its end: whatever is decided under a new hold of the lock is
@@ -42,7 +43,7 @@ pub fn run(shared: &Shared) -> io::Result<()> {
         };
         let Some((slot, file, end)) = victim else { break };
         compact(shared, slot, &file, end)?;
-        if has_live(shared, slot, &file) {
+        if has_live(shared, slot, &file) && !shared.lock().segments.is_set_aside(slot) {
             // Some blobs in it are not visible yet: it is compacted next time.
             break;
         }
@@ -53,7 +54,16 @@ pub fn run(shared: &Shared) -> io::Result<()> {
 /// Moves what is live out of a sealed segment.
 pub fn compact(shared: &Shared, slot: u32, file: &Arc<SegmentFile>, end: u64) -> io::Result<()> {
     let mut walk = SegmentWalk::new(&shared.disk, file, end);
-    while let Some(header) = walk.next()? {
+    loop {
+        let header = match walk.next() {
+            Ok(Some(header)) => header,
+            Ok(None) => break,
+            Err(error) => {
+                // What it leads to is looked for below.
+                tracing::warn!(segment = file.number, %error, "a segment cannot be read from end to end");
+                break;
+            }
+        };
         if shared.maintenance.is_stopped() {
             return Ok(());
         }
@@ -63,9 +73,11 @@ pub fn compact(shared: &Shared, slot: u32, file: &Arc<SegmentFile>, end: u64) ->
             place: Place::Segment { slot, offset_bytes: u64::from(header.offset_bytes) },
         };
         if is_live(shared, &stored, file) {
-            match walk.blob(&header)? {
-                Some(blob) => move_record(shared, &stored, file, &header, blob)?,
-                None => drop_damaged(shared, &stored, file, Damage::Checksum),
+            match walk.blob(&header) {
+                Ok(Some(blob)) => move_record(shared, &stored, file, &header, blob)?,
+                Ok(None) => drop_damaged(shared, &stored, file, Damage::Checksum),
+                // It is tried once more below.
+                Err(_) => {}
             }
         }
     }
@@ -142,8 +154,21 @@ fn move_missed(shared: &Shared, slot: u32, file: &SegmentFile) -> io::Result<()>
             continue;
         }
         let (mut header, mut blob) = ([0; HEADER_BYTES], vec![0; stored.size_bytes as usize]);
-        shared.disk.read_exact_at(&file.file, &mut header, offset_bytes)?;
-        shared.disk.read_exact_at(&file.file, &mut blob, offset_bytes + HEADER_BYTES as u64)?;
+        let read = shared.disk.read_exact_at(&file.file, &mut header, offset_bytes);
+        let read =
+            read.and_then(|()| shared.disk.read_exact_at(&file.file, &mut blob, offset_bytes + HEADER_BYTES as u64));
+        match read {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                drop_damaged(shared, &stored, file, Damage::Short);
+                continue;
+            }
+            Err(error) => {
+                tracing::warn!(hash = stored.key.hash_hex(), %error, "a blob cannot be read and stays where it is");
+                shared.lock().segments.set_aside(slot, file);
+                continue;
+            }
+        }
         let checked = RecordHeader::check(&header, &blob, &stored.key, (file.number, offset_bytes as u32));
         match (checked, RecordHeader::decode(&header)) {
             (Ok(()), Some(header)) => move_record(shared, &stored, file, &header, &blob)?,

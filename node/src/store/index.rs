@@ -199,6 +199,27 @@ impl Index {
         }
     }
 
+    /// Uses that were noted by a clock that was ahead count as made now. Their order stays.
+    pub fn clamp_uses(&mut self, now: u32) {
+        for entry in self.chunks.iter_mut().flat_map(|chunk| chunk.iter_mut()) {
+            entry.used = entry.used.min(now);
+        }
+    }
+
+    /// Adds a blob as the least recently used one, of which no use is known. `None` as with [`Index::insert`].
+    pub fn insert_oldest(&mut self, stored: &Stored) -> Option<Slot> {
+        let slot = self.insert(stored, 0, false)?;
+        let oldest = self.oldest;
+        if oldest != slot {
+            self.unlink(slot);
+            let entry = self.entry_mut(slot);
+            (entry.newer, entry.older) = (oldest, NONE);
+            self.entry_mut(oldest).older = slot;
+            self.oldest = slot;
+        }
+        Some(slot)
+    }
+
     /// The least recently used blob.
     pub fn oldest(&self) -> Option<Slot> {
         self.skip_marks(self.oldest)

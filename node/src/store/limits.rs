@@ -119,3 +119,7 @@ pub const MAX_GARBAGE_BYTES: u64 = 64 * 1024 * 1024;
 
 /// ... this part (a sixteenth) of the capacity, if that is more: by so much the disk's use may exceed the capacity.
 pub const GARBAGE_SHARE: u64 = 16;
+
+/// A use noted this far in the future is not taken for a clock that was ahead: threads look at the clock before they take
+/// the lock, and clocks are set by a little now and then.
+pub const CLOCK_SLACK_SECONDS: u32 = 60;

@@ -118,6 +118,7 @@ pub fn take_snapshot(shared: &Shared) -> io::Result<()> {
     let generation = shared.lock().queue.generation + 1;
     let file = disk.create_over(&paths.journal(generation))?;
     disk.write_all_at(&file, &journal::header(generation, &journal::boot_id()), 0)?;
+    disk.sync(&file)?;
     disk.sync_dir(&paths.index())?;
     sync::rotate_journal(shared, file, generation)?;
     let unfinished = paths.snapshot_unfinished();

@@ -2,7 +2,8 @@
 //!
 //! Nothing is looked for in the directories of blobs: what is to be served is known from the index alone. A tail of a
 //! journal that is torn or not understood is cut off. When the machine went down (another boot than the journal's), what
-//! the journal names after its last mark is verified before it counts; files it names may not have made it to the disk.
+//! the journal names after its last mark is verified before it counts; files it names may not have made it to the disk,
+//! and neither may parts of the journal itself.
 
 use std::collections::HashMap;
 use std::fs;
@@ -22,6 +23,7 @@ use super::record::{DiskEntry, DiskPlace, Record};
 use super::segments::{SegmentFile, Segments};
 use super::shared::{Parts, Shared};
 use super::state::{Counters, NoRoom, Queue, State};
+use super::verify::Finding;
 use super::{salvage, snapshot, verify};
 
 /// Opens the store in a directory.
@@ -30,7 +32,8 @@ pub fn open(options: StoreOptions, around: Surroundings) -> Result<Shared, OpenE
     make_directories(&paths)?;
     let mut recovery = Recovery::new(paths.clone(), options.capacity_bytes);
     recovery.load()?;
-    recovery.salvage(&around.disk, around.clock.unix_seconds())?;
+    recovery.salvage(&around.disk)?;
+    recovery.index.clamp_uses(around.clock.unix_seconds());
     recovery.count_segments();
     recovery.settle_doubts(&around.disk);
     let generation = recovery.newest + 1;
@@ -102,6 +105,8 @@ fn begin_journal(disk: &Disk, paths: &Paths, generation: u64) -> Result<Journal,
     let begin = || {
         let file = disk.create_over(&path)?;
         disk.write_all_at(&file, &journal::header(generation, &journal::boot_id()), 0)?;
+        // Without its header, nothing of a journal counts.
+        disk.sync(&file)?;
         disk.sync_dir(&paths.index())?;
         Ok(Journal::new(file))
     };
@@ -130,6 +135,10 @@ pub struct Recovery {
     newest: u64,
     /// Not all that was written down could be read.
     damaged: bool,
+    /// Nothing is going to be written.
+    read_only: bool,
+    /// A segment is there and could not be opened: without it, nothing may be decided.
+    failed: Option<OpenError>,
 }
 
 // === impl Recovery ===
@@ -146,14 +155,17 @@ impl Recovery {
             replayed_bytes: 0,
             newest: 0,
             damaged: false,
+            read_only: false,
+            failed: None,
         }
     }
 
     /// What there is in a store, without changing anything.
     pub fn load_only(disk: &Disk, paths: &Paths) -> Result<(Index, Segments), OpenError> {
         let mut recovery = Recovery::new(paths.clone(), 0);
+        recovery.read_only = true;
         recovery.load()?;
-        recovery.salvage(disk, 0)?;
+        recovery.salvage(disk)?;
         recovery.count_segments();
         Ok((recovery.index, recovery.segments))
     }
@@ -193,7 +205,7 @@ impl Recovery {
         for generation in journals.into_iter().filter(|generation| *generation >= from) {
             self.replay(generation)?;
         }
-        Ok(())
+        self.failed.take().map_or(Ok(()), Err)
     }
 
     fn load_snapshot(&mut self, generation: u64) -> Result<(), OpenError> {
@@ -220,20 +232,32 @@ impl Recovery {
         };
         let rebooted = journal.boot != journal::boot_id() || journal.boot == [0; 16];
         let mut unsynced: Vec<(u64, Key)> = Vec::new();
+        // Of what had not been synced, the loss of power takes any part, and not only from the end.
+        let mut torn = None;
         loop {
             let offset = journal.offset_bytes();
             let Some(record) = journal.next() else {
                 if !journal.skip_damage() {
                     break;
                 }
-                // Not a torn end: something in the middle cannot be read.
-                tracing::error!(path = %path.display(), from = offset, to = journal.offset_bytes(), "a journal is damaged");
-                self.damaged = true;
+                let to = journal.offset_bytes();
+                if rebooted {
+                    tracing::warn!(path = %path.display(), from = offset, to, "a part of a journal is missing");
+                    torn = torn.or(Some(offset));
+                } else {
+                    // Not a torn end: something in the middle cannot be read.
+                    tracing::error!(path = %path.display(), from = offset, to, "a journal is damaged");
+                    self.damaged = true;
+                }
                 continue;
             };
             match record {
                 Record::Put(entry) | Record::Move(entry) if rebooted => unsynced.push((offset, entry.key)),
-                Record::Synced { offset_bytes } => unsynced.retain(|(offset, _)| *offset >= offset_bytes),
+                Record::Synced { offset_bytes } => {
+                    unsynced.retain(|(offset, _)| *offset >= offset_bytes);
+                    // What is before a mark was on the disk.
+                    self.damaged |= torn.is_some_and(|torn| torn < offset_bytes);
+                }
                 _ => {}
             }
             self.apply(&record);
@@ -285,13 +309,21 @@ impl Recovery {
                 Place::Segment { slot, .. } => self.segments.file(slot).cloned(),
                 Place::File { .. } => None,
             };
-            if let Err(error) = verify::check(disk, &self.paths, segment.as_deref(), &found.stored, |_| {}) {
-                tracing::warn!(hash = key.hash_hex(), %error, "a blob did not survive the loss of power");
-                self.index.remove(slot);
-                if let Place::Segment { slot, .. } = found.stored.place {
-                    // The sweep removes the file if nothing else is in it.
-                    self.segments.release(slot, found.stored.place.charge_bytes(found.stored.size_bytes));
+            match verify::check(disk, &self.paths, segment.as_deref(), &found.stored, |_| {}) {
+                Ok(()) => continue,
+                Err(Finding::Io(error)) => {
+                    // Reads check it again, so that keeping it harms nobody.
+                    tracing::warn!(hash = key.hash_hex(), %error, "a blob could not be checked after the loss of power");
+                    continue;
                 }
+                Err(finding @ (Finding::Damaged(_) | Finding::Hash)) => {
+                    tracing::warn!(hash = key.hash_hex(), %finding, "a blob did not survive the loss of power");
+                }
+            }
+            self.index.remove(slot);
+            if let Place::Segment { slot, .. } = found.stored.place {
+                // The sweep removes the file if nothing else is in it.
+                self.segments.release(slot, found.stored.place.charge_bytes(found.stored.size_bytes));
             }
         }
     }
@@ -308,26 +340,35 @@ impl Recovery {
     }
 
     /// The slot of a segment, which is opened when it is first named. It may be gone: a later record says then where its
-    /// blobs have gone.
+    /// blobs have gone. Any other error ends the start, since a segment that is in no slot is removed.
     fn slot(&mut self, number: u32) -> Option<u32> {
         if let Some(slot) = self.slots.get(&number) {
             return Some(*slot);
         }
         let slot = u32::try_from(self.found.len()).ok().filter(|slot| *slot < MAX_SEGMENTS)?;
         let path = self.paths.segment(number);
-        let file = fs::OpenOptions::new().read(true).write(true).open(&path).or_else(|_| fs::File::open(&path));
-        self.found.push(file.ok().map(|file| SegmentFile::new(number, file)));
+        // Whichever is the newest is written to.
+        let file = match fs::OpenOptions::new().read(true).write(!self.read_only).open(&path) {
+            Ok(file) => Some(SegmentFile::new(number, file)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(error) => {
+                self.failed = Some(failed("open", &path)(error));
+                None
+            }
+        };
+        self.found.push(file);
         self.slots.insert(number, slot);
         self.segments.skip_number(number);
         Some(slot)
     }
 
     /// When the index is damaged, adds what the files say.
-    fn salvage(&mut self, disk: &Disk, now: u32) -> Result<(), OpenError> {
+    fn salvage(&mut self, disk: &Disk) -> Result<(), OpenError> {
         if !self.damaged {
             return Ok(());
         }
         let directory = self.paths.segments();
+        tracing::warn!("the index is damaged; all files are read to find what there is, which takes its time");
         let mut numbers = Vec::new();
         for entry in fs::read_dir(&directory).map_err(failed("list", &directory))? {
             let name = entry.map_err(failed("list", &directory))?.file_name();
@@ -337,13 +378,15 @@ impl Recovery {
         numbers.sort_unstable_by(|one, other| other.cmp(one));
         let mut added = 0;
         for number in numbers {
-            let Some(slot) = self.slot(number) else { continue };
+            let slot = self.slot(number);
+            if let Some(error) = self.failed.take() {
+                return Err(error);
+            }
+            let Some(slot) = slot else { continue };
             let Some(Some(file)) = self.found.get(slot as usize).cloned() else { continue };
-            let path = self.paths.segment(number);
-            added += salvage::segment(disk, &mut self.index, slot, &file, now).map_err(failed("read", &path))?;
+            added += salvage::segment(disk, &mut self.index, slot, &file);
         }
-        let directory = self.paths.blobs();
-        added += salvage::files(disk, &self.paths, &mut self.index, now).map_err(failed("search", &directory))?;
+        added += salvage::files(disk, &self.paths, &mut self.index);
         if added > 0 {
             tracing::warn!(added, blobs = self.index.blobs(), "the index was damaged; blobs were found in their files");
         }

@@ -5,6 +5,10 @@ use casbah_cluster::digest::Digest;
 
 use crate::config::SyncPolicy;
 
+use super::disk::Operation;
+use super::error::OpenError;
+use super::options::Surroundings;
+use super::state::NoRoom;
 use super::testing::{Bench, blob, digest, put, settle};
 use super::{maintenance, sync};
 
@@ -148,6 +152,20 @@ async fn a_journal_cut_anywhere_keeps_what_comes_before_the_cut() {
     assert_eq!(kept, 5, "all but the last, whose record lacks a byte");
 }
 
+/// The id in the first journal's header is not this machine's.
+fn another_boot(bench: &Bench) {
+    let journal = index_files(bench, "journal").remove(0);
+    let mut bytes = fs::read(&journal).unwrap();
+    let header = super::journal::header(1, &[7; 16]);
+    bytes[..header.len()].copy_from_slice(&header);
+    fs::write(&journal, bytes).unwrap();
+}
+
+async fn try_open(bench: &Bench) -> Result<super::Store, OpenError> {
+    let around = Surroundings { clock: bench.clock.clone(), disk: bench.disk.clone(), threads: false };
+    super::Store::open_in(bench.options.clone(), around).await
+}
+
 async fn all_are_there(bench: &Bench, names: &[Digest]) {
     let store = bench.open().await;
     for (seed, name) in names.iter().enumerate() {
@@ -249,13 +267,177 @@ async fn after_the_loss_of_power_what_was_named_but_not_written_is_not_adopted()
             fs::remove_file(&path).unwrap();
         }
     }
-    // Another boot: the id in the journal's header is not this machine's.
-    let journal = index_files(&bench, "journal").remove(0);
-    let mut bytes = fs::read(&journal).unwrap();
-    let header = super::journal::header(1, &[7; 16]);
-    bytes[..header.len()].copy_from_slice(&header);
-    fs::write(&journal, bytes).unwrap();
+    another_boot(&bench);
     let store = bench.open().await;
     assert_eq!([lost, gone, torn].map(|name| store.contains(&name)), [false; 3]);
     assert_eq!([synced, lucky].concat().iter().map(|name| store.contains(name)).collect::<Vec<_>>(), [true; 4]);
+}
+
+#[tokio::test]
+async fn a_segment_that_cannot_be_opened_ends_the_start_and_costs_nothing() {
+    let bench = Bench { threads: false, ..Bench::new(16 << 20) };
+    let names = fill(&bench, 6).await;
+    let (segment, aside) = (bench.options.dir.join("segments/1"), bench.options.dir.join("aside"));
+    // Even the rights of root do not open a directory for writing.
+    fs::rename(&segment, &aside).unwrap();
+    fs::create_dir(&segment).unwrap();
+    for index_lost in [false, true] {
+        let saved = bench.options.dir.join("saved");
+        if index_lost {
+            fs::rename(bench.options.dir.join("index"), &saved).unwrap();
+        }
+        assert!(matches!(try_open(&bench).await.err(), Some(OpenError::Io { action: "open", .. })));
+        if index_lost {
+            fs::remove_dir_all(bench.options.dir.join("index")).unwrap();
+            fs::rename(saved, bench.options.dir.join("index")).unwrap();
+        }
+    }
+    fs::remove_dir(&segment).unwrap();
+    fs::rename(&aside, &segment).unwrap();
+    all_are_there(&bench, &names).await;
+}
+
+#[tokio::test]
+async fn after_the_loss_of_power_what_cannot_be_read_for_now_is_kept() {
+    let mut bench = Bench { threads: false, ..Bench::new(16 << 20) };
+    bench.options.sync = SyncPolicy::Interval(std::time::Duration::from_secs(3600));
+    let store = bench.open().await;
+    let names = [put(&store, 1, 1000).await, put(&store, 2, 200_000).await];
+    drop(store);
+    another_boot(&bench);
+    bench.disk.faults.fail(Operation::Read, 5);
+    let store = bench.open().await;
+    bench.disk.faults.clear();
+    assert_eq!(store.get(&names[0], u64::MAX).await.unwrap(), blob(1, 1000));
+    assert_eq!(store.get(&names[1], u64::MAX).await.unwrap(), blob(2, 200_000));
+}
+
+#[tokio::test]
+async fn a_record_forged_inside_an_upload_is_not_adopted() {
+    let bench = Bench { threads: false, ..Bench::new(16 << 20) };
+    let store = bench.open().await;
+    // The first record of a store lies at 64, so that its bytes begin at 128. They are a record that lies about itself.
+    let (wanted, evil) = (digest(b"good"), b"evil");
+    let forged = super::segment::RecordHeader {
+        key: super::key::Key::of(&wanted),
+        size_bytes: 4,
+        checksum: crc32c::crc32c(evil),
+        segment: 1,
+        offset_bytes: 128,
+    };
+    let mut bytes = forged.encode().to_vec();
+    bytes.extend(evil);
+    let carrier = digest(&bytes);
+    store.put(&carrier, bytes.into()).await.unwrap();
+    let other = put(&store, 1, 1000).await;
+    drop(store);
+    let segment = bench.options.dir.join("segments/1");
+    let mut bytes = fs::read(&segment).unwrap();
+    assert_eq!(&bytes[128..192], &forged.encode());
+    bytes[70] ^= 1;
+    fs::write(&segment, bytes).unwrap();
+    fs::remove_dir_all(bench.options.dir.join("index")).unwrap();
+    let store = bench.open().await;
+    assert_eq!([wanted, carrier, other].map(|name| store.contains(&name)), [false, false, true]);
+}
+
+#[tokio::test]
+async fn salvage_passes_over_what_cannot_be_read() {
+    let bench = Bench { threads: false, ..Bench::new(16 << 20) };
+    let store = bench.open().await;
+    let names = [put(&store, 1, 1000).await, put(&store, 2, 200_000).await];
+    drop(store);
+    fs::write(bench.options.dir.join("blobs/stray"), b"not a directory").unwrap();
+    let mut lost = 0;
+    for after in 0..8 {
+        fs::remove_dir_all(bench.options.dir.join("index")).unwrap();
+        bench.disk.faults.fail_once_after(Operation::Read, 5, after);
+        let store = bench.open().await;
+        bench.disk.faults.clear();
+        lost += names.iter().filter(|name| !store.contains(name)).count();
+    }
+    assert!(lost > 0, "the faults did happen");
+    fs::remove_dir_all(bench.options.dir.join("index")).unwrap();
+    assert_eq!(bench.open().await.touch(&names), [true; 2]);
+}
+
+#[tokio::test]
+async fn what_is_salvaged_is_the_first_to_go() {
+    let bench = Bench { threads: false, ..Bench::new(4 << 20) };
+    let store = bench.open().await;
+    let known = [put(&store, 1, 1000).await, put(&store, 2, 1 << 20).await];
+    maintenance::take_snapshot(store.shared()).unwrap();
+    let salvaged = [put(&store, 3, 1 << 20).await, put(&store, 4, 100_000).await];
+    drop(store);
+    let journal = index_files(&bench, "journal").pop().unwrap();
+    fs::write(journal, b"").unwrap();
+    let store = bench.open().await;
+    assert_eq!([known, salvaged].concat().iter().filter(|name| store.contains(name)).count(), 4);
+    put(&store, 5, (1 << 20) + (1 << 19)).await;
+    put(&store, 6, 1 << 19).await;
+    assert_eq!(salvaged.map(|name| store.contains(&name)), [false, true], "those without a known use, ...");
+    assert_eq!(known.map(|name| store.contains(&name)), [true; 2], "... and no others");
+}
+
+#[tokio::test]
+async fn a_hole_in_the_journal_after_the_loss_of_power_is_no_reason_to_search_the_files() {
+    for (rebooted, marked) in [(true, false), (true, true), (false, false)] {
+        let mut bench = Bench { threads: false, ..Bench::new(16 << 20) };
+        bench.options.sync = SyncPolicy::Interval(std::time::Duration::from_secs(3600));
+        let names = fill(&bench, 6).await;
+        if marked {
+            let bytes = fs::read(index_files(&bench, "journal").remove(0)).unwrap();
+            let mut journal = super::journal::FoundJournal::new(bytes).unwrap();
+            journal.by_ref().for_each(drop);
+            let offset_bytes = journal.offset_bytes();
+            let mut mark = Vec::new();
+            super::record::Record::Synced { offset_bytes }
+                .encode(super::record::Position { generation: 1, offset_bytes }, &mut mark);
+            let mut bytes = fs::read(index_files(&bench, "journal").remove(0)).unwrap();
+            bytes[offset_bytes as usize..][..mark.len()].copy_from_slice(&mark);
+            fs::write(index_files(&bench, "journal").remove(0), bytes).unwrap();
+        }
+        if rebooted {
+            another_boot(&bench);
+        }
+        let path = index_files(&bench, "journal").remove(0);
+        let mut bytes = fs::read(&path).unwrap();
+        // The second record.
+        bytes[64 + 64 + 30] ^= 1;
+        fs::write(path, bytes).unwrap();
+        let store = bench.open().await;
+        let lost = store.touch(&names).iter().filter(|here| !**here).count();
+        // A search would have found them all.
+        assert_eq!(lost > 0, rebooted && !marked, "{rebooted} {marked}");
+        assert!(lost <= 1);
+    }
+}
+
+#[tokio::test]
+async fn a_clock_that_was_ahead_keeps_blobs_for_the_retention_floor_and_no_longer() {
+    for restart in [false, true] {
+        let mut bench = Bench { threads: false, ..Bench::new(4 << 20) };
+        bench.options.retention_floor = std::time::Duration::from_secs(3600);
+        let mut store = bench.open().await;
+        let year = 365 * 86400;
+        bench.clock.advance(year);
+        for seed in 0..12 {
+            put(&store, seed, 300_000).await;
+        }
+        bench.clock.advance(0_u32.wrapping_sub(year));
+        if restart {
+            drop(store);
+            store = bench.open().await;
+        } else {
+            let now = store.shared().now();
+            let NoRoom::InUse(wait) = store.shared().lock().evict_down_to(0, now).unwrap_err() else { panic!() };
+            assert!(wait <= std::time::Duration::from_secs(3601));
+        }
+        bench.clock.advance(3601);
+        put(&store, 99, 900_000).await;
+        let now = store.shared().now();
+        let left = store.shared().lock().evict_down_to(0, now);
+        assert!(matches!(left, Err(NoRoom::InUse(_))));
+        assert_eq!(store.status().blobs, 1, "one wait is for all of them");
+    }
 }

@@ -1,56 +1,106 @@
 //! What is done when the index is damaged: what the files themselves say is taken for what there is.
 //!
-//! Records of segments and files of blobs say whose they are. Only whole ones count: a record must match its checksum, a
-//! file must have its length and trailer (its bytes are checked when they are read). Blobs that had been evicted may come
-//! back, which harms nobody. This reads all segments and opens all files, and is needed only after damage.
+//! Records of segments and files of blobs say whose they are, but where a header is damaged, records are looked for in
+//! what may be the bytes of a blob, which a client has chosen. So only that counts whose bytes are those that its digest
+//! names. What cannot be read is passed over. Blobs that had been evicted may come back, which harms nobody: they are the
+//! first to go again. This reads all segments and the files that the index does not have, and is needed only after
+//! damage.
 
-use std::fs;
+use std::fs::{self, DirEntry};
 use std::io;
+use std::path::Path;
+
+use casbah_cluster::digest::DigestFunction;
 
 use super::blob_file::{TRAILER_BYTES, size_in_trailer};
 use super::disk::Disk;
 use super::index::Index;
-use super::key::{Place, Stored};
+use super::key::{Key, Place, Stored};
 use super::paths::{Paths, parse_blob_name};
 use super::segment_walk::SegmentWalk;
 use super::segments::SegmentFile;
 use super::verify;
 
-/// Adds what is in a segment and not in the index. Returns the number of blobs added.
-pub fn segment(disk: &Disk, index: &mut Index, slot: u32, file: &SegmentFile, now: u32) -> io::Result<u64> {
-    let mut walk = SegmentWalk::new(disk, file, file.file.metadata()?.len());
-    let mut added = 0;
-    while let Some(header) = walk.next()? {
-        if walk.blob(&header)?.is_none() {
-            walk.distrust(&header);
-            continue;
+/// Adds what is in a segment and not in the index, as used before all else. Returns the number of blobs added.
+pub fn segment(disk: &Disk, index: &mut Index, slot: u32, file: &SegmentFile) -> u64 {
+    let length = file.file.metadata().map(|metadata| metadata.len());
+    let length = length.inspect_err(|error| tracing::error!(segment = file.number, %error, "a segment cannot be read"));
+    let mut walk = SegmentWalk::new(disk, file, length.unwrap_or(0));
+    let mut found = Vec::new();
+    loop {
+        let header = match walk.next() {
+            Ok(Some(header)) => header,
+            Ok(None) => break,
+            Err(error) => {
+                tracing::error!(segment = file.number, %error, "a part of a segment cannot be read");
+                continue;
+            }
+        };
+        match walk.blob(&header) {
+            Ok(Some(blob)) if is_named(&header.key, blob) => {
+                let place = Place::Segment { slot, offset_bytes: u64::from(header.offset_bytes) };
+                found.push(Stored { key: header.key, size_bytes: u64::from(header.size_bytes), place });
+            }
+            Ok(_) => walk.distrust(&header),
+            Err(error) => {
+                tracing::error!(segment = file.number, %error, "a part of a segment cannot be read");
+                walk.distrust(&header);
+            }
         }
-        let place = Place::Segment { slot, offset_bytes: u64::from(header.offset_bytes) };
-        let stored = Stored { key: header.key, size_bytes: u64::from(header.size_bytes), place };
-        added += u64::from(index.insert(&stored, now, false).is_some());
     }
-    Ok(added)
+    // The last first: of two copies, that is the one that stays.
+    found.iter().rev().filter(|stored| index.insert_oldest(stored).is_some()).count() as u64
 }
 
-/// Adds what has a file of its own and is not in the index. Returns the number of blobs added.
-pub fn files(disk: &Disk, paths: &Paths, index: &mut Index, now: u32) -> io::Result<u64> {
+/// Whether these are the bytes that a key names.
+fn is_named(key: &Key, blob: &[u8]) -> bool {
+    DigestFunction::from_number(key.function).is_some_and(|function| {
+        let mut hasher = function.hasher();
+        hasher.update(blob);
+        Key::of(&hasher.finish()) == *key
+    })
+}
+
+/// Adds what has a file of its own and is not in the index, as used before all else. Returns the number of blobs added.
+pub fn files(disk: &Disk, paths: &Paths, index: &mut Index) -> u64 {
     let mut added = 0;
-    for directory in fs::read_dir(paths.blobs())? {
-        for entry in fs::read_dir(directory?.path())? {
-            let entry = entry?;
+    for directory in list(&paths.blobs()) {
+        for entry in list(&directory.path()) {
             let Some((key, serial)) = entry.file_name().to_str().and_then(parse_blob_name) else { continue };
             if index.find(&key).is_some() {
                 continue;
             }
-            let file = disk.open(&entry.path())?;
-            let Some(at) = file.metadata()?.len().checked_sub(TRAILER_BYTES as u64) else { continue };
-            let mut trailer = [0; TRAILER_BYTES];
-            disk.read_exact_at(&file, &mut trailer, at)?;
-            let stored = Stored { key, size_bytes: size_in_trailer(&trailer), place: Place::File { serial } };
-            if verify::check_label(disk, &file, &stored).is_ok() {
-                added += u64::from(index.insert(&stored, now, false).is_some());
+            match check(disk, paths, &entry.path(), key, serial) {
+                Ok(Some(stored)) => added += u64::from(index.insert_oldest(&stored).is_some()),
+                Ok(None) => {}
+                Err(error) => tracing::error!(path = %entry.path().display(), %error, "a file cannot be read"),
             }
         }
     }
-    Ok(added)
+    added
+}
+
+/// What is in a directory, as far as that can be read.
+fn list(path: &Path) -> Vec<DirEntry> {
+    let entries = fs::read_dir(path).and_then(|entries| entries.collect::<io::Result<Vec<DirEntry>>>());
+    entries.unwrap_or_else(|error| {
+        tracing::error!(path = %path.display(), %error, "a directory cannot be read");
+        Vec::new()
+    })
+}
+
+/// The blob of a file; `None` when its bytes are not those that its name says.
+fn check(disk: &Disk, paths: &Paths, path: &Path, key: Key, serial: u8) -> io::Result<Option<Stored>> {
+    let file = disk.open(path)?;
+    let Some(at) = file.metadata()?.len().checked_sub(TRAILER_BYTES as u64) else { return Ok(None) };
+    let mut trailer = [0; TRAILER_BYTES];
+    disk.read_exact_at(&file, &mut trailer, at)?;
+    let stored = Stored { key, size_bytes: size_in_trailer(&trailer), place: Place::File { serial } };
+    let Some(digest) = key.digest(stored.size_bytes) else { return Ok(None) };
+    let mut hasher = digest.function().hasher();
+    match verify::check(disk, paths, None, &stored, |bytes| hasher.update(bytes)) {
+        Ok(()) => Ok((hasher.finish() == digest).then_some(stored)),
+        Err(verify::Finding::Io(error)) => Err(error),
+        Err(_) => Ok(None),
+    }
 }

@@ -147,14 +147,85 @@ async fn a_segment_that_takes_the_slot_of_one_being_compacted_keeps_its_blobs() 
     assert_eq!(store.touch(&live), [true; 20]);
     // Nor does what a reader or the scrubber finds wrong with the old segment say anything of the new one.
     let again = put(&store, 1, 1000).await;
-    let state = store.shared().lock();
-    let slot = state.index.find(&super::key::Key::of(&again)).unwrap();
-    let stored = state.index.get(slot).unwrap().stored;
-    assert!(!state.segments.is_in(stored.place, &victim.1));
-    drop(state);
+    let stored = {
+        let state = store.shared().lock();
+        let slot = state.index.find(&super::key::Key::of(&again)).unwrap();
+        let stored = state.index.get(slot).unwrap().stored;
+        assert!(!state.segments.is_in(stored.place, &victim.1));
+        stored
+    };
     assert!(!store.shared().drop_damaged(&stored.key, stored.place, Some(&victim.1)));
     assert_eq!(reader.next().await.unwrap().unwrap(), blob(1, 1000));
     assert_eq!((evicted.len(), store.status().damaged_blobs), (19, 0));
+}
+
+/// A store with two sealed segments, most of each dead; and what is live in them.
+async fn two_sparse_segments(bench: &Bench) -> (super::Store, [Vec<casbah_cluster::digest::Digest>; 2]) {
+    let store = bench.open().await;
+    let mut kept = [Vec::new(), Vec::new()];
+    for (segment, kept) in (0..).zip(&mut kept) {
+        for seed in 0..20 {
+            kept.push(put(&store, segment * 100 + seed, 40_000).await);
+        }
+        let mut state = store.shared().lock();
+        state.segments.seal();
+        for name in kept.drain(..18) {
+            let slot = state.index.find(&super::key::Key::of(&name)).unwrap();
+            state.forget(slot);
+        }
+    }
+    (store, kept)
+}
+
+#[tokio::test]
+async fn a_segment_that_is_too_short_costs_what_is_missing_and_is_compacted() {
+    let bench = Bench { threads: false, ..Bench::new(16 << 20) };
+    let (store, [first, second]) = two_sparse_segments(&bench).await;
+    let segment = &segment_files(&bench)[0];
+    std::fs::OpenOptions::new().write(true).open(segment).unwrap().set_len(770_000).unwrap();
+    let victim = store.shared().lock().segments.sparsest().unwrap();
+    assert_eq!(victim.1.number, 1);
+    compact::compact(store.shared(), victim.0, &victim.1, victim.2).unwrap();
+    sync::pass(store.shared()).unwrap();
+    assert!(!segment.exists());
+    assert_eq!(store.touch(&[first, second].concat()), [true, false, true, true]);
+    assert_eq!(store.status().damaged_blobs, 1);
+}
+
+#[tokio::test]
+async fn a_segment_that_cannot_be_read_stays_and_does_not_keep_others_from_compaction() {
+    let bench = Bench { threads: false, ..Bench::new(16 << 20) };
+    let (store, names) = two_sparse_segments(&bench).await;
+    let victim = store.shared().lock().segments.sparsest().unwrap();
+    bench.disk.faults.fail(super::disk::Operation::Read, 5);
+    compact::compact(store.shared(), victim.0, &victim.1, victim.2).unwrap();
+    bench.disk.faults.clear();
+    assert_eq!(store.touch(&names.concat()), [true; 4], "an error is no damage");
+    let other = store.shared().lock().segments.sparsest().unwrap();
+    assert_ne!(other.1.number, victim.1.number);
+    compact::compact(store.shared(), other.0, &other.1, other.2).unwrap();
+    sync::pass(store.shared()).unwrap();
+    let left = segment_files(&bench);
+    assert!(left.iter().any(|path| path.ends_with(victim.1.number.to_string())));
+    assert!(!left.iter().any(|path| path.ends_with(other.1.number.to_string())));
+    assert_eq!(store.touch(&names.concat()), [true; 4]);
+}
+
+#[tokio::test]
+async fn a_read_error_in_the_middle_of_a_segment_costs_nothing_if_it_passes() {
+    let bench = Bench { threads: false, ..Bench::new(16 << 20) };
+    let (store, names) = two_sparse_segments(&bench).await;
+    for after in 0..2 {
+        let victim = store.shared().lock().segments.sparsest().unwrap();
+        bench.disk.faults.fail_once_after(super::disk::Operation::Read, 5, after);
+        compact::compact(store.shared(), victim.0, &victim.1, victim.2).unwrap();
+        bench.disk.faults.clear();
+        sync::pass(store.shared()).unwrap();
+        assert!(!segment_files(&bench).iter().any(|path| path.ends_with(victim.1.number.to_string())));
+    }
+    for (name, seed) in names.concat().iter().zip([18, 19, 118, 119]) {
+        assert_eq!(store.get(name, u64::MAX).await.unwrap(), blob(seed, 40_000));
+    }
 }
 
 #[tokio::test]

@@ -4,7 +4,7 @@ use std::io;
 
 use super::disk::Disk;
 use super::key::RECORD_ALIGN;
-use super::limits::PIECE_BYTES;
+use super::limits::{DISK_BLOCK_BYTES, PIECE_BYTES};
 use super::segment::{HEADER_BYTES, RecordHeader, record_bytes};
 use super::segments::SegmentFile;
 
@@ -19,6 +19,8 @@ pub struct SegmentWalk<'a> {
     /// What has been read, and from where on.
     window: Vec<u8>,
     start: u64,
+    /// Up to here, no more is read at a time than is asked for: somewhere in it the disk fails.
+    careful_until: u64,
 }
 
 // === impl SegmentWalk ===
@@ -26,15 +28,29 @@ pub struct SegmentWalk<'a> {
 impl<'a> SegmentWalk<'a> {
     /// From the first record on, up to this offset.
     pub fn new(disk: &'a Disk, file: &'a SegmentFile, end: u64) -> SegmentWalk<'a> {
-        SegmentWalk { disk, file, end, at: HEADER_BYTES as u64, window: Vec::new(), start: 0 }
+        SegmentWalk { disk, file, end, at: HEADER_BYTES as u64, window: Vec::new(), start: 0, careful_until: 0 }
     }
 
-    /// The next record that says it is here; its blob may be damaged. Where no record is, the next place is tried.
+    /// The next record that says it is here; its blob may be damaged. Where no record is, the next place is tried. A file
+    /// that is too short ends the walk.
+    ///
+    /// # Errors
+    /// What the disk said of this place; the next call goes on behind it.
     pub fn next(&mut self) -> io::Result<Option<RecordHeader>> {
         while self.at + (HEADER_BYTES as u64) <= self.end {
             let at = self.at;
             let number = self.file.number;
-            let header = self.read(at, HEADER_BYTES)?.first_chunk().and_then(RecordHeader::decode);
+            let header = match self.read(at, HEADER_BYTES) {
+                Ok(bytes) => bytes.first_chunk().and_then(RecordHeader::decode),
+                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                    self.at = self.end;
+                    return Ok(None);
+                }
+                Err(error) => {
+                    self.at = (at + 1).next_multiple_of(DISK_BLOCK_BYTES);
+                    return Err(error);
+                }
+            };
             let here = header.filter(|header| header.segment == number && u64::from(header.offset_bytes) == at);
             let Some(header) = here else {
                 self.at += RECORD_ALIGN;
@@ -47,9 +63,15 @@ impl<'a> SegmentWalk<'a> {
     }
 
     /// The blob of a record, if it is all there and matches its checksum.
+    ///
+    /// # Errors
+    /// What the disk said of this blob; the walk may go on.
     pub fn blob(&mut self, header: &RecordHeader) -> io::Result<Option<&[u8]>> {
         let length = header.size_bytes as usize;
-        let blob = self.read(u64::from(header.offset_bytes) + HEADER_BYTES as u64, length)?;
+        let blob = match self.read(u64::from(header.offset_bytes) + HEADER_BYTES as u64, length) {
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
+            read => read?,
+        };
         Ok((blob.len() == length && crc32c::crc32c(blob) == header.checksum).then_some(blob))
     }
 
@@ -61,12 +83,20 @@ impl<'a> SegmentWalk<'a> {
     fn read(&mut self, at: u64, length: usize) -> io::Result<&[u8]> {
         let length = length.min(usize::try_from(self.end.saturating_sub(at)).unwrap_or(0));
         if at < self.start || at + length as u64 > self.start + self.window.len() as u64 {
-            let wanted = (self.end - at).min(length.max(PIECE_BYTES) as u64) as usize;
-            self.window.resize(wanted, 0);
-            self.start = at;
-            self.disk.read_exact_at(&self.file.file, &mut self.window, at)?;
+            let wanted = (self.end.saturating_sub(at)).min(length.max(PIECE_BYTES) as u64) as usize;
+            if at < self.careful_until || self.fill(at, wanted).is_err() {
+                self.careful_until = self.careful_until.max(at + wanted as u64);
+                self.fill(at, length)?;
+            }
         }
         let from = (at - self.start) as usize;
         Ok(self.window.get(from..from + length).unwrap_or_default())
+    }
+
+    fn fill(&mut self, at: u64, length: usize) -> io::Result<()> {
+        self.window.resize(length, 0);
+        self.start = at;
+        // What is not all there is not to be taken for what has been read.
+        self.disk.read_exact_at(&self.file.file, &mut self.window, at).inspect_err(|_| self.window.clear())
     }
 }

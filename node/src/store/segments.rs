@@ -46,6 +46,8 @@ struct Segment {
     live_bytes: u64,
     /// Records being written, which neither are live yet nor will be dead.
     pending: u32,
+    /// Some of it cannot be read: it is not compacted.
+    aside: bool,
 }
 
 /// Room for a record.
@@ -99,7 +101,8 @@ impl Segments {
 
     /// Bytes of records that are no longer live.
     pub fn dead_bytes(&self) -> u64 {
-        self.used_bytes - self.live_bytes
+        // Records that salvage found in one another count twice.
+        self.used_bytes.saturating_sub(self.live_bytes)
     }
 
     /// Bytes of files: what is used, and the unused rest of the active one and the spare.
@@ -151,7 +154,7 @@ impl Segments {
     pub fn restore(&mut self, found: Vec<Option<Arc<SegmentFile>>>) {
         for file in found {
             let end = HEADER_BYTES as u64;
-            let segment = file.map(|file| Segment { file, end, live_bytes: 0, pending: 0 });
+            let segment = file.map(|file| Segment { file, end, live_bytes: 0, pending: 0, aside: false });
             if let Some(segment) = &segment {
                 self.used_bytes += segment.end;
                 self.live_bytes += segment.end;
@@ -232,10 +235,24 @@ impl Segments {
         self.drop_if_empty(slot)
     }
 
-    /// The sealed segment with the largest dead share: its slot, file, and end.
+    /// Has a segment not compacted again in this run, since some of it cannot be read.
+    pub fn set_aside(&mut self, slot: u32, file: &SegmentFile) {
+        let place = self.table.get_mut(slot as usize).and_then(Option::as_mut);
+        if let Some(segment) = place.filter(|segment| segment.file.number == file.number) {
+            segment.aside = true;
+        }
+    }
+
+    /// Whether the segment in this slot is not to be compacted.
+    pub fn is_set_aside(&self, slot: u32) -> bool {
+        self.get(slot).is_some_and(|segment| segment.aside)
+    }
+
+    /// The sealed segment with the largest dead share that is not set aside: its slot, file, and end.
     pub fn sparsest(&self) -> Option<(u32, Arc<SegmentFile>, u64)> {
         let sealed = self.table.iter().zip(0_u32..).filter(|(_, slot)| Some(*slot) != self.active);
-        let idle = sealed.filter_map(|(segment, slot)| Some((slot, segment.as_ref().filter(|s| s.pending == 0)?)));
+        let idle =
+            sealed.filter_map(|(segment, slot)| Some((slot, segment.as_ref().filter(|s| s.pending == 0 && !s.aside)?)));
         let dead = idle.filter(|(_, segment)| segment.live_bytes + (HEADER_BYTES as u64) < segment.end);
         let sparsest = dead.min_by_key(|(_, segment)| segment.live_bytes.saturating_mul(1000) / segment.end.max(1));
         sparsest.map(|(slot, segment)| (slot, Arc::clone(&segment.file), segment.end))
@@ -259,7 +276,7 @@ impl Segments {
     fn add(&mut self, file: Arc<SegmentFile>) -> Option<u32> {
         let free = self.table.iter().position(Option::is_none).unwrap_or(self.table.len());
         let slot = u32::try_from(free).ok().filter(|slot| *slot < MAX_SEGMENTS)?;
-        let segment = Segment { file, end: HEADER_BYTES as u64, live_bytes: 0, pending: 0 };
+        let segment = Segment { file, end: HEADER_BYTES as u64, live_bytes: 0, pending: 0, aside: false };
         self.used_bytes += segment.end;
         // The header is neither live nor dead; it counts as live so that dead bytes are what compaction can win.
         self.live_bytes += segment.end;

@@ -14,7 +14,7 @@ use super::error::ReadOnlyReason;
 use super::index::{Found, Index, Mark, Slot};
 use super::journal::HEADER_BYTES;
 use super::key::{Key, Place, Stored};
-use super::limits::{EVICT_BATCH, GARBAGE_SHARE, MAX_GARBAGE_BYTES};
+use super::limits::{CLOCK_SLACK_SECONDS, EVICT_BATCH, GARBAGE_SHARE, MAX_GARBAGE_BYTES};
 use super::record::{DiskEntry, DiskPlace, Position, Record};
 use super::segments::{Room, SegmentFile, Segments};
 
@@ -178,6 +178,10 @@ impl State {
             }
             let slot = self.index.oldest().ok_or(NoRoom::Reserved)?;
             let found = self.index.get(slot).filter(|found| !found.hidden).ok_or(NoRoom::Reserved)?;
+            if found.used > now.saturating_add(CLOCK_SLACK_SECONDS) {
+                // The clock was ahead. All at once, or each blob would be kept for its own while.
+                self.index.clamp_uses(now);
+            }
             let idle = now.saturating_sub(found.used);
             // A use long after now is from a time when the clock was wrong.
             let is_kept = idle <= self.retention_seconds && found.used <= now.saturating_add(self.retention_seconds);
