@@ -206,8 +206,7 @@ async fn what_is_too_large_to_be_sent_along_is_left_to_be_read() -> Result<()> {
     let large = client.upload(new_bytes(5 << 20)).await?;
     let action = new_action();
     update(client, &action, ActionResult { stdout_digest: Some(large.clone()), ..Default::default() }).await?;
-    let request =
-        GetActionResultRequest { action_digest: Some(action), inline_stdout: true, ..Default::default() };
+    let request = GetActionResultRequest { action_digest: Some(action), inline_stdout: true, ..Default::default() };
     let back = get_with(client, request).await?;
     assert_eq!((back.stdout_digest, back.stdout_raw.len()), (Some(large), 0));
     Ok(())

@@ -12,4 +12,5 @@ mod contract;
 mod deploy;
 mod health;
 mod restart;
+mod takeover;
 mod tree;
