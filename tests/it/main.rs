@@ -16,4 +16,5 @@ mod limits;
 mod quota;
 mod reading;
 mod restart;
+mod takeover;
 mod tree;
