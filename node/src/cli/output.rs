@@ -82,7 +82,7 @@ pub fn print(text: &str) -> Result<(), Failure> {
 /// Prints one line of JSON.
 ///
 /// # Errors
-/// As [`print`].
+/// As [`print()`].
 pub fn print_json(data: &impl Serialize) -> Result<(), Failure> {
     let mut line = serde_json::to_string(data).map_err(|error| Failure::from_error(&error))?;
     line.push('\n');

@@ -5,9 +5,9 @@
 //! has not been verified against it. The least recently used blobs make room for new ones. `docs/reference/disk-format.md`
 //! describes the files.
 //!
-//! From the outside in: [`store`] is the face; [`upload`] and [`commit`] write, [`reader`] reads; [`state`] decides and
-//! [`index`] remembers; [`journal`] and [`snapshot`] make that last, [`sync`] forces it to the disk, [`maintenance`] tidies
-//! up with [`compact`], and [`recover`] brings it back.
+//! From the outside in: `store` is the face; `upload` and `commit` write, `reader` reads; `state` decides and
+//! `index` remembers; `journal` and `snapshot` make that last, `sync` forces it to the disk, `maintenance` tidies
+//! up with `compact`, and `recover` brings it back.
 
 mod blob_file;
 mod buffers;
