@@ -26,7 +26,7 @@ const LARGE: usize = 24 * MIB;
 
 fn start(dir: &Path) -> Result<Server> {
     let dir = dir.to_str().context("the path is not UTF-8")?;
-    Server::start(&["bst-artifact-server", "--port", "0", "--enable-push", dir])
+    Server::start(&["bst-artifact-server", "--port", "0", "--enable-push", "--log-level", "info", dir])
 }
 
 async fn client(server: &Server) -> Result<Client> {
@@ -59,7 +59,7 @@ async fn soon_served(client: &Client, within: Duration) -> Result<()> {
             Err(status) if status.code() == Code::Unavailable || is_transport_error(&status) => {}
             Err(status) => return Err(status.into()),
         }
-        tokio::time::sleep(Duration::from_millis(20)).await;
+        tokio::time::sleep(Duration::from_millis(20)).await; // why: the pause between attempts, or what a slow client does
     }
     ensure!(began.elapsed() < within, "served after {:?}", began.elapsed());
     Ok(())
@@ -86,7 +86,7 @@ async fn clients_that_stop_reading_stop_nobody_else() -> Result<()> {
         slow.push(slow_read(&client(&second).await?, &digest).await?);
     }
     // Until everything that lies between the two is full.
-    tokio::time::sleep(Duration::from_secs(1)).await;
+    tokio::time::sleep(Duration::from_secs(1)).await; // why: the pause between attempts, or what a slow client does
     let blob = new_bytes(3 * MIB);
     let calls = async {
         let uploaded = other.upload(blob.clone()).await?;
@@ -155,7 +155,7 @@ async fn while_the_owner_finishes_its_own_requests_it_serves_the_second() -> Res
     owner.wait_for_stderr("stopping")?;
     for _ in 0..20 {
         other.find_missing(&[]).await?;
-        tokio::time::sleep(Duration::from_millis(20)).await;
+        tokio::time::sleep(Duration::from_millis(20)).await; // why: the pause between attempts, or what a slow client does
     }
     ensure!(first + rest(&mut answer).await? == LARGE);
     ensure!(owner.wait_exit()?.success());
@@ -216,7 +216,7 @@ async fn two_signals_at_once_are_one_and_a_later_one_asks_for_haste() -> Result<
     server.signal(Signal::TERM)?;
     server.signal(Signal::INT)?;
     server.wait_for_stderr("stopping")?;
-    tokio::time::sleep(Duration::from_millis(300)).await;
+    tokio::time::sleep(Duration::from_millis(300)).await; // why: the pause between attempts, or what a slow client does
     ensure!(first + rest(&mut answer).await? == LARGE);
     ensure!(server.wait_exit()?.success());
 
@@ -225,7 +225,7 @@ async fn two_signals_at_once_are_one_and_a_later_one_asks_for_haste() -> Result<
     let _under_way = slow_read(&client, &digest).await?;
     server.signal(Signal::TERM)?;
     server.wait_for_stderr("stopping")?;
-    tokio::time::sleep(Duration::from_millis(1500)).await;
+    tokio::time::sleep(Duration::from_millis(1500)).await; // why: the pause between attempts, or what a slow client does
     ensure!(server.is_running());
     server.signal(Signal::TERM)?;
     ensure!(server.exit_within(PROMPT)?.context("still there")?.success());

@@ -46,7 +46,9 @@ impl OwnerSocket {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }
-        let listener = UnixListener::bind(ShortPath::to(&path)?)?;
+        // Not given away: it has to live until the socket is made.
+        let short = ShortPath::to(&path)?;
+        let listener = UnixListener::bind(&short)?;
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
         Ok(OwnerSocket { listener, path })
     }

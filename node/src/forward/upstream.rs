@@ -72,7 +72,9 @@ impl Upstream {
         {
             return Ok(live.clone());
         }
-        let stream = UnixStream::connect(ShortPath::to(&self.socket)?).await?;
+        // Not given away: it has to live until the socket is reached.
+        let short = ShortPath::to(&self.socket)?;
+        let stream = UnixStream::connect(&short).await?;
         let (sender, driver) = http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
             .initial_stream_window_size(limits::STREAM_WINDOW_BYTES)

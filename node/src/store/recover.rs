@@ -197,8 +197,12 @@ impl Recovery {
                 *generation
             }
             None => {
-                // The first generation is 1: if its journal is gone, so is what it said.
-                self.damaged = journals.first() != Some(&1);
+                // The first generation is 1: if its journal is gone, so is what it said. A new store has no journal, and no
+                // files that one could have named.
+                self.damaged = match journals.first() {
+                    Some(first) => *first != 1,
+                    None => !is_empty(&self.paths.segments()) || !is_empty(&self.paths.blobs()),
+                };
                 0
             }
         };
@@ -412,4 +416,9 @@ impl Recovery {
         }
         self.segments.resume();
     }
+}
+
+/// Whether a directory has no entries, or cannot be read.
+fn is_empty(directory: &Path) -> bool {
+    fs::read_dir(directory).map_or(true, |mut entries| entries.next().is_none())
 }
