@@ -20,7 +20,6 @@ async fn every_listed_digest_function_is_one_that_uploads_may_use() -> Result<()
     let cache = target.client().capabilities().await?.cache_capabilities.context("no cache capabilities")?;
     // The other functions come with a later issue; until then, listing one would be a lie.
     assert_eq!(cache.digest_functions, [i32::from(DigestFunction::Sha256)]);
-    assert!(cache.supported_compressors.iter().all(|compressor| *compressor == 0), "{cache:?}");
     Ok(())
 }
 

@@ -201,7 +201,9 @@ enum Stopped {
 /// Whether the client said that the upload is whole.
 enum Finished {
     /// Where a further message would have stood.
-    Yes { next_offset: u64 },
+    Yes {
+        next_offset: u64,
+    },
     No,
 }
 
@@ -297,7 +299,12 @@ fn undecodable(digest: Digest, error: &DecodeError) -> Stopped {
     }
 }
 
-fn check_message(message: &api::WriteRequest, resource_name: &str, digest: Digest, expected: u64) -> Result<(), Status> {
+fn check_message(
+    message: &api::WriteRequest,
+    resource_name: &str,
+    digest: Digest,
+    expected: u64,
+) -> Result<(), Status> {
     if !message.resource_name.is_empty() && message.resource_name != resource_name {
         return Err(Status::invalid_argument(format!(
             "the resource name changes from \"{resource_name}\" to \"{}\" within one upload",

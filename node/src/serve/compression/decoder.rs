@@ -23,7 +23,7 @@ pub struct Decoder {
     compression: Compression,
     /// `None` only while a job has it, or after an error.
     frames: Option<Box<Frames>>,
-    /// What the frame under way may use.
+    /// What the frame under way, and those after it that need no more, may use.
     memory: Option<Memory>,
     input: Bytes,
     /// Compressed bytes that may still come.
@@ -114,13 +114,12 @@ impl Decoder {
 
     /// Has memory for the frame that begins, giving up that of the frame before first: who holds some never waits for more.
     async fn make_room(&mut self, bytes: u64) -> Result<(), DecodeError> {
-        if self.memory.as_ref().is_some_and(|memory| memory.suffices_for(bytes)) {
-            return Ok(());
-        }
         let Some(mut frames) = self.frames.take() else { return Err(DecodeError::Truncated) };
         frames.forget_context();
         self.memory = None;
-        self.memory = Some(self.compression.memory(bytes).await?);
+        let memory = self.compression.memory(bytes).await?;
+        frames.grant(memory.bytes());
+        self.memory = Some(memory);
         self.frames = Some(frames);
         Ok(())
     }

@@ -100,7 +100,11 @@ mod tests {
             let frame = compressed(&content, &[CParameter::WindowLog(17)]);
             let Header::Compressed { window_bytes, content_bytes } = header(&frame).unwrap().unwrap() else { panic!() };
             assert_eq!(content_bytes, Some(size as u64));
-            assert_eq!(window_bytes, (size as u64).min(1 << 17).max(if size < 1 << 17 { 0 } else { 1 << 17 }), "{size}");
+            assert_eq!(
+                window_bytes,
+                (size as u64).min(1 << 17).max(if size < 1 << 17 { 0 } else { 1 << 17 }),
+                "{size}"
+            );
             let frame = compressed(&content, &[CParameter::ContentSizeFlag(false), CParameter::WindowLog(20)]);
             let Header::Compressed { window_bytes, content_bytes } = header(&frame).unwrap().unwrap() else { panic!() };
             assert_eq!(content_bytes, None);

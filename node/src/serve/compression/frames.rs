@@ -59,6 +59,8 @@ pub struct Frames {
     /// Made for the first frame that needs one.
     context: Option<Context<'static>>,
     state: State,
+    /// Memory that frames may use.
+    granted_bytes: u64,
     /// Whether the context may have output that found no room.
     is_full: bool,
     /// Bytes that may still come out.
@@ -86,7 +88,7 @@ pub enum Step {
     Starved,
     /// The output is full, and there may be more.
     Full,
-    /// A frame begins that needs this much memory. The next step takes it for granted.
+    /// A frame begins that needs this much memory, which is to be granted before the next step.
     NeedsMemory(u64),
 }
 
@@ -95,7 +97,8 @@ pub enum Step {
 impl Frames {
     /// Of a blob of which so many bytes are still to come.
     pub fn new(size_bytes: u64, remaining_bytes: u64) -> Frames {
-        Frames { context: None, state: State::Header(Vec::new()), is_full: false, remaining_bytes, size_bytes }
+        let state = State::Header(Vec::new());
+        Frames { context: None, state, granted_bytes: 0, is_full: false, remaining_bytes, size_bytes }
     }
 
     /// Bytes that may still come out.
@@ -108,9 +111,15 @@ impl Frames {
         self.is_full
     }
 
-    /// Lets go of the memory of the frame before.
+    /// Gives up the memory that was granted.
     pub fn forget_context(&mut self) {
         self.context = None;
+        self.granted_bytes = 0;
+    }
+
+    /// Frames may use this much memory.
+    pub fn grant(&mut self, bytes: u64) {
+        self.granted_bytes = bytes;
     }
 
     /// Whether the last frame is whole.
@@ -143,7 +152,9 @@ impl Frames {
                         Some(Header::Compressed { window_bytes, content_bytes }) => {
                             let needed = self.check(window_bytes, content_bytes)?;
                             self.state = State::Begin(bytes);
-                            return Ok(Step::NeedsMemory(needed));
+                            if needed > self.granted_bytes {
+                                return Ok(Step::NeedsMemory(needed));
+                            }
                         }
                     }
                 }

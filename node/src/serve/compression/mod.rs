@@ -3,7 +3,6 @@
 //! Nothing here knows of gRPC or of the store. A blob is always named, hashed and stored by its uncompressed bytes; what
 //! a client may make the node spend on the way (memory, time, output) is bounded here.
 
-
 mod decoder;
 #[cfg(test)]
 mod decoder_test;
@@ -12,7 +11,6 @@ mod form;
 mod frame;
 mod frames;
 mod workers;
-
 
 pub(super) use decoder::Decoder;
 pub(super) use encoder::EncodeError;

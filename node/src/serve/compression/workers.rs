@@ -83,12 +83,13 @@ impl Compression {
     pub async fn decompress(&self, size_bytes: u64, frames: Bytes) -> Result<Bytes, DecodeError> {
         let mut decoder = self.decoder(size_bytes, 0);
         decoder.push(frames)?;
-        let mut whole = decoder.next().await?.unwrap_or_default();
+        let first = decoder.next().await?.unwrap_or_default();
+        let mut rest = Vec::new();
         while let Some(piece) = decoder.next().await? {
-            whole = Bytes::from([whole, piece].concat());
+            rest.extend_from_slice(&piece);
         }
         decoder.finish()?;
-        Ok(whole)
+        Ok(if rest.is_empty() { first } else { [first, rest.into()].concat().into() })
     }
 
     /// Runs something that takes long on a thread of the pool, when it is its turn.
@@ -110,7 +111,7 @@ impl Compression {
     /// # Errors
     /// [`DecodeError::Busy`] when they do not.
     pub async fn memory(&self, bytes: u64) -> Result<Memory, DecodeError> {
-        let units = u32::try_from(units(bytes)).map_err(|_| DecodeError::Busy)?;
+        let units = u32::try_from(bytes.div_ceil(MEMORY_UNIT_BYTES)).map_err(|_| DecodeError::Busy)?;
         let permit = tokio::time::timeout(MEMORY_PATIENCE, Arc::clone(&self.memory).acquire_many_owned(units)).await;
         let permit = permit.map_err(|_elapsed| DecodeError::Busy)?.expect("the semaphore is never closed");
         Ok(Memory { permit })
@@ -123,15 +124,11 @@ impl Compression {
     }
 }
 
-fn units(bytes: u64) -> u64 {
-    bytes.div_ceil(MEMORY_UNIT_BYTES)
-}
-
 // === impl Memory ===
 
 impl Memory {
-    /// Whether it is as much as this.
-    pub fn suffices_for(&self, bytes: u64) -> bool {
-        units(bytes) <= self.permit.num_permits() as u64
+    /// As much as it is.
+    pub fn bytes(&self) -> u64 {
+        self.permit.num_permits() as u64 * MEMORY_UNIT_BYTES
     }
 }
