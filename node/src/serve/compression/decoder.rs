@@ -8,8 +8,8 @@ use super::workers::{Compression, INLINE_BYTES, Memory};
 /// The most that comes out at once: as much as an upload gathers before it hashes and writes it.
 const PIECE_BYTES: u64 = 1 << 20;
 
-/// The most that goes into one job, which may make nothing of it.
-const JOB_INPUT_BYTES: usize = 512 << 10;
+/// The most that goes into one job: it may make nothing of it, and take some 20 ms for that (frames without content).
+const JOB_INPUT_BYTES: usize = 1 << 20;
 
 /// Compressed bytes that are taken for a blob: this times its size, ...
 const PADDING_FACTOR: u64 = 2;
@@ -97,15 +97,19 @@ impl Decoder {
         let mut input = self.input.slice(..self.input.len().min(JOB_INPUT_BYTES));
         let given = input.len();
         let is_little = given <= INLINE_BYTES && !frames.has_more();
-        let room_bytes = if is_little { rest.min(INLINE_BYTES as u64) } else { rest.min(PIECE_BYTES) };
         // One byte more than may come shows that more would.
-        let room_bytes = room_bytes as usize + 1;
-        let job = move || {
+        let room_bytes = if is_little { rest.min(INLINE_BYTES as u64) } else { rest.min(PIECE_BYTES) } as usize + 1;
+        let outcome = if is_little {
             let mut output = Vec::with_capacity(room_bytes);
-            let step = frames.step(&mut input, &mut output)?;
-            Ok((frames, input.len(), step, trimmed(output)))
+            frames.step(&mut input, &mut output).map(|step| (frames, input.len(), step, Bytes::from(output)))
+        } else {
+            let mut room = self.compression.buffer(room_bytes);
+            let job = move || {
+                let step = frames.step(&mut input, room.bytes())?;
+                Ok((frames, input.len(), step, room.freeze()))
+            };
+            self.compression.run(job).await.map_err(DecodeError::Job)?
         };
-        let outcome = if is_little { job() } else { self.compression.run(job).await.map_err(DecodeError::Job)? };
         let (frames, unused, step, piece) = outcome?;
         self.frames = Some(frames);
         self.input.advance(given - unused);
@@ -123,9 +127,4 @@ impl Decoder {
         self.frames = Some(frames);
         Ok(())
     }
-}
-
-/// The bytes without the room that they do not use, if that is much: they may wait for a while.
-fn trimmed(bytes: Vec<u8>) -> Bytes {
-    if bytes.len() < bytes.capacity() / 2 { Bytes::copy_from_slice(&bytes) } else { Bytes::from(bytes) }
 }

@@ -3,6 +3,7 @@
 //! Nothing here knows of gRPC or of the store. A blob is always named, hashed and stored by its uncompressed bytes; what
 //! a client may make the node spend on the way (memory, time, output) is bounded here.
 
+mod buffers;
 mod decoder;
 #[cfg(test)]
 mod decoder_test;

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinError;
 
+use super::buffers::{Buffer, Buffers};
 use super::decoder::Decoder;
 use super::encoder::{EncodeError, Encoders};
 use super::frames::DecodeError;
@@ -32,6 +33,7 @@ pub struct Compression {
     jobs: Arc<Semaphore>,
     memory: Arc<Semaphore>,
     encoders: Arc<Encoders>,
+    buffers: Arc<Buffers>,
 }
 
 /// Memory that a decoder holds.
@@ -49,6 +51,7 @@ impl Compression {
             jobs: Arc::new(Semaphore::new(processors)),
             memory: Arc::new(Semaphore::new((DECODER_MEMORY_BYTES / MEMORY_UNIT_BYTES) as usize)),
             encoders: Arc::new(Encoders::new(2 * processors)),
+            buffers: Arc::default(),
         }
     }
 
@@ -115,6 +118,11 @@ impl Compression {
         let permit = tokio::time::timeout(MEMORY_PATIENCE, Arc::clone(&self.memory).acquire_many_owned(units)).await;
         let permit = permit.map_err(|_elapsed| DecodeError::Busy)?.expect("the semaphore is never closed");
         Ok(Memory { permit })
+    }
+
+    /// Room for a piece of so many bytes.
+    pub fn buffer(&self, room_bytes: usize) -> Buffer {
+        self.buffers.take(room_bytes)
     }
 
     /// Memory that no decoder holds.
