@@ -12,6 +12,7 @@ mod cli;
 mod compression;
 mod contract;
 mod deploy;
+mod digest_functions;
 mod health;
 mod limits;
 mod quota;

@@ -101,7 +101,7 @@ impl Decoder {
         let room_bytes = if is_little { rest.min(INLINE_BYTES as u64) } else { rest.min(PIECE_BYTES) } as usize + 1;
         let outcome = if is_little {
             let mut output = Vec::with_capacity(room_bytes);
-            frames.step(&mut input, &mut output).map(|step| (frames, input.len(), step, Bytes::from(output)))
+            frames.step(&mut input, &mut output).map(|step| (frames, input.len(), step, trimmed(output)))
         } else {
             let mut room = self.compression.buffer(room_bytes);
             let job = move || {
@@ -127,4 +127,9 @@ impl Decoder {
         self.frames = Some(frames);
         Ok(())
     }
+}
+
+/// The bytes without the room that they do not use, if that is much: they may wait for a while, many of them.
+fn trimmed(bytes: Vec<u8>) -> Bytes {
+    if bytes.len() < bytes.capacity() / 2 { Bytes::copy_from_slice(&bytes) } else { Bytes::from(bytes) }
 }
