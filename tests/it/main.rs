@@ -9,6 +9,7 @@ mod bytestream;
 mod capabilities;
 mod cas;
 mod cli;
+mod compression;
 mod contract;
 mod deploy;
 mod digest_functions;
