@@ -10,4 +10,4 @@ mod writer;
 
 pub use actions::ActionIndex;
 pub use assets::AssetIndex;
-pub use records::{IndexError, now};
+pub use records::{IndexCounts, IndexError, now};
