@@ -11,6 +11,7 @@ use tonic::{Request, Response, Status};
 use crate::index::ActionIndex;
 use crate::serve::cas::{digest_of, function_of, to_message};
 use crate::serve::completeness::{Completeness, Incomplete};
+use crate::serve::instances::Instances;
 use crate::serve::status_map;
 use crate::store::Store;
 
@@ -28,6 +29,8 @@ pub struct ActionCache {
     pub store: Store,
     /// Whether the outputs are there.
     pub completeness: Arc<Completeness>,
+    /// The instances that are served.
+    pub instances: Instances,
 }
 
 // === impl ActionCache ===
@@ -158,6 +161,7 @@ impl api::action_cache_server::ActionCache for ActionCache {
         request: Request<api::GetActionResultRequest>,
     ) -> Result<Response<api::ActionResult>, Status> {
         let request = request.into_inner();
+        self.instances.check(&request.instance_name)?;
         let function = function_of(request.digest_function)?;
         let action = action(function, request.action_digest.as_ref())?;
         let found = self.index.get(&request.instance_name, &action).map_err(|error| status_map::index(&error))?;
@@ -183,6 +187,7 @@ impl api::action_cache_server::ActionCache for ActionCache {
         request: Request<api::UpdateActionResultRequest>,
     ) -> Result<Response<api::ActionResult>, Status> {
         let request = request.into_inner();
+        self.instances.check(&request.instance_name)?;
         let function = function_of(request.digest_function)?;
         let action = action(function, request.action_digest.as_ref())?;
         let Some(mut result) = request.action_result else {

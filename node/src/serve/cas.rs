@@ -8,6 +8,7 @@ use casbah_proto::build::bazel::remote::execution::v2 as api;
 use futures_util::stream::{self, Stream, StreamExt as _};
 use tonic::{Request, Response, Status};
 
+use crate::serve::instances::Instances;
 use crate::serve::{status_map, tree};
 use crate::store::Store;
 
@@ -26,6 +27,8 @@ const BATCH_PARALLEL: usize = 16;
 pub struct Cas {
     /// Where the blobs are.
     pub store: Store,
+    /// The instances that are served.
+    pub instances: Instances,
 }
 
 /// The function that a request's `digest_function` stands for. Unset means "as the hash's length says".
@@ -75,6 +78,7 @@ impl api::content_addressable_storage_server::ContentAddressableStorage for Cas 
         request: Request<api::FindMissingBlobsRequest>,
     ) -> Result<Response<api::FindMissingBlobsResponse>, Status> {
         let request = request.into_inner();
+        self.instances.check(&request.instance_name)?;
         let function = function_of(request.digest_function)?;
         let mut seen = HashSet::with_capacity(request.blob_digests.len());
         let mut digests = Vec::with_capacity(request.blob_digests.len());
@@ -95,6 +99,7 @@ impl api::content_addressable_storage_server::ContentAddressableStorage for Cas 
         request: Request<api::BatchUpdateBlobsRequest>,
     ) -> Result<Response<api::BatchUpdateBlobsResponse>, Status> {
         let request = request.into_inner();
+        self.instances.check(&request.instance_name)?;
         let function = function_of(request.digest_function)?;
         check_batch(request.requests.iter().map(|blob| blob.data.len() as u64).sum())?;
         let responses = stream::iter(request.requests)
@@ -114,6 +119,7 @@ impl api::content_addressable_storage_server::ContentAddressableStorage for Cas 
         request: Request<api::BatchReadBlobsRequest>,
     ) -> Result<Response<api::BatchReadBlobsResponse>, Status> {
         let request = request.into_inner();
+        self.instances.check(&request.instance_name)?;
         let function = function_of(request.digest_function)?;
         let sizes = request.digests.iter().map(|digest| u64::try_from(digest.size_bytes).unwrap_or(0));
         check_batch(sizes.fold(0, u64::saturating_add))?;
@@ -141,6 +147,7 @@ impl api::content_addressable_storage_server::ContentAddressableStorage for Cas 
 
     async fn get_tree(&self, request: Request<api::GetTreeRequest>) -> Result<Response<Self::GetTreeStream>, Status> {
         let request = request.into_inner();
+        self.instances.check(&request.instance_name)?;
         let function = function_of(request.digest_function)?;
         let pages = tree::pages(self.store.clone(), function, request).await?;
         Ok(Response::new(Box::pin(pages)))

@@ -11,9 +11,7 @@
 
 use casbah_cluster::digest::{Digest, DigestError, DigestFunction};
 
-/// Segments that no instance name may have.
-const KEYWORDS: [&str; 8] =
-    ["blobs", "uploads", "actions", "actionResults", "operations", "capabilities", "compressed-blobs", "executions"];
+use crate::config::RESERVED_SEGMENTS as KEYWORDS;
 
 /// The longest resource name that is looked at. A real one has an instance name and some 200 characters.
 const MAX_NAME_BYTES: usize = 4096;
