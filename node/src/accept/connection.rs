@@ -205,3 +205,18 @@ impl<I: AsyncWrite + Unpin> AsyncWrite for Beginning<I> {
         Pin::new(&mut self.io).poll_shutdown(context)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connections_that_came_together_do_not_end_together() {
+        let hour = Duration::from_secs(3600);
+        let ages: Vec<Duration> = (0..100).filter_map(|_| Bounds::client(Some(hour)).age).collect();
+        assert!(ages.iter().all(|age| (hour.mul_f64(0.899)..=hour.mul_f64(1.101)).contains(age)), "{ages:?}");
+        let (first, last) = (ages.iter().min().unwrap(), ages.iter().max().unwrap());
+        assert!(*last - *first > Duration::from_secs(60), "{ages:?}");
+        assert_eq!(Bounds::client(None).age, None);
+    }
+}

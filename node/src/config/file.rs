@@ -113,8 +113,9 @@ pub struct ListenerSection {
     /// grpcurl does.
     pub reflection: bool,
     /// After about this time (10 % more or less, drawn for each connection), a client is asked to connect again; what is
-    /// under way on the old connection is finished first. Clients behind a balancer come to other nodes in this way. 0s:
-    /// never.
+    /// under way on the old connection is finished first. Clients behind a balancer come to other nodes in this way, for
+    /// which `1h` is enough. Some clients, those that are made with tonic among them, let one call fail then, which they
+    /// have to try again. 0s: never.
     pub connection_age: TimeSpan,
     /// Allows plaintext with more than reading on an address that other machines reach. Anybody on the network can then
     /// replace what is in the cache.
@@ -209,7 +210,7 @@ impl Default for ListenerSection {
             allow: vec![Permission::Read],
             services: Services::All,
             reflection: false,
-            connection_age: TimeSpan::from_hours(1),
+            connection_age: TimeSpan::from_millis(0),
             insecure: false,
         }
     }
