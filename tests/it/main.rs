@@ -13,6 +13,7 @@ mod cli;
 mod connections;
 mod contract;
 mod deploy;
+mod digest_functions;
 mod health;
 mod instances;
 mod limits;

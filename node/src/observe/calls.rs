@@ -333,6 +333,29 @@ mod tests {
     }
 
     #[test]
+    fn metadata_of_any_kind_are_read_or_left() {
+        use rand::{RngExt as _, SeedableRng as _};
+        let given = std::env::var("CASBAH_TEST_SEED").ok().and_then(|text| text.parse().ok());
+        let seed: u64 = given.unwrap_or_else(|| rand::rng().random());
+        println!("CASBAH_TEST_SEED={seed}");
+        let mut rng = rand::rngs::SmallRng::seed_from_u64(seed);
+        let whole = RequestMetadata { action_id: "a-1".into(), target_id: "//x:y".into(), ..Default::default() };
+        let whole = header(&whole);
+        for _ in 0..10_000 {
+            let mut bytes = whole.as_bytes().to_vec();
+            for _ in 0..rng.random_range(1..4) {
+                let place = rng.random_range(0..=bytes.len());
+                match rng.random_range(0..3) {
+                    0 => bytes.truncate(place),
+                    1 => bytes.insert(place, rng.random_range(0x20..0x7f)),
+                    _ => bytes.iter_mut().skip(place).take(1).for_each(|byte| *byte = rng.random_range(0x80..0xff)),
+                }
+            }
+            let _read_or_not = decode(&HeaderValue::from_bytes(&bytes).unwrap());
+        }
+    }
+
+    #[test]
     fn what_a_client_says_neither_breaks_lines_nor_fills_the_log() {
         let metadata = RequestMetadata {
             action_id: "x\nERROR forged\u{1b}[31m".into(),

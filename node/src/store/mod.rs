@@ -20,6 +20,8 @@ mod error;
 mod fault_test;
 #[cfg(test)]
 mod faults;
+#[cfg(test)]
+mod functions_test;
 mod gathered;
 mod health;
 mod index;
@@ -58,7 +60,7 @@ mod store_test;
 mod stress_test;
 mod sync;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 mod upload;
 mod verify;
 #[cfg(test)]
