@@ -10,6 +10,7 @@ mod calls;
 mod capabilities;
 mod cas;
 mod cli;
+mod compression;
 mod connections;
 mod contract;
 mod deploy;

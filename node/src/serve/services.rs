@@ -24,6 +24,7 @@ use crate::serve::bytestream::ByteStream;
 use crate::serve::capabilities::Capabilities;
 use crate::serve::cas::{Cas, MAX_MESSAGE_BYTES};
 use crate::serve::completeness::Completeness;
+use crate::serve::compression::Compression;
 use crate::serve::instances::Instances;
 use crate::store::Store;
 
@@ -61,7 +62,9 @@ pub async fn services(parts: Parts) -> (Routes, HealthReporter) {
     let completeness = Arc::new(Completeness::new(store.clone(), retention_floor));
     let capabilities =
         CapabilitiesServer::new(Capabilities { max_blob_bytes: capacity_bytes, instances: instances.clone() });
-    let cas = ContentAddressableStorageServer::new(Cas { store: store.clone(), instances: instances.clone() })
+    let compression = Compression::new();
+    let cas = Cas { store: store.clone(), compression: compression.clone(), instances: instances.clone() };
+    let cas = ContentAddressableStorageServer::new(cas)
         .max_decoding_message_size(MAX_MESSAGE_BYTES)
         .max_encoding_message_size(MAX_MESSAGE_BYTES);
     let cache = ActionCache {
@@ -71,7 +74,7 @@ pub async fn services(parts: Parts) -> (Routes, HealthReporter) {
         instances: instances.clone(),
     };
     let action_cache = ActionCacheServer::new(cache).max_decoding_message_size(MAX_MESSAGE_BYTES);
-    let bytestream = ByteStreamServer::new(ByteStream::new(store, capacity_bytes, instances.clone()))
+    let bytestream = ByteStreamServer::new(ByteStream::new(store, compression, capacity_bytes, instances.clone()))
         .max_decoding_message_size(MAX_MESSAGE_BYTES);
     let fetch = Fetch { index: assets.clone(), completeness: Arc::clone(&completeness), instances: instances.clone() };
     let fetch = FetchServer::new(fetch).max_decoding_message_size(MAX_MESSAGE_BYTES);
