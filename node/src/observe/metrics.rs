@@ -25,11 +25,14 @@ const DURATIONS: Metric = Metric {
 };
 const RECEIVED: Metric = counter(
     "casbah_blob_received_bytes_total",
-    "Bytes of blobs that clients have sent, as they travelled",
+    "Bytes of blobs that clients have sent with ByteStream and in batches, as they travelled",
     &[Encoding::LABEL],
 );
-const SENT: Metric =
-    counter("casbah_blob_sent_bytes_total", "Bytes of blobs sent to clients, as they travelled", &[Encoding::LABEL]);
+const SENT: Metric = counter(
+    "casbah_blob_sent_bytes_total",
+    "Bytes of blobs sent to clients with ByteStream and in batches, as they travelled",
+    &[Encoding::LABEL],
+);
 const OPEN: Metric = gauge("casbah_connections_open", "Connections of clients now", &[Transport::LABEL]);
 const ACCEPTED: Metric =
     counter("casbah_connections_accepted_total", "Connections that clients have made", &[Transport::LABEL]);

@@ -3,6 +3,7 @@
 //! `counters` is what the node counts as it runs, `snapshot` what it is at one moment; `metrics` is the catalogue of both,
 //! `summary` and `page` show them to people.
 
+pub mod calls;
 pub mod counters;
 pub mod exposition;
 pub mod labels;

@@ -179,6 +179,7 @@ impl Owned {
             actions: actions.clone(),
             capacity_bytes: config.store.capacity_bytes,
             retention_floor: config.store.retention_floor,
+            instances: config.instances.clone(),
         })
         .await;
         let (end_socket, ended) = End::new();

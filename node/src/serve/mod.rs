@@ -14,6 +14,7 @@ mod capabilities;
 mod cas;
 mod completeness;
 mod compression;
+mod instances;
 mod partial_uploads;
 mod resource_name;
 mod services;
