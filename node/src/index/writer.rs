@@ -118,13 +118,7 @@ impl Gone {
     }
 }
 
-fn run(
-    database: &Database,
-    capacity: u64,
-    waiting: &Receiver<Put>,
-    noted: &Mutex<HashSet<Vec<u8>>>,
-    gone: &Gone,
-) {
+fn run(database: &Database, capacity: u64, waiting: &Receiver<Put>, noted: &Mutex<HashSet<Vec<u8>>>, gone: &Gone) {
     let mut open = true;
     while open {
         let mut batch = Vec::new();

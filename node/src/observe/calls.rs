@@ -151,8 +151,10 @@ impl http_body::Body for Answer {
 
     fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         let Answer { body, call } = &mut *self;
-        let _entered = call.span.enter();
-        let frame = ready!(Pin::new(body).poll_frame(context));
+        let frame = {
+            let _entered = call.span.enter();
+            ready!(Pin::new(body).poll_frame(context))
+        };
         match &frame {
             Some(Ok(frame)) => {
                 if let Some(trailers) = frame.trailers_ref() {

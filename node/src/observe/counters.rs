@@ -112,7 +112,8 @@ impl Counters {
 
     /// Calls that ended, of all methods, with one of these codes.
     pub fn calls_with(&self, codes: &[CallCode]) -> u64 {
-        let of = |method: &Counts<{ CallCode::COUNT }>| codes.iter().map(|code| method.get(*code as usize)).sum::<u64>();
+        let of =
+            |method: &Counts<{ CallCode::COUNT }>| codes.iter().map(|code| method.get(*code as usize)).sum::<u64>();
         self.calls_ended.iter().map(of).sum()
     }
 

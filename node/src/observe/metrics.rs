@@ -6,7 +6,9 @@ use std::fmt::Write as _;
 
 use super::counters::{Counters, Counts};
 use super::exposition::{Exposition, Kind, Metric};
-use super::labels::{CallCode, Class, Encoding, IndexName, Label, Lookup, Method, Presence, ReadOnly, Refused, Transport};
+use super::labels::{
+    CallCode, Class, Encoding, IndexName, Label, Lookup, Method, Presence, ReadOnly, Refused, Transport,
+};
 use super::snapshot::{Phase, ReadOnlyReason, Snapshot, Store};
 
 const VERSION: Label = Label { name: "version", values: &[] };
@@ -158,7 +160,8 @@ pub fn expose(counters: &Counters, snapshot: &Snapshot) -> String {
                 text.sample(&INDEX_RECORDS, &[name], records);
             }
         }
-        let of = |number: fn(&super::snapshot::Index) -> u64| move |place: usize| both.get(place).map_or(0, |i| number(i));
+        let of =
+            |number: fn(&super::snapshot::Index) -> u64| move |place: usize| both.get(place).map_or(0, |i| number(i));
         by_label(&mut text, &INDEX_CAPACITY, of(|index| index.capacity));
         by_label(&mut text, &INDEX_EVICTED, of(|index| index.evicted));
         by_label(&mut text, &INDEX_EXPIRED, of(|index| index.expired));

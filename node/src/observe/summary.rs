@@ -38,7 +38,12 @@ pub fn groups(snapshot: &Snapshot) -> Vec<Group> {
         ),
         (
             "calls",
-            format!("{} under way, {} so far, {} failed here", count(calls.under_way), count(calls.begun), count(calls.failed)),
+            format!(
+                "{} under way, {} so far, {} failed here",
+                count(calls.under_way),
+                count(calls.begun),
+                count(calls.failed)
+            ),
         ),
         ("blobs received", size(traffic.received_bytes)),
         ("blobs sent", size(traffic.sent_bytes)),
@@ -83,7 +88,12 @@ fn store_rows(store: &Store) -> Vec<(&'static str, String)> {
 
 fn index(index: &Index) -> String {
     let records = index.records.map_or_else(|| "unknown".to_owned(), count);
-    format!("{records} of {}; {} evicted, {} expired", count(index.capacity), count(index.evicted), count(index.expired))
+    format!(
+        "{records} of {}; {} evicted, {} expired",
+        count(index.capacity),
+        count(index.evicted),
+        count(index.expired)
+    )
 }
 
 /// `1,234,567`

@@ -109,7 +109,8 @@ pub async fn serve(config: Config) -> Result<(), RunError> {
     let app: App = BoxCloneSyncService::new(backend);
 
     report.reached(Phase::Serving);
-    announce(&listeners, admin_url.as_deref()).map_err(|source| RunError::System { what: "write to standard output", source })?;
+    announce(&listeners, admin_url.as_deref())
+        .map_err(|source| RunError::System { what: "write to standard output", source })?;
     let mut serving = JoinSet::new();
     for listener in listeners {
         serving.spawn(listener.serve(app.clone(), signals.reload_now(), ended.clone()));

@@ -10,8 +10,8 @@ use crate::index::{ActionIndex, AssetIndex, IndexCounts};
 use crate::observe::counters::COUNTERS;
 use crate::observe::labels::{CallCode, Transport};
 use crate::observe::snapshot::{
-    Calls, Connections, FORMAT, Index, Indexes, Listener, Observed, Phase, ReadOnlyReason, Snapshot, Store as StoreNumbers,
-    Traffic,
+    Calls, Connections, FORMAT, Index, Indexes, Listener, Observed, Phase, ReadOnlyReason, Snapshot,
+    Store as StoreNumbers, Traffic,
 };
 use crate::store::{self, Store};
 
@@ -110,7 +110,10 @@ impl Observed for Report {
                 begun: COUNTERS.calls_begun.get(),
                 failed: COUNTERS.calls_with(&FAILED),
             },
-            traffic: Traffic { received_bytes: COUNTERS.received_bytes.total(), sent_bytes: COUNTERS.sent_bytes.total() },
+            traffic: Traffic {
+                received_bytes: COUNTERS.received_bytes.total(),
+                sent_bytes: COUNTERS.sent_bytes.total(),
+            },
             store: data.as_ref().map(|data| numbers(&data.store)),
             indexes: data.as_ref().map(|data| Indexes {
                 assets: self.index(data.assets.counts()),
