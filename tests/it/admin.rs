@@ -149,7 +149,7 @@ async fn an_address_that_is_taken_keeps_the_node_from_starting() -> Result<()> {
     Ok(())
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn while_a_stream_is_drained_the_node_is_alive_and_not_ready() -> Result<()> {
     let node = Node::start(&[ADMIN])?;
     let admin = admin_of(node.server())?;
@@ -385,7 +385,7 @@ async fn a_second_process_on_the_directory_is_ready_and_says_that_it_has_no_stor
     Ok(())
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn the_status_command_reads_it_for_people_machines_and_probes() -> Result<()> {
     let node = Node::start(&[ADMIN, "node.name=node-7"])?;
     let admin = admin_of(node.server())?.to_string();

@@ -317,6 +317,19 @@ mod tests {
     }
 
     #[test]
+    fn the_alerts_of_the_documentation_are_about_metrics_that_are_there() {
+        let page = include_str!("../../../docs/operations/monitoring.md");
+        let names =
+            page.split(|c: char| !c.is_ascii_lowercase() && c != '_').filter(|word| word.starts_with("casbah_"));
+        let mut found = 0;
+        for name in names {
+            assert!(CATALOGUE.iter().any(|metric| metric.name == name), "{name}");
+            found += 1;
+        }
+        assert!(found > 5);
+    }
+
+    #[test]
     fn a_process_without_a_store_has_no_numbers_of_one() {
         let page = expose(&Counters::new(), &Snapshot { store: None, indexes: None, ..Snapshot::sample() });
         assert!(!page.contains("casbah_store") && !page.contains("casbah_index"), "{page}");
