@@ -164,6 +164,15 @@ impl Bazel {
         self.output_base().join(BIN_FOLDER).join(path).exists()
     }
 
+    /// This output's text.
+    ///
+    /// # Errors
+    /// When it is not on the disk, or no text.
+    pub fn read_output(&self, path: &str) -> Result<String> {
+        let path = self.output_base().join(BIN_FOLDER).join(path);
+        fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))
+    }
+
     fn output_base(&self) -> PathBuf {
         self.home.path().join("output_base")
     }
@@ -236,7 +245,8 @@ impl Outcome {
     /// When it says nothing of them, or something new.
     pub fn processes(&self) -> Result<Processes> {
         let line = self.stderr.lines().find_map(|line| line.strip_prefix("INFO: ")?.split_once(" process"));
-        let (_, counts) = line.with_context(|| format!("{} says nothing of processes\n{}", self.command, self.stderr))?;
+        let (_, counts) =
+            line.with_context(|| format!("{} says nothing of processes\n{}", self.command, self.stderr))?;
         let counts = counts.split_once(": ").map_or("", |(_, counts)| counts).trim_end_matches('.');
         let mut processes = Processes::default();
         for count in counts.split(", ") {

@@ -60,6 +60,7 @@ async fn a_result_comes_back_as_it_was_given() -> Result<()> {
     Ok(())
 }
 
+/// `NOT_FOUND`: "The requested `ActionResult` is not in the cache."
 #[tokio::test]
 async fn an_unknown_action_is_not_found_and_named() -> Result<()> {
     let target = Target::start().await?;
@@ -80,6 +81,7 @@ async fn the_last_update_wins() -> Result<()> {
     Ok(())
 }
 
+/// "A server may support multiple instances of the execution system (with their own workers, storage, caches, etc.)."
 #[tokio::test]
 async fn instances_do_not_see_each_others_results() -> Result<()> {
     let target = Target::start().await?;
@@ -92,6 +94,8 @@ async fn instances_do_not_see_each_others_results() -> Result<()> {
     Ok(())
 }
 
+/// "Implementations SHOULD ensure that any blobs referenced from the" CAS "are available at the time of returning the"
+/// result.
 #[tokio::test]
 async fn a_result_is_not_a_hit_while_anything_it_names_is_absent() -> Result<()> {
     let target = Target::start().await?;
@@ -151,6 +155,7 @@ async fn a_result_with_a_whole_tree_is_a_hit() -> Result<()> {
     Ok(())
 }
 
+/// "Server implementations MAY modify the `UpdateActionResultRequest.action_result` and return an equivalent value."
 #[tokio::test]
 async fn what_is_sent_inside_a_result_is_moved_into_the_store() -> Result<()> {
     let target = Target::start().await?;
@@ -168,6 +173,7 @@ async fn what_is_sent_inside_a_result_is_moved_into_the_store() -> Result<()> {
     Ok(())
 }
 
+/// "A hint to the server to inline the contents of the listed output files."
 #[tokio::test]
 async fn outputs_are_sent_along_when_asked_for() -> Result<()> {
     let target = Target::start().await?;
@@ -199,6 +205,7 @@ async fn outputs_are_sent_along_when_asked_for() -> Result<()> {
     Ok(())
 }
 
+/// Inlining is "a hint": a result that does not fit into a message helps nobody.
 #[tokio::test]
 async fn what_is_too_large_to_be_sent_along_is_left_to_be_read() -> Result<()> {
     let target = Target::start().await?;
@@ -212,6 +219,7 @@ async fn what_is_too_large_to_be_sent_along_is_left_to_be_read() -> Result<()> {
     Ok(())
 }
 
+/// `INVALID_ARGUMENT`: "One or more arguments are invalid."
 #[tokio::test]
 async fn a_result_that_is_of_no_use_is_refused() -> Result<()> {
     let target = Target::start().await?;
@@ -254,5 +262,86 @@ async fn results_survive_a_kill() -> Result<()> {
     update(&node.client().await?, &action, ActionResult { exit_code: 9, ..Default::default() }).await?;
     node.kill9_and_restart(&[])?;
     assert_eq!(get(&node.client().await?, &action).await?.exit_code, 9);
+    Ok(())
+}
+
+/// "Each path needs to exactly match one file path": one that does not is a hint that nothing comes of.
+#[tokio::test]
+async fn a_file_that_the_result_does_not_have_cannot_be_sent_along_and_is_no_error() -> Result<()> {
+    let target = Target::start().await?;
+    let client = target.client();
+    let output = client.upload(new_bytes(100)).await?;
+    let result = ActionResult { output_files: vec![file("out/a", output)], ..Default::default() };
+    let action = new_action();
+    update(client, &action, result.clone()).await?;
+    let request = GetActionResultRequest {
+        action_digest: Some(action),
+        inline_stdout: true,
+        inline_stderr: true,
+        inline_output_files: vec!["a".into(), "out".into(), "out/a/".into(), String::new()],
+        ..Default::default()
+    };
+    assert_eq!(get_with(client, request).await?, result);
+    Ok(())
+}
+
+/// The cache "addresses the `ActionResult` by a digest of the encoded `Action`": of the digest the size is a part.
+#[tokio::test]
+async fn the_right_hash_with_another_size_is_another_action() -> Result<()> {
+    let target = Target::start().await?;
+    let client = target.client();
+    let action = new_action();
+    update(client, &action, ActionResult { exit_code: 4, ..Default::default() }).await?;
+    let other = Digest { size_bytes: action.size_bytes + 1, ..action.clone() };
+    refused_with(Code::NotFound, get(client, &other).await)?;
+    assert_eq!(get(client, &action).await?.exit_code, 4);
+    Ok(())
+}
+
+/// `INVALID_ARGUMENT`: "One or more arguments are invalid."
+#[tokio::test]
+async fn a_request_without_an_action_or_without_a_result_is_refused() -> Result<()> {
+    let target = Target::start().await?;
+    let mut cache = ActionCacheClient::new(target.client().channel());
+    let action_digest = Some(new_action());
+    let without_result = UpdateActionResultRequest { action_digest, ..Default::default() };
+    let without_action =
+        UpdateActionResultRequest { action_result: Some(ActionResult::default()), ..Default::default() };
+    for request in [without_result, without_action] {
+        refused_with(Code::InvalidArgument, cache.update_action_result(request).await)?;
+    }
+    refused_with(Code::InvalidArgument, cache.get_action_result(GetActionResultRequest::default()).await)?;
+    Ok(())
+}
+
+/// "The lifetimes of the referenced blobs SHOULD be increased if necessary and applicable."
+#[tokio::test]
+async fn a_result_that_is_asked_for_keeps_all_that_it_names() -> Result<()> {
+    let node = Node::start(&["store.capacity=22MB", "store.retention_floor=0s"])?;
+    let client = node.client().await?;
+    let tree = Tree::builder().file("a/b/c", new_bytes(20_000)).file("d", new_bytes(300)).directory("empty").build();
+    client.upload_tree(&tree).await?;
+    let directory = OutputDirectory {
+        path: "out".into(),
+        tree_digest: Some(client.upload(tree_message(&tree)).await?),
+        root_directory_digest: Some(tree.root),
+        ..Default::default()
+    };
+    let result = ActionResult {
+        output_files: vec![file("file", client.upload(new_bytes(2_000_000)).await?)],
+        output_directories: vec![directory],
+        stdout_digest: Some(client.upload(new_bytes(500)).await?),
+        stderr_digest: Some(client.upload(new_bytes(600)).await?),
+        ..Default::default()
+    };
+    let action = new_action();
+    update(&client, &action, result.clone()).await?;
+    let forgotten = client.upload(new_bytes(1_000_000)).await?;
+    // Twice the quota passes through.
+    for _ in 0..44 {
+        client.upload(new_bytes(1_000_000)).await?;
+        assert_eq!(get(&client, &action).await?, result);
+    }
+    assert!(!client.has(&forgotten).await?, "nothing was evicted");
     Ok(())
 }

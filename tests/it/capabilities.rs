@@ -1,9 +1,13 @@
 //! What the server says of itself must be what it does: clients configure themselves by it.
 
 use anyhow::{Context as _, Result};
+use casbah_tests::clients::reapi::Digest;
 use casbah_tests::clients::reapi::digest_function::Value as DigestFunction;
+use casbah_tests::clients::{digest_of, refused_with};
+use casbah_tests::deadline::within_deadline;
 use casbah_tests::load::new_bytes;
 use casbah_tests::target::Target;
+use tonic::Code;
 
 #[tokio::test]
 async fn sha256_is_listed_or_buildstream_would_disable_the_remote() -> Result<()> {
@@ -24,6 +28,7 @@ async fn every_listed_digest_function_is_one_that_uploads_may_use() -> Result<()
     Ok(())
 }
 
+/// "A value of 0 means no limit is set, although in practice there will always be a message size limitation".
 #[tokio::test]
 async fn the_batch_limit_is_said_and_leaves_room_for_a_grpc_message() -> Result<()> {
     let target = Target::start().await?;
@@ -33,6 +38,7 @@ async fn the_batch_limit_is_said_and_leaves_room_for_a_grpc_message() -> Result<
     Ok(())
 }
 
+/// "Earliest non-deprecated RE API version supported", and the latest.
 #[tokio::test]
 async fn the_versions_are_those_that_clients_of_version_2_accept() -> Result<()> {
     let target = Target::start().await?;
@@ -45,6 +51,7 @@ async fn the_versions_are_those_that_clients_of_version_2_accept() -> Result<()>
     Ok(())
 }
 
+/// Without `exec_enabled` a client does not try to execute.
 #[tokio::test]
 async fn no_execution_is_offered() -> Result<()> {
     let target = Target::start().await?;
@@ -64,6 +71,25 @@ async fn instance_names_with_slashes_are_served_like_any_other() -> Result<()> {
         assert!(client.has(&digest).await?, "{instance}");
         assert_eq!(client.download(&digest).await?, blob, "{instance}");
         assert_eq!(client.batch_read(&[digest]).await?[0].data, blob, "{instance}");
+    }
+    Ok(())
+}
+
+/// "Servers SHOULD reject blob uploads over the `max_cas_blob_size_bytes` limit with response code `INVALID_ARGUMENT`".
+#[tokio::test]
+async fn a_blob_over_the_advertised_size_is_refused_before_its_bytes_come() -> Result<()> {
+    let target = Target::start().await?;
+    let client = target.client();
+    let cache = client.capabilities().await?.cache_capabilities.context("no cache capabilities")?;
+    // 0 means "no limit".
+    if let Some(size_bytes) = cache.max_cas_blob_size_bytes.checked_add(1).filter(|size| *size > 1) {
+        let blob = new_bytes(1000);
+        let digest = Digest { size_bytes, ..digest_of(&blob) };
+        let upload = client.begin_upload();
+        upload.send_bytes(&client.upload_name(&digest), 0, &blob, false).await;
+        // The client's side stays open: nothing more is waited for.
+        let answer = within_deadline("a refusal", upload.answer()).await?;
+        refused_with(Code::InvalidArgument, answer)?;
     }
     Ok(())
 }
