@@ -20,6 +20,8 @@ mod error;
 mod fault_test;
 #[cfg(test)]
 mod faults;
+#[cfg(test)]
+mod functions_test;
 mod gathered;
 mod health;
 mod index;
