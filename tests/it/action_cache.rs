@@ -1,15 +1,18 @@
 //! ActionCache: a hit is whole (G5), and results are kept per instance and action.
 
-use anyhow::Result;
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
 use casbah_tests::clients::reapi::action_cache_client::ActionCacheClient;
 use casbah_tests::clients::reapi::{
-    ActionResult, Digest, Directory, GetActionResultRequest, OutputDirectory, OutputFile, Tree as TreeMessage,
-    UpdateActionResultRequest,
+    ActionResult, Digest, Directory, GetActionResultRequest, OutputDirectory, OutputFile, OutputSymlink,
+    Tree as TreeMessage, UpdateActionResultRequest,
 };
 use casbah_tests::clients::{Client, Tree, digest_of, refused_with};
 use casbah_tests::load::new_bytes;
 use casbah_tests::process::{Config, Listener};
 use casbah_tests::target::{Node, Target};
+use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
 use prost::Message as _;
 use tonic::{Code, Status};
 
@@ -343,5 +346,45 @@ async fn a_result_that_is_asked_for_keeps_all_that_it_names() -> Result<()> {
         assert_eq!(get(&client, &action).await?, result);
     }
     assert!(!client.has(&forgotten).await?, "nothing was evicted");
+    Ok(())
+}
+
+/// The processor time of the server for a call, over as many as show.
+async fn cost_of_get(node: &Node, client: &Client, action: &Digest) -> Result<Duration> {
+    const CALLS: u32 = 4000;
+    const AT_ONCE: usize = 16;
+    let before = node.server().cpu_time()?;
+    let calls = stream::iter(0..CALLS).map(|_| async { get(client, action).await.map(drop) });
+    calls.buffer_unordered(AT_ONCE).try_collect::<()>().await?;
+    Ok((node.server().cpu_time()? - before) / CALLS)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn to_look_for_a_hundred_outputs_costs_at_most_three_times_as_much_as_to_look_for_none() -> Result<()> {
+    let node = Node::start(&[])?;
+    let client = node.client().await?;
+    let path = |number| format!("bazel-out/k8-fastbuild/bin/package/output-{number}.o");
+    let mut files = Vec::new();
+    for number in 0..100 {
+        files.push(file(&path(number), client.upload(new_bytes(1000)).await?));
+    }
+    // As large, and nothing to look for.
+    let link = |number| OutputSymlink { path: path(number), target: "t".repeat(70), ..Default::default() };
+    let with = ActionResult { output_files: files, ..Default::default() };
+    let without = ActionResult { output_symlinks: (0..100).map(link).collect(), ..Default::default() };
+    ensure!(with.encoded_len() < without.encoded_len() * 5 / 4);
+    let mut ratios = Vec::new();
+    for _ in 0..3 {
+        let mut costs = Vec::new();
+        for result in [&without, &with] {
+            let action = new_action();
+            update(&client, &action, result.clone()).await?;
+            costs.push(cost_of_get(&node, &client, &action).await?);
+        }
+        ratios.push(costs[1].as_secs_f64() / costs[0].as_secs_f64());
+        eprintln!("{:?} without and {:?} with outputs, {:.2} times", costs[0], costs[1], ratios[ratios.len() - 1]);
+    }
+    // The machine is busy with other tests.
+    ensure!(ratios.iter().any(|ratio| *ratio <= 3.0), "{ratios:?}");
     Ok(())
 }
