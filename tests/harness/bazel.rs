@@ -102,6 +102,18 @@ impl Bazel {
     /// # Errors
     /// As [`Bazel::run`].
     pub fn test(&self, cache: &RemoteCache, targets: &[&str]) -> Result<Outcome> {
+        self.build_by("test", cache, targets)
+    }
+
+    /// `bazel build`.
+    ///
+    /// # Errors
+    /// As [`Bazel::run`].
+    pub fn build(&self, cache: &RemoteCache, targets: &[&str]) -> Result<Outcome> {
+        self.build_by("build", cache, targets)
+    }
+
+    fn build_by(&self, name: &str, cache: &RemoteCache, targets: &[&str]) -> Result<Outcome> {
         let mut args = vec![
             "--jobs=4".into(),
             "--symlink_prefix=/".into(),
@@ -111,7 +123,7 @@ impl Bazel {
         ];
         args.extend(cache.options.iter().cloned());
         args.extend(targets.iter().map(OsString::from));
-        self.run("test", &args)
+        self.run(name, &args)
     }
 
     /// Forgets everything that was built, as with an output base that is new; but the server goes on.
@@ -133,13 +145,15 @@ impl Bazel {
             .env("USER", "tester")
             // Not --ignore_all_rc_files: Debian's own says where the program's parts are.
             .args(["--nohome_rc", "--noworkspace_rc"])
+            // Should the test be killed, its server ends by itself.
+            .arg("--max_idle_secs=60")
             .arg(option("--output_user_root=", &self.home.path().join("user_root")))
             .arg(option("--output_base=", &self.output_base()))
             .args(JVM.map(|argument| format!("--host_jvm_args={argument}")))
             .arg(option("--host_jvm_args=-Djava.library.path=", &self.home.path().join("libraries")))
             .arg(name)
             .args(["--color=no", "--curses=no", "--noshow_progress"]);
-        if name == "test" {
+        if name != "clean" {
             // Debian's own sets it, and every sandbox would be left behind.
             command.arg("--nosandbox_debug");
         }

@@ -3,10 +3,11 @@
 use anyhow::{Result, ensure};
 use casbah_tests::authority::Authority;
 use casbah_tests::bazel::{Bazel, Outcome, Processes, RemoteCache, Workspace};
-use casbah_tests::clients::Client;
+use casbah_tests::clients::{AssetName, Client};
 use casbah_tests::load::new_bytes;
 use casbah_tests::process::{Config, Listener};
 use casbah_tests::target::Node;
+use sha2::{Digest as _, Sha256};
 
 /// Actions of the sample workspace, its tests included.
 const ACTIONS: u32 = 110;
@@ -102,6 +103,51 @@ fn a_client_that_does_not_upload_leaves_nothing_and_profits_from_others() -> Res
     bazel.clean()?;
     build_cold(&bazel, &cache)?;
     build_warm(&bazel, &cache.not_uploading())?;
+    Ok(())
+}
+
+// === what is fetched ===
+
+/// `sha256-BASE64`, the form of Bazel's qualifier `checksum.sri`.
+fn sri(bytes: &[u8]) -> String {
+    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut text = "sha256-".to_owned();
+    for group in Sha256::digest(bytes).chunks(3) {
+        let bits = (0..3).fold(0, |bits, place| bits << 8 | usize::from(group.get(place).copied().unwrap_or(0)));
+        for place in 0..4 {
+            let digit = char::from(DIGITS[bits >> (18 - 6 * place) & 63]);
+            text.push(if place > group.len() { '=' } else { digit });
+        }
+    }
+    text
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_archive_is_fetched_by_its_url_once_it_was_pushed() -> Result<()> {
+    const URL: &str = "https://archive.invalid/notice.txt";
+    let node = Node::start(&[])?;
+    let client = node.client().await?;
+    let notice = b"a file from elsewhere\n".as_slice();
+    let digest = client.upload(notice).await?;
+    let workspace = Workspace::sample()?;
+    workspace.append(
+        "WORKSPACE",
+        &format!(
+            "load(\"@bazel_tools//tools/build_defs/repo:http.bzl\", \"http_file\")\n\
+             http_file(name = \"notice\", sha256 = \"{}\", urls = [\"{URL}\"])\n",
+            digest.hash
+        ),
+    )?;
+    let copy = "genrule(name = \"copy\", srcs = [\"@notice//file\"], outs = [\"copy.txt\"], cmd = \"cat $< > $@\")\n";
+    workspace.append("BUILD", copy)?;
+    let bazel = Bazel::new(&workspace)?;
+    let downloader = format!("--experimental_remote_downloader=grpc://localhost:{}", node.server().port(0));
+    let cache = cache_of(&node).with(&downloader);
+
+    bazel.build(&cache, &["//:copy"])?.failed()?.saying("NOT_FOUND")?;
+    client.push_blob(&AssetName::new(URL).qualified("checksum.sri", &sri(notice)), &digest).await?;
+    bazel.build(&cache, &["//:copy"])?.succeeded()?;
+    assert_eq!(bazel.read_output("copy.txt")?.as_bytes(), notice);
     Ok(())
 }
 
