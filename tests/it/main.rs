@@ -8,6 +8,7 @@ mod buildstream;
 mod bytestream;
 mod capabilities;
 mod cas;
+mod chunks;
 mod cli;
 mod contract;
 mod deploy;
