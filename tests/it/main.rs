@@ -10,6 +10,7 @@ mod capabilities;
 mod cas;
 mod chunks;
 mod cli;
+mod compression;
 mod contract;
 mod deploy;
 mod digest_functions;

@@ -14,6 +14,7 @@ mod capabilities;
 mod cas;
 mod chunks;
 mod completeness;
+mod compression;
 mod partial_uploads;
 mod resource_name;
 mod services;
