@@ -9,6 +9,7 @@ mod buildstream;
 mod bytestream;
 mod capabilities;
 mod cas;
+mod chunks;
 mod cli;
 mod compression;
 mod contract;
