@@ -4,6 +4,7 @@ mod access;
 mod action_cache;
 mod artifact_server;
 mod asset;
+mod blob_verify;
 mod buildstream;
 mod bytestream;
 mod capabilities;
