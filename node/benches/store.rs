@@ -88,7 +88,14 @@ async fn small(size: usize) -> Result<()> {
     Ok(())
 }
 
+/// Twice, of which the second time is told: memory that the page cache takes for the first time since the machine started
+/// may cost as much again (a virtual machine gets it from its host only then), which is not the store's doing.
 async fn large(aligned: bool) -> Result<()> {
+    large_round(aligned, false).await?;
+    large_round(aligned, true).await
+}
+
+async fn large_round(aligned: bool, told: bool) -> Result<()> {
     let place = Place::new()?;
     let store = place.open(8 << 30).await?;
     let odd = if aligned { 0 } else { 13 };
@@ -117,6 +124,9 @@ async fn large(aligned: bool) -> Result<()> {
         upload.commit().await?;
     }
     let total = count * bytes.len() as u64;
+    if !told {
+        return Ok(());
+    }
     meter.per_gib(&format!("put 16 MiB, with hash, {kind}"), total, "1.15 s/GiB");
     let meter = Meter::start();
     for (digest, _) in &digests {

@@ -9,7 +9,7 @@ use std::fs::File;
 use std::io;
 
 use bytes::Bytes;
-use casbah_cluster::digest::Digest;
+use casbah_cluster::digest::{Digest, DigestFunction};
 
 use super::disk::Disk;
 use super::error::Damage;
@@ -128,9 +128,12 @@ pub fn trailer(digest: &Digest) -> [u8; TRAILER_BYTES] {
     bytes.try_into().expect("a trailer has TRAILER_BYTES bytes")
 }
 
-/// The blob's size that a trailer names, if it is one.
-pub fn size_in_trailer(trailer: &[u8; TRAILER_BYTES]) -> u64 {
-    trailer.get(16..24).and_then(|size| size.try_into().ok()).map_or(0, u64::from_le_bytes)
+/// The digest that a trailer names; `None` when it is no trailer.
+pub fn digest_in_trailer(found: &[u8; TRAILER_BYTES]) -> Option<Digest> {
+    let size_bytes = u64::from_le_bytes(found.get(16..24)?.try_into().ok()?);
+    let function = DigestFunction::from_number(*found.get(24)?)?;
+    let hash = found.get(28..)?.get(..function.hash_len())?;
+    Digest::from_raw(function, hash, size_bytes).filter(|digest| trailer(digest) == *found)
 }
 
 /// Whether a file of this length with this trailer is the blob's.
@@ -149,4 +152,23 @@ pub fn check_frames(bytes: &[u8], checksums: &[u8]) -> Result<(), Damage> {
     }
     let equal = |(frame, checksum): (&[u8], &[u8])| crc32c::crc32c(frame).to_le_bytes() == checksum;
     if frames.zip(checksums.chunks(4)).all(equal) { Ok(()) } else { Err(Damage::Checksum) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_trailer_gives_its_digest_back_whatever_the_function() {
+        for function in DigestFunction::ALL {
+            let digest = Digest::of(*function, b"x");
+            let mut bytes = trailer(&digest);
+            assert_eq!(digest_in_trailer(&bytes), Some(digest));
+            for bit in 0..8 * bytes.len() {
+                bytes[bit / 8] ^= 1 << (bit % 8);
+                assert_eq!(digest_in_trailer(&bytes), None, "{function:?} bit {bit}");
+                bytes[bit / 8] ^= 1 << (bit % 8);
+            }
+        }
+    }
 }

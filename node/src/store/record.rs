@@ -7,7 +7,7 @@
 use super::key::{KEY_HASH_BYTES, Key};
 
 /// Length of an entry: function (1), kind of place (1: file, 2: segment), serial (1), zero (1), last use in Unix
-/// seconds (4), size (8), segment number (4), offset in the segment (4), hash (32).
+/// seconds (4), size (8), segment number (4), offset in the segment (4), key (32).
 pub const ENTRY_BYTES: usize = 56;
 
 /// Bytes of a journal record before its payload.

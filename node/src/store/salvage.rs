@@ -12,7 +12,7 @@ use std::path::Path;
 
 use casbah_cluster::digest::DigestFunction;
 
-use super::blob_file::{TRAILER_BYTES, size_in_trailer};
+use super::blob_file::{TRAILER_BYTES, digest_in_trailer};
 use super::disk::Disk;
 use super::index::Index;
 use super::key::{Key, Place, Stored};
@@ -95,8 +95,8 @@ fn check(disk: &Disk, paths: &Paths, path: &Path, key: Key, serial: u8) -> io::R
     let Some(at) = file.metadata()?.len().checked_sub(TRAILER_BYTES as u64) else { return Ok(None) };
     let mut trailer = [0; TRAILER_BYTES];
     disk.read_exact_at(&file, &mut trailer, at)?;
-    let stored = Stored { key, size_bytes: size_in_trailer(&trailer), place: Place::File { serial } };
-    let Some(digest) = key.digest(stored.size_bytes) else { return Ok(None) };
+    let Some(digest) = digest_in_trailer(&trailer).filter(|digest| Key::of(digest) == key) else { return Ok(None) };
+    let stored = Stored { key, size_bytes: digest.size_bytes(), place: Place::File { serial } };
     let mut hasher = digest.function().hasher();
     match verify::check(disk, paths, None, &stored, |bytes| hasher.update(bytes)) {
         Ok(()) => Ok((hasher.finish() == digest).then_some(stored)),
