@@ -5,6 +5,7 @@ mod action_cache;
 mod artifact_server;
 mod asset;
 mod bazel;
+mod blob_verify;
 mod buildstream;
 mod bytestream;
 mod capabilities;

@@ -19,7 +19,7 @@ use crate::run::backend::{Backend, Route};
 use crate::run::directory::{self, Ownership};
 use crate::run::signals::Signals;
 use crate::serve::{self, Parts};
-use crate::store::{OpenError, Store, StoreOptions};
+use crate::store::{self, OpenError, Store, StoreOptions};
 
 /// Attempts to open what a process that is ending still holds, and the pause between them: five seconds in all.
 const PREDECESSOR_ATTEMPTS: usize = 250;
@@ -146,7 +146,7 @@ impl Owned {
         ownership.until_exit();
         let dir = &config.node.dir;
         let store = Store::open(StoreOptions {
-            dir: dir.join("store"),
+            dir: dir.join(store::DIRECTORY),
             capacity_bytes: config.store.capacity_bytes,
             retention_floor: config.store.retention_floor,
             sync: config.store.sync,
