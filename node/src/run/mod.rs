@@ -10,3 +10,4 @@ mod relayed;
 mod signals;
 
 pub use assemble::{RunError, serve};
+pub use directory::{Look, Stopped};
