@@ -402,6 +402,25 @@ async fn an_upload_is_taken_up_where_the_connection_broke() -> Result<()> {
 }
 
 #[tokio::test]
+async fn an_upload_is_taken_up_before_the_server_has_noticed_that_its_connection_broke() -> Result<()> {
+    let target = Target::start().await?;
+    let client = target.client();
+    let blob = new_bytes(2 * MIB);
+    let digest = digest_of(&blob);
+    let name = client.upload_name(&digest);
+    let forgotten = client.begin_upload();
+    forgotten.send_bytes(&name, 0, &blob[..MIB], false).await;
+    committed(client, &name, MIB).await?;
+    // Nothing goes on at another place, and nobody is disturbed by the attempt.
+    let astray = write(client, rest_of(&name, &blob, MIB + 1)).await;
+    assert!(refused_with(Code::InvalidArgument, astray)?.contains(&MIB.to_string()));
+    assert_eq!(write(client, rest_of(&name, &blob, MIB)).await?, digest.size_bytes);
+    assert!(client.download(&digest).await? == blob);
+    refused_with(Code::Aborted, within_deadline("the end of the old call", forgotten.answer()).await?)?;
+    Ok(())
+}
+
+#[tokio::test]
 async fn an_upload_can_break_many_times() -> Result<()> {
     let target = Target::start().await?;
     let client = target.client();

@@ -48,11 +48,17 @@ impl ByteStream {
     /// blob, whatever the form.
     async fn resume_or_begin(&self, name: UploadName, offset: i64) -> Result<ActiveUpload, Status> {
         self.partial.discard_old(Instant::now());
+        if let Ok(offset @ 1..) = u64::try_from(offset) {
+            self.partial.end_call_at(&name, offset).await;
+        }
         let kept = self.partial.take(&name).filter(|upload| offset > 0 || upload.written_bytes() == 0);
         let upload = match kept {
             Some(upload) => upload,
             // Before room is made for a blob that will not come.
-            None if offset != 0 => return Err(wrong_offset(name.digest, offset, 0)),
+            None if offset != 0 => {
+                let written = self.partial.written_bytes(&name).unwrap_or(0);
+                return Err(wrong_offset(name.digest, offset, written));
+            }
             None => self.begin(&name.digest).await?,
         };
         let written = upload.written_bytes();
@@ -118,7 +124,7 @@ impl ByteStream {
         requests: &mut Streaming<api::WriteRequest>,
         active: &mut ActiveUpload,
     ) -> Result<Finished, Stopped> {
-        let (resource_name, digest) = (first.resource_name.clone(), active.digest());
+        let (resource_name, digest, call) = (first.resource_name.clone(), active.digest(), active.call());
         // Where the call began, in bytes of the blob, and what it has sent since, in whatever form: so the API counts.
         let mut next_offset = active.upload().written_bytes();
         let mut decoder = match form {
@@ -131,12 +137,20 @@ impl ByteStream {
             next_offset += message.data.len() as u64;
             take_data(message.data, decoder.as_mut(), active).await?;
             let finish = message.finish_write;
-            let next = requests.message();
-            let next = match finish {
-                false => next.await,
-                true => tokio::time::timeout(HALF_CLOSE_PATIENCE, next).await.unwrap_or(Ok(None)),
+            let next = async {
+                match finish {
+                    false => requests.message().await,
+                    true => {
+                        let next = tokio::time::timeout(HALF_CLOSE_PATIENCE, requests.message());
+                        next.await.unwrap_or(Ok(None))
+                    }
+                }
             };
-            match next.map_err(Stopped::Cut)? {
+            let next = tokio::select! {
+                next = next => next.map_err(Stopped::Cut)?,
+                () = call.superseded() => return Err(Stopped::Cut(superseded(digest))),
+            };
+            match next {
                 Some(_) if finish => {
                     let text = format!("the upload of {digest} goes on after the message with finish_write");
                     return Err(Stopped::Refused(Status::invalid_argument(text)));
@@ -334,6 +348,10 @@ fn check_message(
 async fn first_piece(mut reader: Reader) -> Result<(Option<Bytes>, Reader), Status> {
     let first = reader.next().await.map_err(|error| status_map::read(&error))?;
     Ok((first, reader))
+}
+
+fn superseded(digest: Digest) -> Status {
+    Status::aborted(format!("another call goes on with this upload of {digest}"))
 }
 
 fn wrong_offset(digest: Digest, offset: i64, expected: u64) -> Status {
