@@ -257,14 +257,16 @@ impl Newcomer {
         }
         let Some(tls) = self.tls.clone() else {
             let service = self.admitted(Identity::anonymous());
-            return connection::serve(stream, service, Bounds::CLIENT, ended, std::future::pending()).await;
+            let bounds = Bounds::client(self.config.connection_age);
+            return connection::serve(stream, service, bounds, ended, std::future::pending()).await;
         };
         // However many handshakes there are, they cost memory within the bound on connections, and the processor in turns.
         match tokio::time::timeout(HANDSHAKE_DEADLINE, tls.accept(stream)).await {
             Ok(Ok((stream, identity))) => {
                 tracing::debug!(%from, %identity, "connected");
                 let service = self.admitted(identity.clone());
-                connection::serve(stream, service, Bounds::CLIENT, ended, self.withdrawn(&tls, &identity)).await;
+                let bounds = Bounds::client(self.config.connection_age);
+                connection::serve(stream, service, bounds, ended, self.withdrawn(&tls, &identity)).await;
             }
             Ok(Err(error)) => {
                 let error = &error as &dyn std::error::Error;
@@ -290,7 +292,7 @@ impl Newcomer {
         let who = identity.to_string().into();
         let access = Access { who, permissions: self.config.allow, services: self.config.services };
         let proof = self.tls.clone().map(|tls| (tls, identity));
-        Admitted { gate: Gate::new(self.app.clone(), access), proof }
+        Admitted { gate: Gate::new(self.app.clone(), access, self.config.reflection), proof }
     }
 }
 

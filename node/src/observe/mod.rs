@@ -1,3 +1,4 @@
 //! Logs and metrics.
 
+pub mod calls;
 pub mod logs;

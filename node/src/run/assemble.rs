@@ -160,6 +160,7 @@ impl Owned {
             splits: splits.clone(),
             capacity_bytes: config.store.capacity_bytes,
             retention_floor: config.store.retention_floor,
+            instances: config.instances.clone(),
         })
         .await;
         let (end_socket, ended) = End::new();

@@ -15,6 +15,7 @@ use crate::serve::access::Access;
 use crate::serve::asset_request;
 use crate::serve::cas::{function_of, to_message};
 use crate::serve::completeness::{Completeness, Incomplete};
+use crate::serve::instances::Instances;
 use crate::serve::status_map;
 
 /// The Fetch service.
@@ -23,6 +24,8 @@ pub struct Fetch {
     pub index: AssetIndex,
     /// Whether it is whole.
     pub completeness: Arc<Completeness>,
+    /// The instances that are served.
+    pub instances: Instances,
 }
 
 /// What both calls ask for.
@@ -117,6 +120,7 @@ impl api::fetch_server::Fetch for Fetch {
     ) -> Result<Response<api::FetchBlobResponse>, Status> {
         let checks = Access::of(&request)?.checks_assets();
         let request = request.into_inner();
+        self.instances.check(&request.instance_name)?;
         let question = Question {
             instance: &request.instance_name,
             kind: AssetKind::Blob,
@@ -143,6 +147,7 @@ impl api::fetch_server::Fetch for Fetch {
     ) -> Result<Response<api::FetchDirectoryResponse>, Status> {
         let checks = Access::of(&request)?.checks_assets();
         let request = request.into_inner();
+        self.instances.check(&request.instance_name)?;
         let question = Question {
             instance: &request.instance_name,
             kind: AssetKind::Directory,

@@ -11,6 +11,7 @@ use tonic::{Request, Response, Status};
 
 use crate::serve::chunks::Chunks;
 use crate::serve::compression::{Compression, Form, OFFERED};
+use crate::serve::instances::Instances;
 use crate::serve::{status_map, tree};
 use crate::store::Store;
 
@@ -34,6 +35,8 @@ pub struct Cas {
     pub store: Store,
     /// Blobs in chunks.
     pub chunks: Chunks,
+    /// The instances that are served.
+    pub instances: Instances,
     /// For those that travel compressed.
     pub compression: Compression,
 }
@@ -99,6 +102,7 @@ impl api::content_addressable_storage_server::ContentAddressableStorage for Cas 
         request: Request<api::FindMissingBlobsRequest>,
     ) -> Result<Response<api::FindMissingBlobsResponse>, Status> {
         let request = request.into_inner();
+        self.instances.check(&request.instance_name)?;
         let function = function_of(request.digest_function, request.blob_digests.first())?;
         let mut seen = HashSet::with_capacity(request.blob_digests.len());
         let mut digests = Vec::with_capacity(request.blob_digests.len());
@@ -119,6 +123,7 @@ impl api::content_addressable_storage_server::ContentAddressableStorage for Cas 
         request: Request<api::BatchUpdateBlobsRequest>,
     ) -> Result<Response<api::BatchUpdateBlobsResponse>, Status> {
         let request = request.into_inner();
+        self.instances.check(&request.instance_name)?;
         let first = request.requests.iter().find_map(|blob| blob.digest.as_ref());
         let function = function_of(request.digest_function, first)?;
         check_batch(request.requests.iter().map(batch_bytes).fold(0, u64::saturating_add))?;
@@ -139,6 +144,7 @@ impl api::content_addressable_storage_server::ContentAddressableStorage for Cas 
         request: Request<api::BatchReadBlobsRequest>,
     ) -> Result<Response<api::BatchReadBlobsResponse>, Status> {
         let request = request.into_inner();
+        self.instances.check(&request.instance_name)?;
         let function = function_of(request.digest_function, request.digests.first())?;
         let sizes = request.digests.iter().map(|digest| u64::try_from(digest.size_bytes).unwrap_or(0));
         check_batch(sizes.fold(0, u64::saturating_add))?;
@@ -168,6 +174,7 @@ impl api::content_addressable_storage_server::ContentAddressableStorage for Cas 
 
     async fn get_tree(&self, request: Request<api::GetTreeRequest>) -> Result<Response<Self::GetTreeStream>, Status> {
         let request = request.into_inner();
+        self.instances.check(&request.instance_name)?;
         let function = function_of(request.digest_function, request.root_digest.as_ref())?;
         let pages = tree::pages(self.store.clone(), function, request).await?;
         Ok(Response::new(Box::pin(pages)))
@@ -178,6 +185,7 @@ impl api::content_addressable_storage_server::ContentAddressableStorage for Cas 
         request: Request<api::SplitBlobRequest>,
     ) -> Result<Response<api::SplitBlobResponse>, Status> {
         let request = request.into_inner();
+        self.instances.check(&request.instance_name)?;
         let function = function_of(request.digest_function, request.blob_digest.as_ref())?;
         Ok(Response::new(self.chunks.split(function, request).await?))
     }
@@ -187,6 +195,7 @@ impl api::content_addressable_storage_server::ContentAddressableStorage for Cas 
         request: Request<api::SpliceBlobRequest>,
     ) -> Result<Response<api::SpliceBlobResponse>, Status> {
         let request = request.into_inner();
+        self.instances.check(&request.instance_name)?;
         let function = function_of(request.digest_function, request.blob_digest.as_ref())?;
         Ok(Response::new(self.chunks.splice(function, request).await?))
     }
