@@ -5,11 +5,11 @@ use casbah_tests::clients::asset::{FetchBlobRequest, FetchDirectoryRequest, Push
 use casbah_tests::clients::bytestream::{QueryWriteStatusRequest, ReadRequest, WriteRequest};
 use casbah_tests::clients::reapi::action_cache_client::ActionCacheClient;
 use casbah_tests::clients::reapi::digest_function::Value as DigestFunction;
+use casbah_tests::clients::reapi::symlink_absolute_path_strategy::Value as SymlinkStrategy;
 use casbah_tests::clients::reapi::{
     BatchReadBlobsRequest, BatchUpdateBlobsRequest, Digest, FindMissingBlobsRequest, GetActionResultRequest,
     GetTreeRequest, SpliceBlobRequest, SplitBlobRequest, UpdateActionResultRequest,
 };
-use casbah_tests::clients::reapi::symlink_absolute_path_strategy::Value as SymlinkStrategy;
 use casbah_tests::clients::{Client, digest_of, refused_with};
 use casbah_tests::deadline::within_deadline;
 use casbah_tests::load::new_bytes;

@@ -2,6 +2,7 @@
 
 mod access;
 mod action_cache;
+mod admin;
 mod artifact_server;
 mod asset;
 mod bazel;

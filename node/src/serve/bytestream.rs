@@ -10,6 +10,7 @@ use futures_util::stream::{self, Stream, StreamExt as _};
 use tonic::{Request, Response, Status, Streaming};
 use tracing::Instrument as _;
 
+use crate::observe::counters::COUNTERS;
 use crate::serve::compression::{Compression, DecodeError, Decoder, Form};
 use crate::serve::instances::Instances;
 use crate::serve::partial_uploads::{ActiveUpload, PartialUploads, UploadName};
@@ -139,6 +140,7 @@ impl ByteStream {
         loop {
             check_message(&message, &resource_name, digest, next_offset).map_err(Stopped::Refused)?;
             next_offset += message.data.len() as u64;
+            COUNTERS.received_bytes.add(form.encoding() as usize, message.data.len() as u64);
             take_data(message.data, decoder.as_mut(), active).await?;
             let finish = message.finish_write;
             let next = async {
@@ -177,12 +179,12 @@ impl ByteStream {
         let rest = stream::unfold(Some(reader), |reader| async move {
             let mut reader = reader?;
             match reader.next().await {
-                Ok(Some(data)) => Some((Ok(api::ReadResponse { data }), Some(reader))),
+                Ok(Some(data)) => Some((Ok(sent(Form::Identity, data)), Some(reader))),
                 Ok(None) => None,
                 Err(error) => Some((Err(status_map::read_midway(&error)), None)),
             }
         });
-        let first = stream::iter(first.map(|data| Ok(api::ReadResponse { data })));
+        let first = stream::iter(first.map(|data| Ok(sent(Form::Identity, data))));
         Box::pin(first.chain(rest))
     }
 
@@ -203,7 +205,7 @@ impl ByteStream {
                     },
                 };
                 match compression.compress(piece).await {
-                    Ok(data) => Some((Ok(api::ReadResponse { data }), Some((None, reader)))),
+                    Ok(data) => Some((Ok(sent(Form::Zstd, data)), Some((None, reader)))),
                     Err(error) => Some((Err(status_map::encode(&error)), None)),
                 }
             }
@@ -349,6 +351,12 @@ fn check_message(
         Ok(offset) if offset == expected => Ok(()),
         _ => Err(wrong_offset(digest, message.write_offset, expected)),
     }
+}
+
+/// A message with a piece of a blob.
+fn sent(form: Form, data: Bytes) -> api::ReadResponse {
+    COUNTERS.sent_bytes.add(form.encoding() as usize, data.len() as u64);
+    api::ReadResponse { data }
 }
 
 async fn first_piece(mut reader: Reader) -> Result<(Option<Bytes>, Reader), Status> {

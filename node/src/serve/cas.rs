@@ -9,6 +9,8 @@ use casbah_proto::build::bazel::remote::execution::v2 as api;
 use futures_util::stream::{self, Stream, StreamExt as _};
 use tonic::{Request, Response, Status};
 
+use crate::observe::counters::COUNTERS;
+use crate::observe::labels::Presence;
 use crate::serve::chunks::Chunks;
 use crate::serve::compression::{Compression, Form, OFFERED};
 use crate::serve::instances::Instances;
@@ -114,7 +116,10 @@ impl api::content_addressable_storage_server::ContentAddressableStorage for Cas 
         }
         let present = self.store.touch(&digests);
         let missing = digests.iter().zip(present).filter(|(_, present)| !present);
-        let missing_blob_digests = missing.map(|(digest, _)| to_message(digest)).collect();
+        let missing_blob_digests: Vec<_> = missing.map(|(digest, _)| to_message(digest)).collect();
+        let missing = missing_blob_digests.len();
+        COUNTERS.find_missing.add(Presence::Missing as usize, missing as u64);
+        COUNTERS.find_missing.add(Presence::Present as usize, (digests.len() - missing) as u64);
         Ok(Response::new(api::FindMissingBlobsResponse { missing_blob_digests }))
     }
 
@@ -157,6 +162,7 @@ impl api::content_addressable_storage_server::ContentAddressableStorage for Cas 
                     Ok((data, form)) => (data, form, Ok(())),
                     Err(status) => (Bytes::new(), Form::Identity, Err(status)),
                 };
+                COUNTERS.sent_bytes.add(form.encoding() as usize, data.len() as u64);
                 api::batch_read_blobs_response::Response {
                     digest: Some(digest),
                     data,
@@ -216,6 +222,7 @@ impl Cas {
                 blob.compressor
             )));
         };
+        COUNTERS.received_bytes.add(form.encoding() as usize, blob.data.len() as u64);
         let Some(digest) = blob.digest else { return Err(Status::invalid_argument("a blob without a digest")) };
         let digest = digest_of(function, &digest).map_err(|error| status_map::digest(&error))?;
         let data = match form {
