@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use casbah::cli::args::{Arguments, Command};
-use casbah::cli::{bst, config, dev, generate, serve, status, version};
+use casbah::cli::{blob, bst, config, dev, generate, serve, status, version};
 use clap::Parser as _;
 
 fn main() -> ExitCode {
@@ -16,6 +16,7 @@ fn main() -> ExitCode {
             Err(failure) => Err(failure),
         },
         Command::Config(command) => config::run(&command),
+        Command::Blob(command) => blob::run(&command),
         Command::Version(arguments) => version::run(&arguments),
         Command::Completion(arguments) => generate::completion(&arguments),
         Command::Man(arguments) => generate::man(&arguments),

@@ -40,6 +40,9 @@ pub enum Command {
     /// Check a configuration, show it, or start one
     #[command(subcommand)]
     Config(ConfigCommand),
+    /// Look after the blobs of a node
+    #[command(subcommand)]
+    Blob(BlobCommand),
     /// Print the version
     Version(VersionArguments),
     /// Print a completion script for a shell
@@ -191,6 +194,28 @@ pub struct ConfigInitArguments {
     /// Where to write it; nothing is overwritten [default: standard output]
     #[arg(value_name = "PATH")]
     pub path: Option<PathBuf>,
+}
+
+/// `casbah blob`.
+#[derive(Debug, Subcommand)]
+pub enum BlobCommand {
+    /// Read every blob of a node that is stopped, and tell which are damaged
+    ///
+    /// Each blob is compared with its checksums and with its digest. Nothing is changed: a node drops a damaged blob when
+    /// it comes across it, and the next upload heals it. What is damaged is printed, a line for each blob, and then how
+    /// much was read; the exit code is 1 if there is any damage.
+    Verify(BlobVerifyArguments),
+}
+
+/// Arguments of `casbah blob verify`.
+#[derive(Debug, Args)]
+pub struct BlobVerifyArguments {
+    /// The directory of the node (node.dir), or the directory store in it
+    #[arg(value_name = "DIR")]
+    pub dir: PathBuf,
+    /// How to print what was found
+    #[arg(long, value_name = "FORMAT", default_value_t = OutputFormat::Text)]
+    pub output: OutputFormat,
 }
 
 /// Arguments of `casbah version`.

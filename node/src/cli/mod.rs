@@ -4,6 +4,7 @@
 //! rest to standard error; a failure is told in lines that begin with `error:`, `caused by:` and `hint:`.
 
 pub mod args;
+pub mod blob;
 pub mod bst;
 pub mod config;
 pub mod dev;

@@ -15,14 +15,14 @@ use tower::util::BoxCloneSyncService;
 use crate::accept::{AdminPort, App, BindError, Bound, End, OwnerSocket};
 use crate::config::{Config, limits};
 use crate::forward::{self, Upstream};
-use crate::index::{ActionIndex, AssetIndex, IndexError};
+use crate::index::{ActionIndex, AssetIndex, IndexError, SplitIndex};
 use crate::observe::snapshot::Phase;
 use crate::run::backend::{Backend, Route};
 use crate::run::directory::{self, Ownership};
 use crate::run::report::{self, Report};
 use crate::run::signals::Signals;
 use crate::serve::{self, Parts};
-use crate::store::{OpenError, Store, StoreOptions};
+use crate::store::{self, OpenError, Store, StoreOptions};
 
 /// Attempts to open what a process that is ending still holds, and the pause between them: five seconds in all.
 const PREDECESSOR_ATTEMPTS: usize = 250;
@@ -154,6 +154,7 @@ struct Owned {
     store: Store,
     assets: AssetIndex,
     actions: ActionIndex,
+    splits: SplitIndex,
     routes: Routes,
     health: HealthReporter,
     end_socket: End,
@@ -167,17 +168,18 @@ impl Owned {
         ownership.until_exit();
         let dir = &config.node.dir;
         let store = Store::open(StoreOptions {
-            dir: dir.join("store"),
+            dir: dir.join(store::DIRECTORY),
             capacity_bytes: config.store.capacity_bytes,
             retention_floor: config.store.retention_floor,
             sync: config.store.sync,
         })
         .await?;
-        let (assets, actions) = open_indexes(config).await?;
+        let (assets, actions, splits) = open_indexes(config).await?;
         let (routes, health) = serve::services(Parts {
             store: store.clone(),
             assets: assets.clone(),
             actions: actions.clone(),
+            splits: splits.clone(),
             capacity_bytes: config.store.capacity_bytes,
             retention_floor: config.store.retention_floor,
             instances: config.instances.clone(),
@@ -188,7 +190,7 @@ impl Owned {
         let bound = OwnerSocket::bind(dir);
         let bound = bound.map_err(|source| RunError::System { what: "make the socket in the directory", source })?;
         socket.spawn(bound.serve(BoxCloneSyncService::new(routes.clone()), ended));
-        Ok(Owned { store, assets, actions, routes, health, end_socket, socket })
+        Ok(Owned { store, assets, actions, splits, routes, health, end_socket, socket })
     }
 
     /// What has numbers.
@@ -217,10 +219,11 @@ impl Owned {
     async fn close(mut self) {
         self.socket.shutdown().await;
         self.store.close().await;
-        let (assets, actions) = (self.assets.clone(), self.actions.clone());
+        let (assets, actions, splits) = (self.assets.clone(), self.actions.clone(), self.splits.clone());
         let close = move || {
             assets.close();
             actions.close();
+            splits.close();
         };
         if let Err(error) = tokio::task::spawn_blocking(close).await {
             tracing::error!(%error, "the indexes could not be closed");
@@ -228,14 +231,15 @@ impl Owned {
     }
 }
 
-/// Opens both indexes. The process that owned the directory before may be in the middle of its end: the kernel has given
+/// Opens the indexes. The process that owned the directory before may be in the middle of its end: the kernel has given
 /// its lock on the directory back, and gives those on the databases back within the same moment.
-async fn open_indexes(config: &Config) -> Result<(AssetIndex, ActionIndex), IndexError> {
+async fn open_indexes(config: &Config) -> Result<(AssetIndex, ActionIndex, SplitIndex), IndexError> {
     let (dir, capacity) = (&config.node.dir, config.index.capacity);
     let open = || {
         Ok((
             AssetIndex::open(&dir.join("assets.redb"), capacity)?,
             ActionIndex::open(&dir.join("actions.redb"), capacity)?,
+            SplitIndex::open(&dir.join("splits.redb"))?,
         ))
     };
     for _ in 0..PREDECESSOR_ATTEMPTS {

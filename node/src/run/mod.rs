@@ -11,3 +11,4 @@ mod report;
 mod signals;
 
 pub use assemble::{RunError, serve};
+pub use directory::{Look, Stopped};

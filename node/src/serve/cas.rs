@@ -11,6 +11,7 @@ use tonic::{Request, Response, Status};
 
 use crate::observe::counters::COUNTERS;
 use crate::observe::labels::Presence;
+use crate::serve::chunks::Chunks;
 use crate::serve::compression::{Compression, Form, OFFERED};
 use crate::serve::instances::Instances;
 use crate::serve::{status_map, tree};
@@ -34,6 +35,8 @@ const COMPRESSED_BYTES_MIN: usize = 512;
 pub struct Cas {
     /// Where the blobs are.
     pub store: Store,
+    /// Blobs in chunks.
+    pub chunks: Chunks,
     /// The instances that are served.
     pub instances: Instances,
     /// For those that travel compressed.
@@ -185,16 +188,22 @@ impl api::content_addressable_storage_server::ContentAddressableStorage for Cas 
 
     async fn split_blob(
         &self,
-        _request: Request<api::SplitBlobRequest>,
+        request: Request<api::SplitBlobRequest>,
     ) -> Result<Response<api::SplitBlobResponse>, Status> {
-        Err(Status::unimplemented("SplitBlob is not offered yet, as Capabilities says; read the blob whole"))
+        let request = request.into_inner();
+        self.instances.check(&request.instance_name)?;
+        let function = function_of(request.digest_function, request.blob_digest.as_ref())?;
+        Ok(Response::new(self.chunks.split(function, request).await?))
     }
 
     async fn splice_blob(
         &self,
-        _request: Request<api::SpliceBlobRequest>,
+        request: Request<api::SpliceBlobRequest>,
     ) -> Result<Response<api::SpliceBlobResponse>, Status> {
-        Err(Status::unimplemented("SpliceBlob is not offered yet, as Capabilities says; upload the blob whole"))
+        let request = request.into_inner();
+        self.instances.check(&request.instance_name)?;
+        let function = function_of(request.digest_function, request.blob_digest.as_ref())?;
+        Ok(Response::new(self.chunks.splice(function, request).await?))
     }
 }
 
