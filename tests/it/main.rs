@@ -22,5 +22,6 @@ mod quota;
 mod reading;
 mod reflection;
 mod restart;
+mod resumption;
 mod takeover;
 mod tree;

@@ -47,7 +47,7 @@ const PIECES: &[&str] = &[
 
 fn originals() -> Vec<String> {
     let mut names = Vec::new();
-    for function in DigestFunction::ALL {
+    for &function in DigestFunction::ALL {
         let digest = Digest::of(function, b"some blob");
         let (hash, size) = (digest.hash_hex(), digest.size_bytes());
         for instance in ["", "main/", "team/a/"] {
@@ -76,7 +76,10 @@ fn mutate(rng: &mut SmallRng, name: &mut String, others: &[String]) {
         1 => drop(name.drain(from..to)),
         2 => name.truncate(from),
         3 => name.replace_range(from..to, PIECES.choose(rng).unwrap()),
-        4 => name.insert_str(from, &name[from..to].to_owned()),
+        4 => {
+            let piece = name[from..to].to_owned();
+            name.insert_str(from, &piece);
+        }
         5 => {
             let mut segments: Vec<&str> = name.split('/').collect();
             let (a, b) = (rng.random_range(0..segments.len()), rng.random_range(0..segments.len()));
