@@ -22,6 +22,5 @@ mod quota;
 mod reading;
 mod reflection;
 mod restart;
-mod resumption;
 mod takeover;
 mod tree;

@@ -51,10 +51,7 @@ impl ByteStream {
     /// blob, whatever the form.
     async fn resume_or_begin(&self, name: UploadName, offset: i64) -> Result<ActiveUpload, Status> {
         self.partial.discard_old(Instant::now());
-        let kept = match u64::try_from(offset) {
-            Ok(offset) if offset > 0 => self.partial.take_at(&name, offset).await,
-            _ => self.partial.take(&name).filter(|upload| upload.written_bytes() == 0),
-        };
+        let kept = self.partial.take(&name).filter(|upload| offset > 0 || upload.written_bytes() == 0);
         let upload = match kept {
             Some(upload) => upload,
             // Before room is made for a blob that will not come.
@@ -139,10 +136,7 @@ impl ByteStream {
             let finish = message.finish_write;
             let next = requests.message();
             let next = match finish {
-                false => tokio::select! {
-                    next = next => next,
-                    () = active.wanted() => Err(Status::aborted(format!("another call goes on with the upload of {digest}"))),
-                },
+                false => next.await,
                 true => tokio::time::timeout(HALF_CLOSE_PATIENCE, next).await.unwrap_or(Ok(None)),
             };
             match next.map_err(Stopped::Cut)? {

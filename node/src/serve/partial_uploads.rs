@@ -10,7 +10,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use casbah_cluster::digest::Digest;
-use tokio::sync::Notify;
 
 use crate::serve::compression::Form;
 use crate::store::Upload;
@@ -20,9 +19,6 @@ const KEPT_MAX: usize = 256;
 
 /// How long an interrupted upload is kept: clients come back within seconds, their longest back-off is a minute or two.
 const KEPT_FOR: Duration = Duration::from_secs(300);
-
-/// How long a call that wants to go on with an upload waits for the one that has it: a message or two.
-const HANDOVER_PATIENCE: Duration = Duration::from_secs(2);
 
 /// The name of an upload.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -41,20 +37,10 @@ pub(super) struct PartialUploads {
 }
 
 enum Entry {
-    /// Bytes are arriving.
-    Active(Arc<Progress>),
+    /// Bytes are arriving; so many are there.
+    Active(Arc<AtomicU64>),
     /// Cut off at this time.
     Kept(Upload, Instant),
-}
-
-/// What others may know of an upload while its bytes arrive.
-struct Progress {
-    /// Bytes that are there.
-    written: AtomicU64,
-    /// Another call wants to go on with it.
-    wanted: Notify,
-    /// It is active no more.
-    over: Notify,
 }
 
 /// An upload while its bytes arrive. Dropped, it is kept for the client to go on with; committed, it is not.
@@ -63,7 +49,7 @@ pub(super) struct ActiveUpload {
     uploads: PartialUploads,
     /// `None` only after [`ActiveUpload::finish`].
     upload: Option<Upload>,
-    progress: Arc<Progress>,
+    written: Arc<AtomicU64>,
 }
 
 // === impl PartialUploads ===
@@ -77,7 +63,7 @@ impl PartialUploads {
     /// The bytes that are here of an upload that is not committed.
     pub(super) fn written_bytes(&self, name: &UploadName) -> Option<u64> {
         match self.lock().get(name)? {
-            Entry::Active(progress) => Some(progress.written.load(Ordering::Relaxed)),
+            Entry::Active(written) => Some(written.load(Ordering::Relaxed)),
             Entry::Kept(upload, _) => Some(upload.written_bytes()),
         }
     }
@@ -94,30 +80,11 @@ impl PartialUploads {
         }
     }
 
-    /// The upload of this name that stands at this byte: an interrupted one, or else one that the server still takes for
-    /// active, because its client's connection is dead and nobody has said so. Its call ends, and it is the caller's now.
-    ///
-    /// # Cancel safety
-    /// Dropped half-way, the upload is kept for the next one who asks.
-    pub(super) async fn take_at(&self, name: &UploadName, offset: u64) -> Option<Upload> {
-        let active = match self.lock().get(name)? {
-            Entry::Active(progress) if progress.written.load(Ordering::Relaxed) == offset => Some(Arc::clone(progress)),
-            _ => None,
-        };
-        if let Some(progress) = active {
-            progress.wanted.notify_one();
-            // Late or not: what counts is whether it is there.
-            drop(tokio::time::timeout(HANDOVER_PATIENCE, progress.over.notified()).await);
-        }
-        self.take(name)
-    }
-
     /// Makes it known that bytes of this upload arrive.
     pub(super) fn activate(&self, name: UploadName, upload: Upload) -> ActiveUpload {
-        let written = AtomicU64::new(upload.written_bytes());
-        let progress = Arc::new(Progress { written, wanted: Notify::new(), over: Notify::new() });
-        self.lock().insert(name.clone(), Entry::Active(Arc::clone(&progress)));
-        ActiveUpload { name, uploads: self.clone(), upload: Some(upload), progress }
+        let written = Arc::new(AtomicU64::new(upload.written_bytes()));
+        self.lock().insert(name.clone(), Entry::Active(Arc::clone(&written)));
+        ActiveUpload { name, uploads: self.clone(), upload: Some(upload), written }
     }
 
     /// Gives up every interrupted upload, so that the space they hold can be used.
@@ -178,15 +145,7 @@ impl ActiveUpload {
     /// Makes the bytes that are here known to [`PartialUploads::written_bytes`].
     pub(super) fn note_progress(&mut self) {
         let written = self.upload().written_bytes();
-        self.progress.written.store(written, Ordering::Relaxed);
-    }
-
-    /// Returns when another call wants to go on with this upload.
-    ///
-    /// # Cancel safety
-    /// Safe.
-    pub(super) async fn wanted(&self) {
-        self.progress.wanted.notified().await;
+        self.written.store(written, Ordering::Relaxed);
     }
 
     /// What is being uploaded.
@@ -211,7 +170,7 @@ impl Drop for ActiveUpload {
             // Another upload of the same name may have begun meanwhile: its entry stays.
             let mut uploads = self.uploads.lock();
             match uploads.get(&self.name) {
-                Some(Entry::Active(progress)) if Arc::ptr_eq(progress, &self.progress) => {
+                Some(Entry::Active(written)) if Arc::ptr_eq(written, &self.written) => {
                     uploads.remove(&self.name);
                 }
                 _ => return,
@@ -220,6 +179,5 @@ impl Drop for ActiveUpload {
         if let Some(upload) = self.upload.take().filter(|upload| upload.written_bytes() > 0) {
             self.uploads.keep(self.name.clone(), upload);
         }
-        self.progress.over.notify_one();
     }
 }
