@@ -2,13 +2,17 @@
 
 mod access;
 mod action_cache;
+mod admin;
 mod artifact_server;
 mod asset;
+mod bazel;
+mod blob_verify;
 mod buildstream;
 mod bytestream;
 mod calls;
 mod capabilities;
 mod cas;
+mod chunks;
 mod cli;
 mod compression;
 mod connections;

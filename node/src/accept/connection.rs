@@ -20,6 +20,8 @@ use tower::util::BoxCloneSyncService;
 
 use crate::accept::end::Ended;
 use crate::config::limits;
+use crate::observe::counters::COUNTERS;
+use crate::observe::labels::Refused;
 
 /// What answers requests, behind the access check.
 pub type App = BoxCloneSyncService<http::Request<Body>, http::Response<Body>, Infallible>;
@@ -130,7 +132,10 @@ pub(super) async fn serve<I, S>(
     let outcome = loop {
         tokio::select! {
             outcome = connection.as_mut() => break outcome,
-            () = silence.as_mut() => return tracing::debug!("a client that said nothing was cut off"),
+            () = silence.as_mut() => {
+                COUNTERS.connections_refused.add(Refused::Silent as usize, 1);
+                return tracing::debug!("a client that said nothing was cut off");
+            }
             // Whoever drains the listener has a deadline for it.
             () = ended.reached(), if !is_ending => {
                 if !has_begun() {

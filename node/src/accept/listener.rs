@@ -17,9 +17,11 @@ use tower::Service;
 
 use crate::accept::connection::{self, App, Bounds};
 use crate::accept::end::Ended;
-use crate::accept::tls::{HANDSHAKE_DEADLINE, ListenerTls, Reloaded, TlsError};
+use crate::accept::tls::{HANDSHAKE_DEADLINE, HandshakeError, ListenerTls, Reloaded, TlsError};
 use crate::authenticate::{Gate, Identity};
 use crate::config::{Clients, ListenAddress, ListenerConfig, limits};
+use crate::observe::counters::{COUNTERS, OpenConnection};
+use crate::observe::labels::{Refused, Transport};
 use crate::serve::Access;
 
 /// How often certificates and trust files are looked at. A removal is effective within this time.
@@ -131,7 +133,7 @@ impl fmt::Display for Bound {
 }
 
 /// The sockets of an address: two for `localhost`, on the same port.
-async fn sockets(address: &ListenAddress) -> io::Result<Vec<TcpListener>> {
+pub(super) async fn sockets(address: &ListenAddress) -> io::Result<Vec<TcpListener>> {
     if address.host != "localhost" {
         return Ok(vec![one_socket(address).await?]);
     }
@@ -193,6 +195,7 @@ async fn accept(socket: TcpListener, newcomer: Newcomer, places: Arc<Semaphore>,
                     });
                 }
                 Err(error) => {
+                    COUNTERS.connections_refused.add(Refused::Accept as usize, 1);
                     tracing::warn!(%error, "a connection could not be accepted");
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
@@ -251,6 +254,8 @@ impl Watch {
 
 impl Newcomer {
     async fn meet(mut self, stream: TcpStream, from: SocketAddr, ended: Ended) {
+        let transport = if self.tls.is_some() { Transport::Tls } else { Transport::Plaintext };
+        let _counted = OpenConnection::begin(transport);
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, %from, "a connection broke before it began");
             return;
@@ -269,10 +274,14 @@ impl Newcomer {
                 connection::serve(stream, service, bounds, ended, self.withdrawn(&tls, &identity)).await;
             }
             Ok(Err(error)) => {
+                COUNTERS.connections_refused.add(refused(&error) as usize, 1);
                 let error = &error as &dyn std::error::Error;
                 tracing::info!(%from, error, "a client was not let in");
             }
-            Err(_elapsed) => tracing::info!(%from, "a client did not finish its TLS handshake in time"),
+            Err(_elapsed) => {
+                COUNTERS.connections_refused.add(Refused::Timeout as usize, 1);
+                tracing::info!(%from, "a client did not finish its TLS handshake in time");
+            }
         }
     }
 
@@ -293,6 +302,18 @@ impl Newcomer {
         let access = Access { who, permissions: self.config.allow, services: self.config.services };
         let proof = self.tls.clone().map(|tls| (tls, identity));
         Admitted { gate: Gate::new(self.app.clone(), access, self.config.reflection), proof }
+    }
+}
+
+fn refused(error: &HandshakeError) -> Refused {
+    match error {
+        HandshakeError::Refused(_) | HandshakeError::Overtaken(_) => Refused::Certificate,
+        HandshakeError::NoCertificate => Refused::NoCertificate,
+        HandshakeError::NotHttp2 => Refused::NotHttp2,
+        HandshakeError::NotTls(_) => Refused::NotTls,
+        HandshakeError::Alert(_) => Refused::Alert,
+        HandshakeError::Failed(_) => Refused::Failed,
+        HandshakeError::Broken(_) => Refused::Broken,
     }
 }
 

@@ -4,13 +4,16 @@
 //! rest to standard error; a failure is told in lines that begin with `error:`, `caused by:` and `hint:`.
 
 pub mod args;
+pub mod blob;
 pub mod bst;
 pub mod config;
 pub mod dev;
 pub mod error;
 pub mod generate;
+mod http;
 pub mod output;
 pub mod serve;
+pub mod status;
 pub mod version;
 
 #[cfg(test)]

@@ -25,6 +25,10 @@ pub struct File {
     pub index: IndexSection,
     /// What is written to standard error.
     pub log: LogSection,
+    /// The admin port: probes, metrics and a status page, in plain HTTP.
+    ///
+    /// Whoever reaches it may look, and nothing can be changed there.
+    pub admin: AdminSection,
     /// The addresses that clients connect to, one `[[listener]]` each.
     ///
     /// Without any, the node listens on `localhost:8980` in plaintext, where this machine alone reaches it, and
@@ -83,6 +87,16 @@ pub struct LogSection {
     pub level: LogLevel,
     /// For eyes or for machines.
     pub format: LogFormat,
+}
+
+/// The admin port: probes, metrics and a status page, in plain HTTP.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct AdminSection {
+    /// `HOST:PORT`, as for listeners. An address that other machines reach shows them names, addresses and numbers, but no
+    /// blob. Default: none, and there is no such port.
+    #[schemars(example = "localhost:8982")]
+    pub address: Option<ListenAddress>,
 }
 
 /// An address that clients connect to.

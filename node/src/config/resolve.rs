@@ -22,6 +22,8 @@ pub struct Config {
     pub instances: InstanceNames,
     /// What is written to standard error.
     pub log: LogConfig,
+    /// Where the admin port is; `None`: there is none.
+    pub admin: Option<ListenAddress>,
 }
 
 /// The node itself.

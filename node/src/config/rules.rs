@@ -101,10 +101,12 @@ pub enum Broken {
         name: String,
     },
     /// Two listeners that cannot both be.
-    #[error("{address} is taken by the listener on {other}")]
+    #[error("{address} is taken by the {what} on {other}")]
     AddressTaken {
         /// The second.
         address: ListenAddress,
+        /// What is there.
+        what: &'static str,
         /// The first.
         other: ListenAddress,
     },
@@ -120,6 +122,7 @@ pub(super) fn check(file: &File, layers: &Layers) -> Result<Config, Vec<ConfigEr
         listeners: checker.listeners(file),
         instances: checker.instances(file),
         log: LogConfig { level: file.log.level, format: file.log.format },
+        admin: file.admin.address.clone(),
     };
     if checker.errors.is_empty() { Ok(config) } else { Err(checker.errors) }
 }
@@ -165,7 +168,7 @@ impl Broken {
                 RESERVED_SEGMENTS.join(", ")
             ),
             Broken::InstanceTwice { .. } => "give each instance a name of its own".into(),
-            Broken::AddressTaken { .. } => "give each listener a port of its own".into(),
+            Broken::AddressTaken { .. } => "give each a port of its own".into(),
         }
     }
 }
@@ -224,7 +227,11 @@ impl Checker<'_> {
             let config = self.listener(&at, listener);
             if let Some(other) = checked.iter().find(|other| other.address.overlaps(&config.address)) {
                 let (address, other) = (config.address.clone(), other.address.clone());
-                self.broken(at.name("address"), Broken::AddressTaken { address, other });
+                self.broken(at.name("address"), Broken::AddressTaken { address, what: "listener", other });
+            }
+            if let Some(admin) = file.admin.address.as_ref().filter(|admin| admin.overlaps(&config.address)) {
+                let (address, other) = (config.address.clone(), admin.clone());
+                self.broken(at.name("address"), Broken::AddressTaken { address, what: "admin port", other });
             }
             checked.push(config);
         }

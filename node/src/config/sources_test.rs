@@ -243,6 +243,12 @@ fn each_rule_is_kept() {
             "listener = [{ address = \"localhost:1\" }, { address = \"127.0.0.1:1\" }]",
             "127.0.0.1:1 is taken by the listener on localhost:1",
         ),
+        (
+            "admin.address = \"localhost:1\"\nlistener = [{ address = \"[::]:1\" }]",
+            "[::]:1 is taken by the admin port on localhost:1",
+        ),
+        ("admin.address = \"8982\"", "\"8982\" has no port"),
+        ("admin.port = 8982", "no such key"),
         ("listener = [{ connection_age = \"100ms\" }]", "connections cannot be younger than 1s"),
         ("instance = [{}]", "the instance has no name"),
         ("instance = [{ name = \"a\" }, { name = \"a\" }]", "the instance \"a\" is there already"),

@@ -1,4 +1,5 @@
-//! One span and one line for each call: who called what, for which build, and how it ended.
+//! One span and one line for each call: who called what, for which build, and how it ended. It is counted here too, and
+//! nowhere else.
 //!
 //! The span is there at the level `debug` alone, since it costs more than a small call. Errors of the server's own
 //! are told at `info`, and look the same.
@@ -18,6 +19,9 @@ use tonic::metadata::MetadataMap;
 use tonic::{Code, Status};
 use tracing::{Level, Span};
 
+use super::counters::COUNTERS;
+use super::labels::{CallCode, Method};
+
 /// Where clients say for which build they call.
 const METADATA_NAME: &str = "build.bazel.remote.execution.v2.requestmetadata-bin";
 const METADATA: HeaderName = HeaderName::from_static(METADATA_NAME);
@@ -36,6 +40,7 @@ pub struct Call {
     facts: Facts,
     began: Instant,
     code: Option<Code>,
+    counted: bool,
 }
 
 /// What is known of a call when it begins.
@@ -79,7 +84,8 @@ impl Call {
             true => call_span!(Level::DEBUG, facts),
             false => Span::none(),
         };
-        Call { span, facts, began: Instant::now(), code: None }
+        COUNTERS.calls_begun.add(1);
+        Call { span, facts, began: Instant::now(), code: None, counted: false }
     }
 
     /// What is logged while this is entered belongs to the call.
@@ -95,10 +101,19 @@ impl Call {
             None => response.map(|body| Body::new(Answer { body, call: self })),
         }
     }
+
+    /// Counts it, once. Before its end is sent, so that a client that has the answer finds it counted.
+    fn count(&mut self) {
+        if !std::mem::replace(&mut self.counted, true) {
+            let code = CallCode::from(self.code.unwrap_or(Code::Cancelled));
+            COUNTERS.call_ended(Method::of(self.facts.uri.path()), code, self.began.elapsed());
+        }
+    }
 }
 
 impl Drop for Call {
     fn drop(&mut self) {
+        self.count();
         let code = self.code.unwrap_or(Code::Cancelled);
         let duration_us = || u64::try_from(self.began.elapsed().as_micros()).unwrap_or(u64::MAX);
         match code {
@@ -136,12 +151,15 @@ impl http_body::Body for Answer {
 
     fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         let Answer { body, call } = &mut *self;
-        let _entered = call.span.enter();
-        let frame = ready!(Pin::new(body).poll_frame(context));
+        let frame = {
+            let _entered = call.span.enter();
+            ready!(Pin::new(body).poll_frame(context))
+        };
         match &frame {
             Some(Ok(frame)) => {
                 if let Some(trailers) = frame.trailers_ref() {
                     call.code = code(trailers);
+                    call.count();
                 }
             }
             Some(Err(status)) => call.code = Some(status.code()),

@@ -3,15 +3,73 @@
 
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::unix::fs::DirBuilderExt as _;
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::Path;
 
 use rustix::fs::FlockOperation;
 use tokio::sync::oneshot;
 
+/// The file that is locked.
+const LOCK: &str = "lock";
+
 /// The ownership of a directory, until it is dropped or the process ends.
 pub(super) struct Ownership {
     _lock: File,
+}
+
+/// What is found of a directory by somebody who only looks.
+pub enum Look {
+    /// No process runs a node on it, and none will before this is dropped.
+    Stopped(Stopped),
+    /// A node runs on it.
+    Running {
+        /// Its process, where the system tells.
+        pid: Option<u32>,
+    },
+}
+
+/// Keeps processes that want to run a node on a directory waiting. Others may look at the same time.
+pub struct Stopped {
+    /// `None` when no node has ever run there, as on a copy without its lock file.
+    _lock: Option<File>,
+}
+
+// === impl Look ===
+
+impl Look {
+    /// Looks at a directory, in which nothing is changed.
+    ///
+    /// # Errors
+    /// When its lock cannot be read.
+    pub fn at(directory: &Path) -> io::Result<Look> {
+        let lock = match File::open(directory.join(LOCK)) {
+            Ok(lock) => lock,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Ok(Look::Stopped(Stopped { _lock: None }));
+            }
+            Err(error) => return Err(error),
+        };
+        match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockShared) {
+            Ok(()) => Ok(Look::Stopped(Stopped { _lock: Some(lock) })),
+            Err(rustix::io::Errno::WOULDBLOCK) => Ok(Look::Running { pid: holder(&lock) }),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+/// The process that has an exclusive lock on a file, as far as the system tells: not when it is in another container.
+fn holder(lock: &File) -> Option<u32> {
+    let inode = lock.metadata().ok()?.ino();
+    let locks = std::fs::read_to_string("/proc/locks").ok()?;
+    locks.lines().find_map(|line| holder_in(line, inode))
+}
+
+/// Reads `1: FLOCK ADVISORY WRITE 1234 fd:01:5678 0 EOF` (proc(5)). One that waits has `->` after its number.
+fn holder_in(line: &str, inode: u64) -> Option<u32> {
+    let fields: Vec<&str> = line.split_whitespace().collect();
+    let [_, "FLOCK", _, "WRITE", pid, file, ..] = fields.as_slice() else { return None };
+    let is_it = file.rsplit(':').next().and_then(|found| found.parse::<u64>().ok()) == Some(inode);
+    pid.parse().ok().filter(|pid| is_it && *pid != 0)
 }
 
 // === impl Ownership ===
@@ -55,7 +113,7 @@ pub(super) async fn claim_next(directory: &Path) -> io::Result<Ownership> {
 }
 
 fn lock_file(directory: &Path) -> io::Result<File> {
-    OpenOptions::new().create(true).truncate(false).write(true).open(directory.join("lock"))
+    OpenOptions::new().create(true).truncate(false).write(true).open(directory.join(LOCK))
 }
 
 #[cfg(test)]
@@ -80,6 +138,33 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         claim(folder.path()).unwrap().unwrap().until_exit();
         assert!(claim(folder.path()).unwrap().is_none());
+    }
+
+    #[test]
+    fn who_looks_is_told_of_the_process_that_runs_there_and_keeps_others_from_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let look = || Look::at(folder.path()).unwrap();
+        assert!(matches!(look(), Look::Stopped(_)));
+        assert!(!folder.path().join(LOCK).exists(), "looking makes no file");
+        let owner = claim(folder.path()).unwrap().unwrap();
+        let Look::Running { pid } = look() else { panic!("it has an owner") };
+        assert_eq!(pid, Some(std::process::id()));
+        drop(owner);
+        let (Look::Stopped(one), Look::Stopped(other)) = (look(), look()) else { panic!("it has no owner") };
+        drop(one);
+        assert!(claim(folder.path()).unwrap().is_none());
+        drop(other);
+        assert!(claim(folder.path()).unwrap().is_some());
+        assert!(Look::at(&folder.path().join("nowhere")).is_ok());
+    }
+
+    #[test]
+    fn only_the_one_who_has_a_lock_counts() {
+        assert_eq!(holder_in("2: FLOCK  ADVISORY  WRITE 1234 00:2f:56 0 EOF", 56), Some(1234));
+        assert_eq!(holder_in("2: FLOCK  ADVISORY  WRITE 1234 00:2f:57 0 EOF", 56), None);
+        assert_eq!(holder_in("2: -> FLOCK  ADVISORY  WRITE 1234 00:2f:56 0 EOF", 56), None);
+        assert_eq!(holder_in("2: FLOCK  ADVISORY  WRITE 0 00:2f:56 0 EOF", 56), None);
+        assert_eq!(holder_in("2: POSIX  ADVISORY  WRITE 1234 00:2f:56 0 EOF", 56), None);
     }
 
     #[test]

@@ -10,6 +10,8 @@ use prost::Message as _;
 use tonic::{Request, Response, Status};
 
 use crate::index::ActionIndex;
+use crate::observe::counters::COUNTERS;
+use crate::observe::labels::Lookup;
 use crate::serve::cas::{digest_of, function_of, to_message};
 use crate::serve::completeness::{Completeness, Incomplete};
 use crate::serve::instances::Instances;
@@ -209,18 +211,26 @@ impl api::action_cache_server::ActionCache for ActionCache {
         let function = function_of(request.digest_function, request.action_digest.as_ref())?;
         let action = action(function, request.action_digest.as_ref())?;
         let found = self.index.get(&request.instance_name, &action).map_err(|error| status_map::index(&error))?;
+        let count = |outcome: Lookup| COUNTERS.action_lookups.add(outcome as usize, 1);
         let Some(bytes) = found else {
+            count(Lookup::Miss);
             return Err(Status::not_found(format!("no result of the action {action} is known")));
         };
-        let mut result = api::ActionResult::decode(bytes.as_slice())
-            .map_err(|error| Status::not_found(format!("the result of the action {action} is damaged: {error}")))?;
+        let mut result = api::ActionResult::decode(bytes.as_slice()).map_err(|error| {
+            count(Lookup::Miss);
+            Status::not_found(format!("the result of the action {action} is damaged: {error}"))
+        })?;
         self.check(function, &result).await.map_err(|error| match error {
             Incomplete::Store(error) => status_map::read(&error),
-            error => Status::not_found(format!(
-                "the result of the action {action} is no longer whole: {}",
-                status_map::with_causes(&error)
-            )),
+            error => {
+                count(Lookup::Incomplete);
+                Status::not_found(format!(
+                    "the result of the action {action} is no longer whole: {}",
+                    status_map::with_causes(&error)
+                ))
+            }
         })?;
+        count(Lookup::Hit);
         self.index.used(&request.instance_name, &action);
         self.inline(&request, function, &mut result).await;
         Ok(Response::new(result))

@@ -11,6 +11,8 @@ use casbah_proto::google::rpc;
 use tonic::{Request, Response, Status};
 
 use crate::index::{AssetIndex, IndexError, now};
+use crate::observe::counters::COUNTERS;
+use crate::observe::labels::Lookup;
 use crate::serve::access::Access;
 use crate::serve::asset_request;
 use crate::serve::cas::{function_of, to_message};
@@ -79,8 +81,11 @@ impl Fetch {
                 }
             }
             self.index.used(&key);
+            COUNTERS.asset_lookups.add(Lookup::Hit as usize, 1);
             return Ok((uri, record));
         }
+        let outcome = if incomplete.is_some() { Lookup::Incomplete } else { Lookup::Miss };
+        COUNTERS.asset_lookups.add(outcome as usize, 1);
         Err(Status::not_found(match incomplete {
             Some(error) => format!("the asset was pushed but is no longer whole: {}", status_map::with_causes(&error)),
             None => format!("no asset is known as {} with these qualifiers", listed(question.uris)),

@@ -10,6 +10,7 @@ use futures_util::stream::{self, Stream, StreamExt as _};
 use tonic::{Request, Response, Status, Streaming};
 use tracing::Instrument as _;
 
+use crate::observe::counters::COUNTERS;
 use crate::serve::compression::{Compression, DecodeError, Decoder, Form};
 use crate::serve::instances::Instances;
 use crate::serve::partial_uploads::{ActiveUpload, PartialUploads, UploadName};
@@ -51,11 +52,17 @@ impl ByteStream {
     /// blob, whatever the form.
     async fn resume_or_begin(&self, name: UploadName, offset: i64) -> Result<ActiveUpload, Status> {
         self.partial.discard_old(Instant::now());
+        if let Ok(offset @ 1..) = u64::try_from(offset) {
+            self.partial.end_call_at(&name, offset).await;
+        }
         let kept = self.partial.take(&name).filter(|upload| offset > 0 || upload.written_bytes() == 0);
         let upload = match kept {
             Some(upload) => upload,
             // Before room is made for a blob that will not come.
-            None if offset != 0 => return Err(wrong_offset(name.digest, offset, 0)),
+            None if offset != 0 => {
+                let written = self.partial.written_bytes(&name).unwrap_or(0);
+                return Err(wrong_offset(name.digest, offset, written));
+            }
             None => self.begin(&name.digest).await?,
         };
         let written = upload.written_bytes();
@@ -89,11 +96,7 @@ impl ByteStream {
         self.instances.check(&name.instance)?;
         let ResourceName { uuid, form, digest, .. } = name;
         if self.store.touch(&[digest]).iter().all(|present| *present) {
-            let committed_size = match form {
-                Form::Identity => committed(digest.size_bytes()),
-                Form::Zstd => PRESENT_ALREADY,
-            };
-            return Ok(api::WriteResponse { committed_size });
+            return Ok(present_already(form, &digest));
         }
         let mut active = self.resume_or_begin(UploadName { uuid, form, digest }, first.write_offset).await?;
         match self.receive(form, first, &mut requests, &mut active).await {
@@ -104,6 +107,11 @@ impl ByteStream {
             Ok(Finished::No) => {
                 let committed_size = committed(active.upload().written_bytes());
                 Ok(api::WriteResponse { committed_size })
+            }
+            Ok(Finished::ByAnother) => {
+                active.give_up();
+                self.store.touch(&[digest]);
+                Ok(present_already(form, &digest))
             }
             Err(Stopped::Refused(status)) => {
                 active.give_up();
@@ -121,7 +129,7 @@ impl ByteStream {
         requests: &mut Streaming<api::WriteRequest>,
         active: &mut ActiveUpload,
     ) -> Result<Finished, Stopped> {
-        let (resource_name, digest) = (first.resource_name.clone(), active.digest());
+        let (resource_name, digest, call) = (first.resource_name.clone(), active.digest(), active.call());
         // Where the call began, in bytes of the blob, and what it has sent since, in whatever form: so the API counts.
         let mut next_offset = active.upload().written_bytes();
         let mut decoder = match form {
@@ -132,18 +140,29 @@ impl ByteStream {
         loop {
             check_message(&message, &resource_name, digest, next_offset).map_err(Stopped::Refused)?;
             next_offset += message.data.len() as u64;
+            COUNTERS.received_bytes.add(form.encoding() as usize, message.data.len() as u64);
             take_data(message.data, decoder.as_mut(), active).await?;
             let finish = message.finish_write;
-            let next = requests.message();
-            let next = match finish {
-                false => next.await,
-                true => tokio::time::timeout(HALF_CLOSE_PATIENCE, next).await.unwrap_or(Ok(None)),
+            let next = async {
+                match finish {
+                    false => requests.message().await,
+                    true => {
+                        let next = tokio::time::timeout(HALF_CLOSE_PATIENCE, requests.message());
+                        next.await.unwrap_or(Ok(None))
+                    }
+                }
             };
-            match next.map_err(Stopped::Cut)? {
+            let next = tokio::select! {
+                next = next => next.map_err(Stopped::Cut)?,
+                () = call.superseded() => return Err(Stopped::Cut(superseded(digest))),
+            };
+            match next {
                 Some(_) if finish => {
                     let text = format!("the upload of {digest} goes on after the message with finish_write");
                     return Err(Stopped::Refused(Status::invalid_argument(text)));
                 }
+                // "in the middle of a single upload if another client uploads the same blob concurrently", says the API.
+                Some(_) if self.store.contains(&digest) => return Ok(Finished::ByAnother),
                 Some(next) => message = next,
                 None if finish => {
                     let whole = decoder.map_or(Ok(()), |decoder| decoder.finish());
@@ -160,12 +179,12 @@ impl ByteStream {
         let rest = stream::unfold(Some(reader), |reader| async move {
             let mut reader = reader?;
             match reader.next().await {
-                Ok(Some(data)) => Some((Ok(api::ReadResponse { data }), Some(reader))),
+                Ok(Some(data)) => Some((Ok(sent(Form::Identity, data)), Some(reader))),
                 Ok(None) => None,
                 Err(error) => Some((Err(status_map::read_midway(&error)), None)),
             }
         });
-        let first = stream::iter(first.map(|data| Ok(api::ReadResponse { data })));
+        let first = stream::iter(first.map(|data| Ok(sent(Form::Identity, data))));
         Box::pin(first.chain(rest))
     }
 
@@ -186,7 +205,7 @@ impl ByteStream {
                     },
                 };
                 match compression.compress(piece).await {
-                    Ok(data) => Some((Ok(api::ReadResponse { data }), Some((None, reader)))),
+                    Ok(data) => Some((Ok(sent(Form::Zstd, data)), Some((None, reader)))),
                     Err(error) => Some((Err(status_map::encode(&error)), None)),
                 }
             }
@@ -209,6 +228,8 @@ enum Finished {
         next_offset: u64,
     },
     No,
+    /// Another upload of the same blob came to its end meanwhile.
+    ByAnother,
 }
 
 type ReadStream = Pin<Box<dyn Stream<Item = Result<api::ReadResponse, Status>> + Send>>;
@@ -296,6 +317,15 @@ async fn add(piece: Bytes, active: &mut ActiveUpload) -> Result<(), Stopped> {
     Ok(())
 }
 
+/// The answer to an upload of what is here, however much of it has come.
+fn present_already(form: Form, digest: &Digest) -> api::WriteResponse {
+    let committed_size = match form {
+        Form::Identity => committed(digest.size_bytes()),
+        Form::Zstd => PRESENT_ALREADY,
+    };
+    api::WriteResponse { committed_size }
+}
+
 fn undecodable(digest: Digest, error: &DecodeError) -> Stopped {
     let status = status_map::decode(&digest, error);
     match error {
@@ -323,9 +353,19 @@ fn check_message(
     }
 }
 
+/// A message with a piece of a blob.
+fn sent(form: Form, data: Bytes) -> api::ReadResponse {
+    COUNTERS.sent_bytes.add(form.encoding() as usize, data.len() as u64);
+    api::ReadResponse { data }
+}
+
 async fn first_piece(mut reader: Reader) -> Result<(Option<Bytes>, Reader), Status> {
     let first = reader.next().await.map_err(|error| status_map::read(&error))?;
     Ok((first, reader))
+}
+
+fn superseded(digest: Digest) -> Status {
+    Status::aborted(format!("another call goes on with this upload of {digest}"))
 }
 
 fn wrong_offset(digest: Digest, offset: i64, expected: u64) -> Status {

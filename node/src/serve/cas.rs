@@ -9,6 +9,9 @@ use casbah_proto::build::bazel::remote::execution::v2 as api;
 use futures_util::stream::{self, Stream, StreamExt as _};
 use tonic::{Request, Response, Status};
 
+use crate::observe::counters::COUNTERS;
+use crate::observe::labels::Presence;
+use crate::serve::chunks::Chunks;
 use crate::serve::compression::{Compression, Form, OFFERED};
 use crate::serve::instances::Instances;
 use crate::serve::{status_map, tree};
@@ -32,6 +35,8 @@ const COMPRESSED_BYTES_MIN: usize = 512;
 pub struct Cas {
     /// Where the blobs are.
     pub store: Store,
+    /// Blobs in chunks.
+    pub chunks: Chunks,
     /// The instances that are served.
     pub instances: Instances,
     /// For those that travel compressed.
@@ -111,7 +116,10 @@ impl api::content_addressable_storage_server::ContentAddressableStorage for Cas 
         }
         let present = self.store.touch(&digests);
         let missing = digests.iter().zip(present).filter(|(_, present)| !present);
-        let missing_blob_digests = missing.map(|(digest, _)| to_message(digest)).collect();
+        let missing_blob_digests: Vec<_> = missing.map(|(digest, _)| to_message(digest)).collect();
+        let missing = missing_blob_digests.len();
+        COUNTERS.find_missing.add(Presence::Missing as usize, missing as u64);
+        COUNTERS.find_missing.add(Presence::Present as usize, (digests.len() - missing) as u64);
         Ok(Response::new(api::FindMissingBlobsResponse { missing_blob_digests }))
     }
 
@@ -154,6 +162,7 @@ impl api::content_addressable_storage_server::ContentAddressableStorage for Cas 
                     Ok((data, form)) => (data, form, Ok(())),
                     Err(status) => (Bytes::new(), Form::Identity, Err(status)),
                 };
+                COUNTERS.sent_bytes.add(form.encoding() as usize, data.len() as u64);
                 api::batch_read_blobs_response::Response {
                     digest: Some(digest),
                     data,
@@ -179,16 +188,22 @@ impl api::content_addressable_storage_server::ContentAddressableStorage for Cas 
 
     async fn split_blob(
         &self,
-        _request: Request<api::SplitBlobRequest>,
+        request: Request<api::SplitBlobRequest>,
     ) -> Result<Response<api::SplitBlobResponse>, Status> {
-        Err(Status::unimplemented("SplitBlob is not offered yet, as Capabilities says; read the blob whole"))
+        let request = request.into_inner();
+        self.instances.check(&request.instance_name)?;
+        let function = function_of(request.digest_function, request.blob_digest.as_ref())?;
+        Ok(Response::new(self.chunks.split(function, request).await?))
     }
 
     async fn splice_blob(
         &self,
-        _request: Request<api::SpliceBlobRequest>,
+        request: Request<api::SpliceBlobRequest>,
     ) -> Result<Response<api::SpliceBlobResponse>, Status> {
-        Err(Status::unimplemented("SpliceBlob is not offered yet, as Capabilities says; upload the blob whole"))
+        let request = request.into_inner();
+        self.instances.check(&request.instance_name)?;
+        let function = function_of(request.digest_function, request.blob_digest.as_ref())?;
+        Ok(Response::new(self.chunks.splice(function, request).await?))
     }
 }
 
@@ -207,6 +222,7 @@ impl Cas {
                 blob.compressor
             )));
         };
+        COUNTERS.received_bytes.add(form.encoding() as usize, blob.data.len() as u64);
         let Some(digest) = blob.digest else { return Err(Status::invalid_argument("a blob without a digest")) };
         let digest = digest_of(function, &digest).map_err(|error| status_map::digest(&error))?;
         let data = match form {

@@ -21,7 +21,14 @@ mod fault_test;
 #[cfg(test)]
 mod faults;
 #[cfg(test)]
+mod full_disk_test;
+#[cfg(test)]
 mod functions_test;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzzing;
+#[cfg(test)]
+mod fuzzing_test;
 mod gathered;
 mod health;
 mod index;
@@ -70,6 +77,7 @@ pub use clock::{Clock, SystemClock};
 pub use error::{Damage, Mismatch, OpenError, ReadError, ReadOnlyReason, WriteError};
 pub use index::Inventory;
 pub use options::{StoreOptions, Surroundings};
+pub use paths::DIRECTORY;
 pub use reader::Reader;
 pub use store::{Store, StoreStatus};
 pub use upload::Upload;

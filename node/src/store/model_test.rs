@@ -1,11 +1,17 @@
 use std::collections::HashSet;
+use std::fs;
+use std::os::unix::fs::FileExt as _;
 
 use casbah_cluster::digest::Digest;
 use rand::RngExt as _;
 use rand::rngs::SmallRng;
 
 use super::error::{ReadError, WriteError};
-use super::key::Place;
+use super::journal::FoundJournal;
+use super::key::{Key, Place};
+use super::paths::parse_generation;
+use super::record::Record;
+use super::segment::HEADER_BYTES;
 use super::testing::{Bench, blob, digest, random, seed, settle};
 use super::{Store, compact, maintenance, sync};
 
@@ -75,7 +81,7 @@ async fn step(bench: &Bench, store: Store, model: &mut Model, random: &mut Small
     let bytes = blob(name, length(name));
     let digest = digest(&bytes);
     let here = model.blobs.iter().any(|(name, _)| *name == digest);
-    match random.random_range(0..100) {
+    match random.random_range(0..110) {
         0..40 => {
             store.put(&digest, bytes.clone()).await.unwrap();
             model.put(&digest, charge(bytes.len()));
@@ -118,9 +124,87 @@ async fn step(bench: &Bench, store: Store, model: &mut Model, random: &mut Small
             drop(store);
             return bench.open().await;
         }
+        97..101 if here => {
+            damage(&store, &digest, random);
+            if random.random_bool(0.5) {
+                store.close().await;
+                drop(store);
+                let store = bench.open().await;
+                find_damage(&store, model, &digest).await;
+                return store;
+            }
+            find_damage(&store, model, &digest).await;
+        }
+        101..105 => return tear(bench, store, model, random).await,
         _ => maintain(&store),
     }
     store
+}
+
+/// Flips a bit of a blob where it lies.
+fn damage(store: &Store, name: &Digest, random: &mut SmallRng) {
+    let (path, from, length) = {
+        let state = store.shared().lock();
+        let slot = state.index.find(&Key::of(name)).unwrap();
+        let stored = state.index.get(slot).unwrap().stored;
+        let paths = &store.shared().paths;
+        match stored.place {
+            Place::Segment { slot, offset_bytes } => {
+                (paths.segment(state.segments.number(slot)), offset_bytes, HEADER_BYTES as u64 + stored.size_bytes)
+            }
+            Place::File { serial } => (paths.blob(&stored.key, serial), 0, stored.size_bytes),
+        }
+    };
+    let file = fs::OpenOptions::new().read(true).write(true).open(path).unwrap();
+    let (at, mut byte) = (from + random.random_range(0..length), [0]);
+    file.read_exact_at(&mut byte, at).unwrap();
+    file.write_all_at(&[byte[0] ^ 1 << random.random_range(0..8)], at).unwrap();
+}
+
+/// It costs its blob and, as the caller checks, no other.
+async fn find_damage(store: &Store, model: &mut Model, name: &Digest) {
+    let error = store.get(name, u64::MAX).await.unwrap_err();
+    assert!(matches!(error, ReadError::Damaged { .. }), "{error}");
+    model.blobs.retain(|(other, _)| other != name);
+}
+
+/// Killed while the record of a blob was being written: any part of it is there, and anything behind that.
+async fn tear(bench: &Bench, store: Store, model: &mut Model, random: &mut SmallRng) -> Store {
+    sync::journal_touches(store.shared());
+    sync::pass(store.shared()).unwrap();
+    let name = random.random_range(100..100_000_u64);
+    let bytes = blob(name, length(name % 1000));
+    let digest = digest(&bytes);
+    store.put(&digest, bytes.clone()).await.unwrap();
+    model.put(&digest, charge(bytes.len()));
+    drop(store);
+    let names = fs::read_dir(bench.options.dir.join("index")).unwrap();
+    let generation = |name: fs::DirEntry| parse_generation(name.file_name().to_str().unwrap(), "journal");
+    let newest = names.filter_map(|name| generation(name.unwrap())).max().unwrap();
+    let path = bench.options.dir.join(format!("index/journal-{newest}"));
+    let whole = fs::read(&path).unwrap();
+    let mut journal = FoundJournal::new(whole.clone()).unwrap();
+    let mut last = None;
+    loop {
+        let at = journal.offset_bytes() as usize;
+        let Some(record) = journal.next() else { break };
+        last = Some((at, record));
+    }
+    let (start, record) = last.unwrap();
+    assert!(matches!(record, Record::Put(entry) if entry.key == Key::of(&digest)));
+    let end = journal.offset_bytes() as usize;
+    let mut torn = whole[..random.random_range(start..end)].to_vec();
+    if random.random_bool(0.5) {
+        torn.extend((0..random.random_range(0..300)).map(|_| random.random::<u8>()));
+    }
+    torn.resize(whole.len().max(torn.len()), 0);
+    if torn[..end] == whole[..end] {
+        // What follows happens to be what was cut off.
+        torn[end - 1] ^= 1;
+    }
+    fs::write(path, torn).unwrap();
+    model.blobs.pop();
+    bench.open().await
 }
 
 fn maintain(store: &Store) {

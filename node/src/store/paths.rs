@@ -13,6 +13,9 @@ use std::path::{Path, PathBuf};
 
 use super::key::{KEY_HASH_BYTES, Key};
 
+/// Where the store is in a node's directory.
+pub const DIRECTORY: &str = "store";
+
 /// What `format` says.
 pub const FORMAT: &str = "casbah store 1\n";
 

@@ -108,12 +108,10 @@ impl DiskEntry {
         let (used, rest) = used.split_first_chunk()?;
         let (size, rest) = rest.split_first_chunk()?;
         let (number, offset) = rest.split_first_chunk()?;
-        let place = match kind {
-            1 => DiskPlace::File { serial: *serial },
-            2 => DiskPlace::Segment {
-                number: u32::from_le_bytes(*number),
-                offset_bytes: u32::from_le_bytes(offset.try_into().ok()?),
-            },
+        let (number, offset_bytes) = (u32::from_le_bytes(*number), u32::from_le_bytes(offset.try_into().ok()?));
+        let place = match (kind, serial, number, offset_bytes) {
+            (1, serial, 0, 0) => DiskPlace::File { serial: *serial },
+            (2, 0, number, offset_bytes) => DiskPlace::Segment { number, offset_bytes },
             _ => return None,
         };
         Some(DiskEntry {
@@ -156,30 +154,33 @@ impl Record {
                 SYNCED
             }
         };
-        let Some((header, payload)) =
-            out.get_mut(start..).and_then(|record| record.split_first_chunk_mut::<RECORD_HEADER_BYTES>())
-        else {
-            return;
-        };
-        let length = u16::try_from(payload.len()).expect("a batch of touches is limited").to_le_bytes();
-        let [low, high] = length;
-        let [a, b, c, d] = checksum(position, [kind, 0, low, high], payload).to_le_bytes();
-        *header = [kind, 0, low, high, a, b, c, d];
+        if let Some(record) = out.get_mut(start..) {
+            seal(kind, position, record);
+        }
+    }
+
+    /// Appends a record of this kind with any payload, for fuzzers.
+    #[cfg(any(test, fuzzing))]
+    pub fn seal(kind: u8, payload: &[u8], position: Position, out: &mut Vec<u8>) {
+        let start = out.len();
+        out.extend([0; RECORD_HEADER_BYTES]);
+        out.extend(payload);
+        seal(kind, position, out.get_mut(start..).unwrap_or_default());
     }
 
     /// The record at the beginning of these bytes, and its length. `None` when there is none, or not all of it.
     pub fn decode(position: Position, bytes: &[u8]) -> Option<(Record, usize)> {
         let (header, rest) = bytes.split_first_chunk::<RECORD_HEADER_BYTES>()?;
-        let [kind, zero, low, high, sum @ ..] = *header;
+        let [kind, 0, low, high, sum @ ..] = *header else { return None };
         let payload = rest.get(..usize::from(u16::from_le_bytes([low, high])))?;
-        if checksum(position, [kind, zero, low, high], payload) != u32::from_le_bytes(sum) {
+        if checksum(position, [kind, 0, low, high], payload) != u32::from_le_bytes(sum) {
             return None;
         }
         let record = match kind {
             PUT => Record::Put(DiskEntry::decode(payload)?),
             MOVE => Record::Move(DiskEntry::decode(payload)?),
             REMOVE => {
-                let ([function, ..], hash) = payload.split_first_chunk::<4>()?;
+                let ([function, 0, 0, 0], hash) = payload.split_first_chunk::<4>()? else { return None };
                 Record::Remove(Key { function: *function, hash: hash.try_into().ok()? })
             }
             TOUCH => {
@@ -192,6 +193,14 @@ impl Record {
         };
         Some((record, RECORD_HEADER_BYTES + payload.len()))
     }
+}
+
+/// Writes the header of a record whose payload is in place.
+fn seal(kind: u8, position: Position, record: &mut [u8]) {
+    let Some((header, payload)) = record.split_first_chunk_mut::<RECORD_HEADER_BYTES>() else { return };
+    let [low, high] = u16::try_from(payload.len()).expect("a batch of touches is limited").to_le_bytes();
+    let [a, b, c, d] = checksum(position, [kind, 0, low, high], payload).to_le_bytes();
+    *header = [kind, 0, low, high, a, b, c, d];
 }
 
 fn checksum(position: Position, head: [u8; 4], payload: &[u8]) -> u32 {

@@ -79,23 +79,30 @@ fn make_directories(paths: &Paths) -> Result<(), OpenError> {
 }
 
 fn check_format(paths: &Paths) -> Result<(), OpenError> {
+    if read_format(paths)?.is_some() {
+        return Ok(());
+    }
+    let path = paths.format();
+    let unfinished = path.with_extension("unfinished");
+    let write = || {
+        fs::write(&unfinished, FORMAT)?;
+        fs::File::open(&unfinished)?.sync_all()?;
+        fs::rename(&unfinished, &path)?;
+        fs::File::open(paths.root())?.sync_all()
+    };
+    write().map_err(failed("write", &path))
+}
+
+/// Whether a store of our format is there; `None` when there is none at all.
+fn read_format(paths: &Paths) -> Result<Option<()>, OpenError> {
     let path = paths.format();
     match fs::read(&path) {
-        Ok(found) if found == FORMAT.as_bytes() => Ok(()),
+        Ok(found) if found == FORMAT.as_bytes() => Ok(Some(())),
         Ok(found) => {
             let found = String::from_utf8_lossy(&found).trim().chars().take(40).collect();
             Err(OpenError::Format { path, found, expected: FORMAT.trim() })
         }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let unfinished = path.with_extension("unfinished");
-            let write = || {
-                fs::write(&unfinished, FORMAT)?;
-                fs::File::open(&unfinished)?.sync_all()?;
-                fs::rename(&unfinished, &path)?;
-                fs::File::open(paths.root())?.sync_all()
-            };
-            write().map_err(failed("write", &path))
-        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(failed("read", &path)(error)),
     }
 }
@@ -141,6 +148,16 @@ pub struct Recovery {
     failed: Option<OpenError>,
 }
 
+/// What there is in a store.
+pub struct Loaded {
+    /// Its blobs.
+    pub index: Index,
+    /// The segments that they lie in.
+    pub segments: Segments,
+    /// Not all that was written down could be read.
+    pub damaged: bool,
+}
+
 // === impl Recovery ===
 
 impl Recovery {
@@ -161,13 +178,17 @@ impl Recovery {
     }
 
     /// What there is in a store, without changing anything.
-    pub fn load_only(disk: &Disk, paths: &Paths) -> Result<(Index, Segments), OpenError> {
+    ///
+    /// # Errors
+    /// [`OpenError`], also when there is no store.
+    pub fn load_only(disk: &Disk, paths: &Paths) -> Result<Loaded, OpenError> {
+        read_format(paths)?.ok_or_else(|| failed("read", &paths.format())(io::ErrorKind::NotFound.into()))?;
         let mut recovery = Recovery::new(paths.clone(), 0);
         recovery.read_only = true;
         recovery.load()?;
         recovery.salvage(disk)?;
         recovery.count_segments();
-        Ok((recovery.index, recovery.segments))
+        Ok(Loaded { index: recovery.index, segments: recovery.segments, damaged: recovery.damaged })
     }
 
     fn load(&mut self) -> Result<(), OpenError> {

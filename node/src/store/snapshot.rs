@@ -18,7 +18,8 @@ use super::record::{DiskEntry, ENTRY_BYTES, Fields};
 use super::shared::Shared;
 use super::state::State;
 
-const HEADER_BYTES: usize = 64;
+/// Length of a snapshot's header.
+pub const HEADER_BYTES: usize = 64;
 const MAGIC: &[u8; 8] = b"casbahSN";
 const VERSION: u32 = 1;
 /// Entries in a block at the most.
@@ -98,7 +99,7 @@ fn entries(state: &State, slots: &[Slot]) -> Vec<DiskEntry> {
 ///
 /// # Errors
 /// [`SnapshotError`].
-pub fn read(file: File, generation: u64, mut entry: impl FnMut(DiskEntry)) -> Result<(), SnapshotError> {
+pub fn read(file: impl Read, generation: u64, mut entry: impl FnMut(DiskEntry)) -> Result<(), SnapshotError> {
     let mut input = BufReader::with_capacity(1024 * 1024, file);
     let mut found = [0; HEADER_BYTES];
     let damaged = |block| {
@@ -135,7 +136,8 @@ pub fn read(file: File, generation: u64, mut entry: impl FnMut(DiskEntry)) -> Re
     Ok(())
 }
 
-fn header(generation: u64) -> [u8; HEADER_BYTES] {
+/// The header of a snapshot.
+pub fn header(generation: u64) -> [u8; HEADER_BYTES] {
     let mut fields = Fields::<HEADER_BYTES>::new();
     fields.add(MAGIC);
     fields.add(&VERSION.to_le_bytes());
@@ -155,6 +157,15 @@ fn checksum(generation: u64, block: u64, entries: &[u8]) -> u32 {
     crc32c::crc32c_append(crc32c::crc32c(&fields.bytes), entries)
 }
 
+/// A block of entries.
+pub fn block(generation: u64, block: u64, entries: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(8 + entries.len());
+    bytes.extend(((entries.len() / ENTRY_BYTES) as u32).to_le_bytes());
+    bytes.extend(checksum(generation, block, entries).to_le_bytes());
+    bytes.extend(entries);
+    bytes
+}
+
 struct Writer<'a> {
     disk: &'a Disk,
     file: &'a File,
@@ -172,10 +183,7 @@ impl Writer<'_> {
 
     fn put_block(&mut self, entries: &[DiskEntry]) -> io::Result<()> {
         let encoded: Vec<u8> = entries.iter().flat_map(DiskEntry::encode).collect();
-        let mut bytes = Vec::with_capacity(8 + encoded.len());
-        bytes.extend((entries.len() as u32).to_le_bytes());
-        bytes.extend(checksum(self.generation, self.block, &encoded).to_le_bytes());
-        bytes.extend(encoded);
+        let bytes = block(self.generation, self.block, &encoded);
         self.block += 1;
         self.put(&bytes)
     }

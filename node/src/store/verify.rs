@@ -11,7 +11,7 @@ use super::error::{Damage, OpenError};
 use super::key::{Key, Place, Stored};
 use super::limits::{FRAME_BYTES, PIECE_BYTES};
 use super::paths::Paths;
-use super::recover::Recovery;
+use super::recover::{Loaded, Recovery};
 use super::segment::{HEADER_BYTES, RecordHeader};
 use super::segments::SegmentFile;
 
@@ -38,6 +38,8 @@ pub struct VerifyReport {
     pub good_bytes: u64,
     /// The others; a hash stands for a digest of a function that this casbah does not know.
     pub bad: Vec<(String, Finding)>,
+    /// Some of the index could not be read; what is missing from it was looked for in all files.
+    pub index_damaged: bool,
 }
 
 /// Reads every blob of a store that no process has open, and compares it with its digest. Changes nothing.
@@ -45,12 +47,12 @@ pub struct VerifyReport {
 /// `progress` is told of each blob: how many are done, and how many there are.
 ///
 /// # Errors
-/// [`OpenError`] when the index cannot be read.
+/// [`OpenError`] when the directory is no store, or its index cannot be read.
 pub fn verify(dir: &Path, mut progress: impl FnMut(u64, u64)) -> Result<VerifyReport, OpenError> {
     let paths = Paths::new(PathBuf::from(dir));
     let disk = Disk::default();
-    let (index, segments) = Recovery::load_only(&disk, &paths)?;
-    let mut report = VerifyReport::default();
+    let Loaded { index, segments, damaged } = Recovery::load_only(&disk, &paths)?;
+    let mut report = VerifyReport { index_damaged: damaged, ..VerifyReport::default() };
     let mut done = 0;
     for found in (0..index.slots()).filter_map(|slot| index.get(slot)) {
         let stored = found.stored;
