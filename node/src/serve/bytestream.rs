@@ -8,8 +8,11 @@ use casbah_cluster::digest::Digest;
 use casbah_proto::google::bytestream as api;
 use futures_util::stream::{self, Stream, StreamExt as _};
 use tonic::{Request, Response, Status, Streaming};
+use tracing::Instrument as _;
 
+use crate::observe::counters::COUNTERS;
 use crate::serve::compression::{Compression, DecodeError, Decoder, Form};
+use crate::serve::instances::Instances;
 use crate::serve::partial_uploads::{ActiveUpload, PartialUploads, UploadName};
 use crate::serve::resource_name::ResourceName;
 use crate::serve::status_map;
@@ -34,14 +37,15 @@ pub struct ByteStream {
     store: Store,
     compression: Compression,
     partial: PartialUploads,
+    instances: Instances,
 }
 
 // === impl ByteStream ===
 
 impl ByteStream {
-    /// On this store, which may take so many bytes.
-    pub fn new(store: Store, compression: Compression, capacity_bytes: u64) -> ByteStream {
-        ByteStream { store, compression, partial: PartialUploads::new(capacity_bytes / KEPT_SHARE) }
+    /// On this store, which may take so many bytes, for these instances.
+    pub fn new(store: Store, compression: Compression, capacity_bytes: u64, instances: Instances) -> ByteStream {
+        ByteStream { store, compression, partial: PartialUploads::new(capacity_bytes / KEPT_SHARE), instances }
     }
 
     /// The upload to go on with at `offset`, which is 0 or where an upload of this name was cut off. It counts bytes of the
@@ -89,6 +93,7 @@ impl ByteStream {
             return Err(Status::invalid_argument("the upload ended before it began: no message came"));
         };
         let name = ResourceName::for_writing(&first.resource_name).map_err(|error| status_map::name(&error))?;
+        self.instances.check(&name.instance)?;
         let ResourceName { uuid, form, digest, .. } = name;
         if self.store.touch(&[digest]).iter().all(|present| *present) {
             return Ok(present_already(form, &digest));
@@ -135,6 +140,7 @@ impl ByteStream {
         loop {
             check_message(&message, &resource_name, digest, next_offset).map_err(Stopped::Refused)?;
             next_offset += message.data.len() as u64;
+            COUNTERS.received_bytes.add(form.encoding() as usize, message.data.len() as u64);
             take_data(message.data, decoder.as_mut(), active).await?;
             let finish = message.finish_write;
             let next = async {
@@ -173,12 +179,12 @@ impl ByteStream {
         let rest = stream::unfold(Some(reader), |reader| async move {
             let mut reader = reader?;
             match reader.next().await {
-                Ok(Some(data)) => Some((Ok(api::ReadResponse { data }), Some(reader))),
+                Ok(Some(data)) => Some((Ok(sent(Form::Identity, data)), Some(reader))),
                 Ok(None) => None,
                 Err(error) => Some((Err(status_map::read_midway(&error)), None)),
             }
         });
-        let first = stream::iter(first.map(|data| Ok(api::ReadResponse { data })));
+        let first = stream::iter(first.map(|data| Ok(sent(Form::Identity, data))));
         Box::pin(first.chain(rest))
     }
 
@@ -199,7 +205,7 @@ impl ByteStream {
                     },
                 };
                 match compression.compress(piece).await {
-                    Ok(data) => Some((Ok(api::ReadResponse { data }), Some((None, reader)))),
+                    Ok(data) => Some((Ok(sent(Form::Zstd, data)), Some((None, reader)))),
                     Err(error) => Some((Err(status_map::encode(&error)), None)),
                 }
             }
@@ -235,6 +241,7 @@ impl api::byte_stream_server::ByteStream for ByteStream {
     async fn read(&self, request: Request<api::ReadRequest>) -> Result<Response<Self::ReadStream>, Status> {
         let request = request.into_inner();
         let name = ResourceName::for_reading(&request.resource_name).map_err(|error| status_map::name(&error))?;
+        self.instances.check(&name.instance)?;
         let Ok(offset) = u64::try_from(request.read_offset) else {
             return Err(Status::out_of_range(format!("the read offset {} is below zero", request.read_offset)));
         };
@@ -267,7 +274,7 @@ impl api::byte_stream_server::ByteStream for ByteStream {
         // In a task of its own, because a call is dropped wherever it stands when its client goes away, and what is here
         // of the upload is to be kept. The task ends with the stream.
         let (service, requests) = (self.clone(), request.into_inner());
-        let taken_in = tokio::spawn(async move { service.take_in(requests).await }).await;
+        let taken_in = tokio::spawn(async move { service.take_in(requests).await }.in_current_span()).await;
         let response = taken_in.map_err(|error| Status::internal(format!("taking in the upload failed: {error}")))?;
         Ok(Response::new(response?))
     }
@@ -278,6 +285,7 @@ impl api::byte_stream_server::ByteStream for ByteStream {
     ) -> Result<Response<api::QueryWriteStatusResponse>, Status> {
         let request = request.into_inner();
         let name = ResourceName::for_writing(&request.resource_name).map_err(|error| status_map::name(&error))?;
+        self.instances.check(&name.instance)?;
         let ResourceName { uuid, form, digest, .. } = name;
         if self.store.contains(&digest) {
             let committed_size = committed(digest.size_bytes());
@@ -343,6 +351,12 @@ fn check_message(
         Ok(offset) if offset == expected => Ok(()),
         _ => Err(wrong_offset(digest, message.write_offset, expected)),
     }
+}
+
+/// A message with a piece of a blob.
+fn sent(form: Form, data: Bytes) -> api::ReadResponse {
+    COUNTERS.sent_bytes.add(form.encoding() as usize, data.len() as u64);
+    api::ReadResponse { data }
 }
 
 async fn first_piece(mut reader: Reader) -> Result<(Option<Bytes>, Reader), Status> {
