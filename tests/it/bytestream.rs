@@ -11,7 +11,7 @@ use casbah_tests::target::Target;
 use futures_util::future::join_all;
 use tonic::{Code, Status};
 
-use crate::resumption::cut_upload;
+use crate::resumption::{committed, cut_upload};
 
 const MIB: usize = 1 << 20;
 

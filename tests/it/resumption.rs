@@ -66,7 +66,7 @@ async fn cut_upload_from(target: &Target, name: &str, blob: &Bytes, from: usize,
 }
 
 /// Waits until the server says that it has this much of an upload.
-async fn committed(client: &Client, name: &str, sent: usize) -> Result<()> {
+pub(crate) async fn committed(client: &Client, name: &str, sent: usize) -> Result<()> {
     let sent = i64::try_from(sent)?;
     eventually("the server knows how much it has", || async {
         match client.query_write(name).await {
