@@ -221,6 +221,10 @@ mod tests {
         let home = Home::new()?;
         let mut sleeper = Command::new("sleep");
         let mut sleeper = sleeper.arg("1000").env("HOME", home.path()).spawn()?;
+        // A process has no environment for a moment while it becomes another program.
+        while home.stragglers()?.is_empty() && sleeper.try_wait()?.is_none() {
+            std::thread::yield_now();
+        }
         let killed = home.kill_stragglers(Duration::ZERO)?;
         assert_eq!(killed, ["sleep 1000 "]);
         sleeper.wait()?;

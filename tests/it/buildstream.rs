@@ -226,8 +226,9 @@ fn sources_are_fetched_from_the_cache_when_upstream_is_gone() -> Result<()> {
     let project = Project::sample()?;
     let bst = Bst::new(&project)?;
     bst.configure(&[], &[remote.clone().pushing()])?;
-    let pushed = bst.push_sources("all.bst")?.succeeded()?;
-    assert_eq!(pushed.queue("Src-push")?, all(ELEMENTS));
+    let pushed = bst.push_sources("all.bst")?.succeeded()?.queue("Src-push")?;
+    // Two elements have a source in common: the later one may find it pushed.
+    assert_eq!((pushed.processed + pushed.skipped, pushed.failed), (ELEMENTS, 0));
     let expected = build_alone(&bst)?;
 
     project.lose_upstream()?;

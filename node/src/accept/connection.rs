@@ -19,6 +19,7 @@ use tower::Service;
 use tower::util::BoxCloneSyncService;
 
 use crate::accept::end::Ended;
+use crate::accept::linger::Lingering;
 use crate::config::limits;
 use crate::observe::counters::COUNTERS;
 use crate::observe::labels::Refused;
@@ -99,7 +100,7 @@ pub(super) async fn serve<I, S>(
 {
     let received = Arc::new(AtomicUsize::new(0));
     let has_begun = || received.load(Ordering::Relaxed) >= PREFACE_BYTES;
-    let io = Beginning { io, received: Arc::clone(&received) };
+    let io = Beginning { io: Lingering::new(io), received: Arc::clone(&received) };
     let connection = http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
         .initial_stream_window_size(limits::STREAM_WINDOW_BYTES)

@@ -3,6 +3,7 @@
 mod admin;
 mod connection;
 mod end;
+mod linger;
 mod listener;
 mod owner_socket;
 mod tls;
