@@ -334,7 +334,7 @@ impl Recovery {
                 Place::Segment { slot, .. } => self.segments.file(slot).cloned(),
                 Place::File { .. } => None,
             };
-            match verify::check(disk, &self.paths, segment.as_deref(), &found.stored, |_| {}) {
+            match verify::check(disk, &self.paths, segment.as_deref(), &found.stored) {
                 Ok(()) => continue,
                 Err(Finding::Io(error)) => {
                     // Reads check it again, so that keeping it harms nobody.
@@ -348,7 +348,7 @@ impl Recovery {
             self.index.remove(slot);
             if let Place::Segment { slot, .. } = found.stored.place {
                 // The sweep removes the file if nothing else is in it.
-                self.segments.release(slot, found.stored.place.charge_bytes(found.stored.size_bytes));
+                self.segments.release(slot, found.stored.charge_bytes());
             }
         }
     }
@@ -361,7 +361,7 @@ impl Recovery {
                 Place::Segment { slot: self.slot(number)?, offset_bytes: u64::from(offset_bytes) }
             }
         };
-        Some(Stored { key: entry.key, size_bytes: entry.size_bytes, place })
+        Some(Stored { key: entry.key, size_bytes: entry.size_bytes, place, form: entry.form })
     }
 
     /// The slot of a segment, which is opened when it is first named. It may be gone: a later record says then where its
@@ -429,7 +429,7 @@ impl Recovery {
             let Some(Found { stored, .. }) = self.index.get(entry) else { continue };
             let Place::Segment { slot, offset_bytes } = stored.place else { continue };
             if self.segments.file(slot).is_some() {
-                self.segments.count_found(slot, offset_bytes, stored.place.charge_bytes(stored.size_bytes));
+                self.segments.count_found(slot, offset_bytes, stored.charge_bytes());
             } else {
                 tracing::warn!(hash = stored.key.hash_hex(), "the segment of a blob is gone");
                 self.index.remove(entry);
