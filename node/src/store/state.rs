@@ -38,7 +38,7 @@ pub struct State {
     pub replayed_bytes: u64,
     /// Files to be removed.
     pub garbage: Vec<Garbage>,
-    /// Bytes of blobs' files that were evicted and are not removed yet.
+    /// Bytes of files of evicted blobs, and of segments that are of no more use, that are not removed yet.
     pub garbage_bytes: u64,
     /// Names of blobs' files that are being given or taken away, by whoever put them here. Nobody else gives such a name
     /// to a file or removes the file that has it.
@@ -282,7 +282,13 @@ impl State {
     }
 
     fn discard_segments(&mut self, numbers: impl IntoIterator<Item = u32>) {
-        numbers.into_iter().for_each(|number| self.discard(GarbageFile::Segment(number)));
+        for number in numbers {
+            // They wait for the next sync as evicted files do, and are counted with them: or many small blobs that come and go
+            // while the disk is slow would take any amount of it.
+            let bytes = self.segments.segment_bytes();
+            self.garbage_bytes += bytes;
+            self.garbage.push(Garbage { file: GarbageFile::Segment(number), bytes, after: self.queue.end });
+        }
     }
 
     /// Has a blob's file removed that the index does not name.
