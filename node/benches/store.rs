@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use casbah::config::SyncPolicy;
+use casbah::config::{Compression, SyncPolicy};
 use casbah::store::{Store, StoreOptions};
 use casbah_cluster::digest::{Digest, DigestFunction};
 use rand::rngs::SmallRng;
@@ -218,6 +218,7 @@ impl Place {
             capacity_bytes,
             retention_floor: Duration::ZERO,
             sync: SyncPolicy::Interval(Duration::from_millis(50)),
+            compression: self.compression,
         })
         .await?)
     }

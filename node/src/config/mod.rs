@@ -23,7 +23,7 @@ pub use keys::{Choice, Form, Key, KeyPath, Kind, Segment, root};
 pub use layers::Layers;
 pub use machine::Machine;
 pub use resolve::{
-    Clients, Config, IndexConfig, ListenAddress, ListenerConfig, LogConfig, LogFormat, LogLevel, NodeConfig,
+    Clients, Compression, Config, IndexConfig, ListenAddress, ListenerConfig, LogConfig, LogFormat, LogLevel, NodeConfig,
     Permissions, Services, StoreConfig, SyncPolicy, TlsConfig,
 };
 pub use rules::{Broken, STORE_CAPACITY_MIN};

@@ -94,6 +94,7 @@ pub fn segment(data: &[u8]) {
         let header = RecordHeader {
             key: Key { function: *function, hash: [*low; KEY_HASH_BYTES] },
             size_bytes: if *function % 2 == 0 { lie } else { blob.len() as u32 },
+            frame_bytes: if *function % 3 == 0 { blob.len() as u32 } else { 0 },
             checksum: crc32c::crc32c(blob),
             segment: SEGMENT,
             offset_bytes: bytes.len() as u32,
@@ -121,11 +122,11 @@ fn read_segment(bytes: &[u8]) {
             walk.distrust(&header);
             continue;
         };
-        let found = bytes.get(at + HEADER_BYTES..at + HEADER_BYTES + header.size_bytes as usize);
+        let found = bytes.get(at + HEADER_BYTES..at + HEADER_BYTES + header.stored_bytes() as usize);
         assert_eq!(found, Some(blob.as_slice()), "a blob follows its header");
-        let place = (SEGMENT, header.offset_bytes);
-        let checked = RecordHeader::check(&header.encode(), &blob, &header.key, place);
-        assert_eq!(checked, Ok(()), "what the walk takes for good, a read does");
+        let stored = header.stored(0).expect("a header that is found describes a record");
+        let checked = RecordHeader::check(&header.encode(), &blob, &stored, SEGMENT);
+        assert_eq!(checked, Ok(blob.len()), "what the walk takes for good, a read does");
     }
 }
 

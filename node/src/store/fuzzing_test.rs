@@ -5,7 +5,7 @@ use rand::RngExt as _;
 use rand::rngs::SmallRng;
 
 use super::error::ReadError;
-use super::key::Key;
+use super::key::{Form, Key};
 use super::record::{DiskEntry, DiskPlace, Position, Record};
 use super::segment::RecordHeader;
 use super::testing::{Bench, blob, digest, put, random, seed};
@@ -49,7 +49,11 @@ fn mutate(bytes: &mut Vec<u8>, random: &mut SmallRng) {
 
 fn entries() -> Vec<DiskEntry> {
     let places = [DiskPlace::File { serial: 3 }, DiskPlace::Segment { number: 3, offset_bytes: 640 }];
-    let entry = |(at, place)| DiskEntry { key: Key { function: 1, hash: [at; 32] }, used: 9, size_bytes: 70, place };
+    let form = |at| if at % 3 == 0 { Form::Zstd { share: 5 } } else { Form::Plain };
+    let entry = |(at, place)| {
+        let key = Key { function: 1, hash: [at; 32] };
+        DiskEntry { key, used: 9, size_bytes: 70, place, form: form(at) }
+    };
     (0..6).zip(places.into_iter().cycle()).map(entry).collect()
 }
 
@@ -78,6 +82,7 @@ fn a_segment() -> Vec<u8> {
         let header = RecordHeader {
             key: Key::of(&digest(&blob)),
             size_bytes: blob.len() as u32,
+            frame_bytes: 0,
             checksum: crc32c::crc32c(&blob),
             segment: 3,
             offset_bytes: bytes.len() as u32,

@@ -8,7 +8,7 @@ use super::error::WriteError;
 use super::limits::{MAX_GARBAGE_BYTES, SNAPSHOT_JOURNAL_BYTES};
 use super::testing::{Bench, blob, digest, random, seed};
 use super::{Store, StoreOptions, verify};
-use crate::config::SyncPolicy;
+use crate::config::{Compression, SyncPolicy};
 
 const DIR: &str = "CASBAH_TEST_KILL_DIR";
 const CAPACITY_BYTES: u64 = 24 << 20;
@@ -21,7 +21,7 @@ const KILLS: u64 = 6;
 
 fn options(dir: std::path::PathBuf) -> StoreOptions {
     let sync = SyncPolicy::Interval(Duration::from_millis(5));
-    StoreOptions { dir, capacity_bytes: CAPACITY_BYTES, retention_floor: Duration::ZERO, sync }
+    StoreOptions { dir, capacity_bytes: CAPACITY_BYTES, retention_floor: Duration::ZERO, sync, compression: Compression::None }
 }
 
 fn length(seed: u64) -> usize {

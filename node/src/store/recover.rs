@@ -11,6 +11,7 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
+use super::codecs::Codecs;
 use super::disk::Disk;
 use super::error::OpenError;
 use super::index::{Found, Index};
@@ -392,7 +393,7 @@ impl Recovery {
         if !self.damaged {
             return Ok(());
         }
-        let directory = self.paths.segments();
+        let (directory, codecs) = (self.paths.segments(), Codecs::default());
         tracing::warn!("the index is damaged; all files are read to find what there is, which takes its time");
         let mut numbers = Vec::new();
         for entry in fs::read_dir(&directory).map_err(failed("list", &directory))? {
@@ -409,9 +410,9 @@ impl Recovery {
             }
             let Some(slot) = slot else { continue };
             let Some(Some(file)) = self.found.get(slot as usize).cloned() else { continue };
-            added += salvage::segment(disk, &mut self.index, slot, &file);
+            added += salvage::segment(disk, &codecs, &mut self.index, slot, &file);
         }
-        added += salvage::files(disk, &self.paths, &mut self.index);
+        added += salvage::files(disk, &codecs, &self.paths, &mut self.index);
         if added > 0 {
             tracing::warn!(added, blobs = self.index.blobs(), "the index was damaged; blobs were found in their files");
         }

@@ -11,7 +11,7 @@ use super::error::{OpenError, ReadError, ReadOnlyReason, WriteError};
 use super::index::Inventory;
 use super::limits::{LOOKUP_BATCH, MINIMUM_CAPACITY_BYTES};
 use super::options::{StoreOptions, Surroundings};
-use super::reader::{self, Reader};
+use super::reader::{self, Reader, StoredReader};
 use super::shared::{Shared, lock};
 use super::upload::{self, Upload};
 use super::{maintenance, recover, sync};
@@ -146,6 +146,18 @@ impl Store {
     /// May be dropped.
     pub async fn read(&self, digest: &Digest, offset: u64, length: Option<u64>) -> Result<Reader, ReadError> {
         reader::read(self.shared(), digest, offset, length)
+    }
+
+    /// The whole blob as it is stored, if it is stored compressed: zstd frames, one after the other, each of which says how
+    /// many bytes it makes. `None` when it is stored as it is, which is no use of it. Otherwise a use of it.
+    ///
+    /// # Errors
+    /// [`ReadError`].
+    ///
+    /// # Cancel safety
+    /// May be dropped.
+    pub async fn read_stored(&self, digest: &Digest) -> Result<Option<StoredReader>, ReadError> {
+        reader::read_stored(self.shared(), digest)
     }
 
     /// Stores a whole blob. One that is here is verified and used all the same.
