@@ -1,6 +1,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use casbah_cluster::digest::Digest;
 use rand::RngExt as _;
@@ -21,6 +22,11 @@ fn all(store: &Store) -> BTreeSet<Digest> {
     (0..4096).flat_map(|partition| store.partition(partition)).collect()
 }
 
+fn is_evicted(error: &WriteError) -> bool {
+    assert!(matches!(error, WriteError::Full { retry_after: Duration::ZERO, .. }), "{error}");
+    true
+}
+
 async fn client(store: Store, seed: u64) {
     let mut random = random(seed);
     for _ in 0..STEPS {
@@ -28,7 +34,8 @@ async fn client(store: Store, seed: u64) {
         let bytes = blob(name, length(name));
         let digest = digest(&bytes);
         match random.random_range(0..10) {
-            0..4 => store.put(&digest, bytes).await.unwrap(),
+            // One that was here at its beginning and is evicted before its end is to be sent again.
+            0..4 => while store.put(&digest, bytes.clone()).await.is_err_and(|error| is_evicted(&error)) {},
             4 => {
                 // Given up half-way.
                 let mut upload = store.upload(&digest).await.unwrap();
