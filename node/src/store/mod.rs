@@ -72,6 +72,8 @@ mod upload;
 mod verify;
 #[cfg(test)]
 mod verify_test;
+#[cfg(test)]
+mod zstd_test;
 
 pub use clock::{Clock, SystemClock};
 pub use error::{Damage, Mismatch, OpenError, ReadError, ReadOnlyReason, WriteError};
