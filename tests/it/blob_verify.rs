@@ -104,7 +104,8 @@ async fn a_flipped_bit_in_a_segment_and_one_in_a_large_file_are_named_and_nothin
     assert_eq!(report["good_blobs"], 4);
     assert_eq!(report["index_damaged"], false);
     let findings = report["findings"].as_array().context("no findings")?;
-    let named: BTreeSet<String> = findings.iter().filter_map(|found| found["blob"].as_str()).map(str::to_owned).collect();
+    let named: BTreeSet<String> =
+        findings.iter().filter_map(|found| found["blob"].as_str()).map(str::to_owned).collect();
     assert_eq!((findings.len(), named), (2, damaged));
     ensure!(findings.iter().all(|found| found["kind"] == "damaged"), "{report}");
     Ok(())

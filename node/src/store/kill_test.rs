@@ -120,7 +120,9 @@ async fn a_killed_process_has_stored_what_it_said_and_nothing_half() {
         store.close().await;
     }
     let acknowledged = history.len();
-    println!("killed {kills} times; {acknowledged} blobs acknowledged, {read} read; {most_bytes} bytes of disk at most");
+    println!(
+        "killed {kills} times; {acknowledged} blobs acknowledged, {read} read; {most_bytes} bytes of disk at most"
+    );
 }
 
 /// What everything below a directory takes of the disk.
