@@ -63,11 +63,6 @@ impl Layout {
         Layout { size_bytes, frames_bytes }
     }
 
-    /// The blob's size.
-    pub fn size_bytes(self) -> u64 {
-        self.size_bytes
-    }
-
     /// Whether the blob is compressed.
     pub fn is_zstd(self) -> bool {
         self.frames_bytes > 0

@@ -135,6 +135,8 @@ pub struct Recovery {
     found: Vec<Option<Arc<SegmentFile>>>,
     /// Their slots by number.
     slots: HashMap<u32, u32>,
+    /// The slot of those that are gone.
+    gone: Option<u32>,
     /// Blobs that may not have made it to the disk.
     doubts: Vec<Key>,
     /// Bytes of journals replayed.
@@ -169,6 +171,7 @@ impl Recovery {
             segments: Segments::new(capacity_bytes),
             found: Vec::new(),
             slots: HashMap::new(),
+            gone: None,
             doubts: Vec::new(),
             replayed_bytes: 0,
             newest: 0,
@@ -371,7 +374,6 @@ impl Recovery {
         if let Some(slot) = self.slots.get(&number) {
             return Some(*slot);
         }
-        let slot = u32::try_from(self.found.len()).ok().filter(|slot| *slot < MAX_SEGMENTS)?;
         let path = self.paths.segment(number);
         // Whichever is the newest is written to.
         let file = match fs::OpenOptions::new().read(true).write(!self.read_only).open(&path) {
@@ -382,7 +384,16 @@ impl Recovery {
                 None
             }
         };
-        self.found.push(file);
+        // All that are gone share a slot: journals name more of them than there are slots.
+        let slot = match (&file, self.gone) {
+            (None, Some(gone)) => gone,
+            _ => {
+                let slot = u32::try_from(self.found.len()).ok().filter(|slot| *slot < MAX_SEGMENTS)?;
+                self.gone = if file.is_none() { Some(slot) } else { self.gone };
+                self.found.push(file);
+                slot
+            }
+        };
         self.slots.insert(number, slot);
         self.segments.skip_number(number);
         Some(slot)
