@@ -4,6 +4,7 @@
 //! `Digest` in the program is well formed; whether bytes match it is what [`Hasher::finish`] says.
 
 use std::fmt;
+use std::sync::LazyLock;
 
 use sha2::Digest as _;
 
@@ -15,16 +16,37 @@ pub const MAX_HASH_BYTES: usize = 64;
 pub enum DigestFunction {
     /// SHA-256 (FIPS 180-4), 32 bytes.
     Sha256,
+    /// BLAKE3, 32 bytes.
+    Blake3,
+    /// SHA-384 (FIPS 180-4), 48 bytes.
+    Sha384,
+    /// SHA-512 (FIPS 180-4), 64 bytes.
+    Sha512,
+    /// SHA-1 (FIPS 180-4), 20 bytes. Whoever wants to can make two blobs with one hash.
+    Sha1,
+    /// MD5 (RFC 1321), 16 bytes. As weak as SHA-1, and weaker.
+    Md5,
 }
 
 impl DigestFunction {
-    /// Every function, in the order in which they are advertised.
-    pub const ALL: &[DigestFunction] = &[DigestFunction::Sha256];
+    /// Every function, in the order in which they are advertised: the one that every client knows comes first.
+    pub const ALL: &[DigestFunction] = &[
+        DigestFunction::Sha256,
+        DigestFunction::Blake3,
+        DigestFunction::Sha384,
+        DigestFunction::Sha512,
+        DigestFunction::Sha1,
+        DigestFunction::Md5,
+    ];
 
     /// The length of this function's hash, in bytes.
     pub const fn hash_len(self) -> usize {
         match self {
-            DigestFunction::Sha256 => 32,
+            DigestFunction::Sha256 | DigestFunction::Blake3 => 32,
+            DigestFunction::Sha384 => 48,
+            DigestFunction::Sha512 => MAX_HASH_BYTES,
+            DigestFunction::Sha1 => 20,
+            DigestFunction::Md5 => 16,
         }
     }
 
@@ -33,6 +55,23 @@ impl DigestFunction {
     pub const fn number(self) -> u8 {
         match self {
             DigestFunction::Sha256 => 1,
+            DigestFunction::Sha1 => 2,
+            DigestFunction::Md5 => 3,
+            DigestFunction::Sha384 => 5,
+            DigestFunction::Sha512 => 6,
+            DigestFunction::Blake3 => 9,
+        }
+    }
+
+    /// The name of this function in resource names: that of the API's enum in lower case.
+    pub const fn name(self) -> &'static str {
+        match self {
+            DigestFunction::Sha256 => "sha256",
+            DigestFunction::Sha1 => "sha1",
+            DigestFunction::Md5 => "md5",
+            DigestFunction::Sha384 => "sha384",
+            DigestFunction::Sha512 => "sha512",
+            DigestFunction::Blake3 => "blake3",
         }
     }
 
@@ -41,11 +80,29 @@ impl DigestFunction {
         DigestFunction::ALL.iter().copied().find(|function| function.number() == number)
     }
 
+    /// The function with this name in resource names; `None` for one that is not computed here.
+    pub fn from_name(name: &str) -> Option<DigestFunction> {
+        DigestFunction::ALL.iter().copied().find(|function| function.name() == name)
+    }
+
+    /// The function that a hash of so many hexadecimal characters implies where none is named. The API has this for the
+    /// functions that are older than its naming of functions, so never for BLAKE3.
+    pub fn implied_by(hash_characters: usize) -> Option<DigestFunction> {
+        let implied = DigestFunction::ALL.iter().copied().filter(|function| *function != DigestFunction::Blake3);
+        implied.into_iter().find(|function| 2 * function.hash_len() == hash_characters)
+    }
+
     /// A hasher for bytes of this function.
     pub fn hasher(self) -> Hasher {
-        match self {
-            DigestFunction::Sha256 => Hasher { state: State::Sha256(sha2::Sha256::new()), size_bytes: 0 },
-        }
+        let state = match self {
+            DigestFunction::Sha256 => State::Sha256(sha2::Sha256::new()),
+            DigestFunction::Blake3 => State::Blake3(Box::new(blake3::Hasher::new())),
+            DigestFunction::Sha384 => State::Sha384(sha2::Sha384::new()),
+            DigestFunction::Sha512 => State::Sha512(sha2::Sha512::new()),
+            DigestFunction::Sha1 => State::Sha1(sha1::Sha1::new()),
+            DigestFunction::Md5 => State::Md5(md5::Md5::new()),
+        };
+        Hasher { function: self, state, size_bytes: 0 }
     }
 }
 
@@ -75,6 +132,10 @@ pub enum DigestError {
         size: String,
     },
 }
+
+/// The empty blob's name in each function: it is asked for too often to be hashed each time.
+static EMPTY_BLOBS: LazyLock<Vec<Digest>> =
+    LazyLock::new(|| DigestFunction::ALL.iter().map(|function| Digest::of(*function, b"")).collect());
 
 /// The name of a blob. 80 bytes, `Copy`.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -155,7 +216,7 @@ impl Digest {
 
     /// Whether this names the empty blob, which every cache holds.
     pub fn is_empty_blob(&self) -> bool {
-        self.size_bytes == 0 && *self == Digest::of(self.function, b"")
+        self.size_bytes == 0 && EMPTY_BLOBS.contains(self)
     }
 }
 
@@ -174,12 +235,19 @@ impl fmt::Debug for Digest {
 
 /// Computes a digest over bytes as they arrive.
 pub struct Hasher {
+    function: DigestFunction,
     state: State,
     size_bytes: u64,
 }
 
 enum State {
     Sha256(sha2::Sha256),
+    /// Two kilobytes, which the others shall not have to carry.
+    Blake3(Box<blake3::Hasher>),
+    Sha384(sha2::Sha384),
+    Sha512(sha2::Sha512),
+    Sha1(sha1::Sha1),
+    Md5(md5::Md5),
 }
 
 impl Hasher {
@@ -188,14 +256,26 @@ impl Hasher {
         self.size_bytes += bytes.len() as u64;
         match &mut self.state {
             State::Sha256(state) => state.update(bytes),
+            State::Blake3(state) => drop(state.update(bytes)),
+            State::Sha384(state) => state.update(bytes),
+            State::Sha512(state) => state.update(bytes),
+            State::Sha1(state) => state.update(bytes),
+            State::Md5(state) => state.update(bytes),
         }
     }
 
     /// The digest of all bytes so far.
     pub fn finish(self) -> Digest {
+        let (function, size_bytes) = (self.function, self.size_bytes);
+        let digest =
+            |hash: &[u8]| Digest::from_raw(function, hash, size_bytes).expect("a function's hash has its length");
         match self.state {
-            State::Sha256(state) => Digest::from_raw(DigestFunction::Sha256, &state.finalize(), self.size_bytes)
-                .expect("SHA-256 makes 32 bytes"),
+            State::Sha256(state) => digest(&state.finalize()),
+            State::Blake3(state) => digest(state.finalize().as_bytes()),
+            State::Sha384(state) => digest(&state.finalize()),
+            State::Sha512(state) => digest(&state.finalize()),
+            State::Sha1(state) => digest(&state.finalize()),
+            State::Md5(state) => digest(&state.finalize()),
         }
     }
 }
@@ -234,20 +314,105 @@ mod tests {
 
     const EMPTY: &str = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
 
+    /// Function, hash of no bytes, hash of "abc": FIPS 180-4 examples, RFC 1321 A.5, BLAKE3's reference implementation.
+    const PUBLISHED: [(DigestFunction, &str, &str); 6] = [
+        (DigestFunction::Sha256, EMPTY, "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"),
+        (
+            DigestFunction::Blake3,
+            "af1349b9f5f9a1a6a0404dea36dcc9499bcb25c9adc112b7cc9a93cae41f3262",
+            "6437b3ac38465133ffb63b75273a8db548c558465d79db03fd359c6cd5bd9d85",
+        ),
+        (
+            DigestFunction::Sha384,
+            "38b060a751ac96384cd9327eb1b1e36a21fdb71114be07434c0cc7bf63f6e1da274edebfe76f65fbd51ad2f14898b95b",
+            "cb00753f45a35e8bb5a03d699ac65007272c32ab0eded1631a8b605a43ff5bed8086072ba1e7cc2358baeca134c825a7",
+        ),
+        (
+            DigestFunction::Sha512,
+            "cf83e1357eefb8bdf1542850d66d8007d620e4050b5715dc83f4a921d36ce9ce\
+             47d0d13c5d85f2b0ff8318d2877eec2f63b931bd47417a81a538327af927da3e",
+            "ddaf35a193617abacc417349ae20413112e6fa4e89a97ea20a9eeee64b55d39a\
+             2192992a274fc1a836ba3c23a3feebbd454d4423643ce80e2a9ac94fa54ca49f",
+        ),
+        (DigestFunction::Sha1, "da39a3ee5e6b4b0d3255bfef95601890afd80709", "a9993e364706816aba3e25717850c26c9cd0d89d"),
+        (DigestFunction::Md5, "d41d8cd98f00b204e9800998ecf8427e", "900150983cd24fb0d6963f7d28e17f72"),
+    ];
+
+    #[test]
+    fn every_function_makes_the_published_hashes() {
+        assert_eq!(PUBLISHED.map(|(function, ..)| function), *DigestFunction::ALL);
+        for (function, empty, abc) in PUBLISHED {
+            assert_eq!(Digest::of(function, b"").hash_hex(), empty);
+            assert_eq!(Digest::of(function, b"abc").hash_hex(), abc);
+            assert_eq!(Digest::of(function, b"abc").hash().len(), function.hash_len());
+        }
+    }
+
+    #[test]
+    fn bytes_that_come_in_pieces_have_the_same_hash() {
+        let bytes: Vec<u8> = (0..100_000_u32).map(|at| (at % 251) as u8).collect();
+        for function in DigestFunction::ALL {
+            let mut hasher = function.hasher();
+            bytes.chunks(777).for_each(|piece| hasher.update(piece));
+            assert_eq!(hasher.finish(), Digest::of(*function, &bytes));
+        }
+    }
+
     #[test]
     fn the_empty_blob_is_known_by_its_published_hash() {
-        let digest = Digest::new(DigestFunction::Sha256, EMPTY, 0).unwrap();
-        assert!(digest.is_empty_blob());
-        assert_eq!(digest.to_string(), format!("{EMPTY}/0"));
-        assert!(!Digest::new(DigestFunction::Sha256, EMPTY, 1).unwrap().is_empty_blob());
+        for (function, empty, abc) in PUBLISHED {
+            let digest = Digest::new(function, empty, 0).unwrap();
+            assert!(digest.is_empty_blob());
+            assert_eq!(digest.to_string(), format!("{empty}/0"));
+            assert!(!Digest::new(function, empty, 1).unwrap().is_empty_blob());
+            assert!(!Digest::new(function, abc, 0).unwrap().is_empty_blob());
+        }
+        // One function's hash of nothing is another one's hash of something else.
+        assert!(!Digest::new(DigestFunction::Blake3, EMPTY, 0).unwrap().is_empty_blob());
+    }
+
+    #[test]
+    fn digests_of_two_functions_are_never_equal() {
+        let one = Digest::new(DigestFunction::Sha256, EMPTY, 3).unwrap();
+        assert_ne!(one, Digest::new(DigestFunction::Blake3, EMPTY, 3).unwrap());
+    }
+
+    #[test]
+    fn functions_are_found_by_their_numbers_and_names() {
+        for function in DigestFunction::ALL {
+            assert_eq!(DigestFunction::from_number(function.number()), Some(*function));
+            assert_eq!(DigestFunction::from_name(function.name()), Some(*function));
+        }
+        for number in [0, 4, 7, 8, 10, 255] {
+            assert_eq!(DigestFunction::from_number(number), None);
+        }
+        for name in ["", "SHA256", "vso", "sha256tree", "gitsha1"] {
+            assert_eq!(DigestFunction::from_name(name), None);
+        }
+    }
+
+    #[test]
+    fn the_length_of_a_hash_implies_a_function_and_never_blake3() {
+        let implied = [32, 40, 64, 96, 128].map(DigestFunction::implied_by);
+        let functions = [
+            DigestFunction::Md5,
+            DigestFunction::Sha1,
+            DigestFunction::Sha256,
+            DigestFunction::Sha384,
+            DigestFunction::Sha512,
+        ];
+        assert_eq!(implied, functions.map(Some));
+        assert_eq!([0, 31, 33, 63, 65, 256].map(DigestFunction::implied_by), [None; 6]);
     }
 
     #[test]
     fn a_digest_survives_printing_and_parsing() {
-        let digest = Digest::of(DigestFunction::Sha256, b"casbah");
-        let again = Digest::parse(DigestFunction::Sha256, &digest.hash_hex(), "6").unwrap();
-        assert_eq!(digest, again);
-        assert_eq!(Digest::from_raw(DigestFunction::Sha256, digest.hash(), 6), Some(digest));
+        for function in DigestFunction::ALL {
+            let digest = Digest::of(*function, b"casbah");
+            let again = Digest::parse(*function, &digest.hash_hex(), "6").unwrap();
+            assert_eq!(digest, again);
+            assert_eq!(Digest::from_raw(*function, digest.hash(), 6), Some(digest));
+        }
     }
 
     #[test]

@@ -93,7 +93,14 @@ async fn small(size: usize) -> Result<()> {
     Ok(())
 }
 
+/// Twice, of which the second time is told: memory that the page cache takes for the first time since the machine started
+/// may cost as much again (a virtual machine gets it from its host only then), which is not the store's doing.
 async fn large(aligned: bool) -> Result<()> {
+    large_round(aligned, false).await?;
+    large_round(aligned, true).await
+}
+
+async fn large_round(aligned: bool, told: bool) -> Result<()> {
     let place = Place::new()?;
     let store = place.open(8 << 30).await?;
     let odd = if aligned { 0 } else { 13 };
@@ -122,6 +129,9 @@ async fn large(aligned: bool) -> Result<()> {
         upload.commit().await?;
     }
     let total = count * bytes.len() as u64;
+    if !told {
+        return Ok(());
+    }
     meter.per_gib(&format!("put 16 MiB, with hash, {kind}"), total, "1.15 s/GiB");
     let meter = Meter::start();
     for (digest, _) in &digests {
@@ -222,7 +232,10 @@ fn named(seed: u64, size: usize) -> (Digest, Bytes) {
 
 fn text(seed: u64, size: usize) -> (Digest, Bytes) {
     let digits = b"0123456789abcdef";
-    let bytes = random_bytes(seed, size).iter().filter_map(|byte| digits.get(usize::from(byte % 16)).copied()).collect::<Vec<u8>>();
+    let bytes = random_bytes(seed, size)
+        .iter()
+        .filter_map(|byte| digits.get(usize::from(byte % 16)).copied())
+        .collect::<Vec<u8>>();
     (digest(&bytes), Bytes::from(bytes))
 }
 

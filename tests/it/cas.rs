@@ -3,7 +3,7 @@
 use anyhow::{Context as _, Result};
 use bytes::Bytes;
 use casbah_tests::clients::reapi::{
-    BatchReadBlobsRequest, BatchUpdateBlobsRequest, Digest, FindMissingBlobsRequest, batch_update_blobs_request,
+    BatchUpdateBlobsRequest, Digest, FindMissingBlobsRequest, batch_update_blobs_request,
 };
 use casbah_tests::clients::{Client, digest_of, empty_digest, refused_with};
 use casbah_tests::load::new_bytes;
@@ -12,13 +12,6 @@ use tonic::Code;
 
 const INVALID_ARGUMENT: i32 = Code::InvalidArgument as i32;
 const NOT_FOUND: i32 = Code::NotFound as i32;
-
-/// Digest functions of the API that are not served, with the hash of nothing in each.
-const OTHER_FUNCTIONS: [(i32, &str); 3] = [
-    (2, "da39a3ee5e6b4b0d3255bfef95601890afd80709"),
-    (3, "d41d8cd98f00b204e9800998ecf8427e"),
-    (9, "af1349b9f5f9a1a6a0404dea36dcc9499bcb25c9adc112b7cc9a93cae41f3262"),
-];
 
 /// Digests that are not ones.
 fn malformed_digests() -> Vec<Digest> {
@@ -120,24 +113,6 @@ async fn a_malformed_digest_is_refused_by_name_whatever_stands_beside_it() -> Re
         let asked = [digest_of(b"a neighbour"), malformed.clone(), empty_digest()];
         let message = refused_with(Code::InvalidArgument, target.client().find_missing(&asked).await)?;
         assert!(message.contains(&malformed.hash), "{malformed:?}: {message}");
-    }
-    Ok(())
-}
-
-#[tokio::test]
-async fn a_digest_function_that_is_not_offered_is_refused() -> Result<()> {
-    let target = Target::start().await?;
-    let client = target.client();
-    for (digest_function, hash) in OTHER_FUNCTIONS {
-        let digest = Digest { hash: hash.to_owned(), size_bytes: 0 };
-        let find =
-            FindMissingBlobsRequest { blob_digests: vec![digest.clone()], digest_function, ..Default::default() };
-        refused_with(Code::InvalidArgument, client.cas().find_missing_blobs(find).await)?;
-        let read = BatchReadBlobsRequest { digests: vec![digest.clone()], digest_function, ..Default::default() };
-        refused_with(Code::InvalidArgument, client.cas().batch_read_blobs(read).await)?;
-        let request = batch_update_blobs_request::Request { digest: Some(digest), ..Default::default() };
-        let update = BatchUpdateBlobsRequest { requests: vec![request], digest_function, ..Default::default() };
-        refused_with(Code::InvalidArgument, client.cas().batch_update_blobs(update).await)?;
     }
     Ok(())
 }

@@ -12,6 +12,7 @@ mod cas;
 mod cli;
 mod contract;
 mod deploy;
+mod digest_functions;
 mod health;
 mod limits;
 mod quota;

@@ -2,10 +2,15 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::digest::DigestFunction;
+
 /// The longest canonical key. A key is held in memory and on disk for every asset; no real URI comes near this.
 pub const MAX_KEY_BYTES: usize = 64 << 10;
 
 const KEY_VERSION: u8 = 1;
+
+/// Begins a key of another function than SHA-256: the function's number and a key of [`KEY_VERSION`] follow.
+const FUNCTION_KEY_VERSION: u8 = 2;
 
 /// What an asset stands for. Blobs and directories are separate name spaces: one URI may name both.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -75,6 +80,18 @@ impl AssetKey {
         }
     }
 
+    /// The same name as one that is known by digests of this function. Clients of two functions may share a name, and
+    /// neither could use the other's digest. SHA-256 is what is meant where nobody says anything, and leaves the key as
+    /// it is.
+    pub fn of_function(mut self, function: DigestFunction) -> AssetKey {
+        if function != DigestFunction::Sha256 {
+            let mut bytes = vec![FUNCTION_KEY_VERSION, function.number()];
+            bytes.append(&mut self.bytes);
+            self.bytes = bytes;
+        }
+        self
+    }
+
     /// The canonical bytes, equal exactly when the keys are.
     pub fn as_bytes(&self) -> &[u8] {
         &self.bytes
@@ -89,6 +106,7 @@ fn append(bytes: &mut Vec<u8>, part: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::collections::HashSet;
 
     fn key(instance: &str, kind: AssetKind, uri: &str, qualifiers: &[(&str, &str)]) -> AssetKey {
         let qualifiers =
@@ -117,6 +135,14 @@ mod tests {
         ] {
             assert_ne!(one, other);
         }
+    }
+
+    #[test]
+    fn one_name_in_two_functions_is_two_keys() {
+        let key = || key("i", AssetKind::Blob, "urn:x", &[("a", "1")]);
+        assert_eq!(key().of_function(DigestFunction::Sha256), key());
+        let keys: HashSet<_> = DigestFunction::ALL.iter().map(|function| key().of_function(*function)).collect();
+        assert_eq!(keys.len(), DigestFunction::ALL.len());
     }
 
     #[test]

@@ -158,7 +158,7 @@ impl api::action_cache_server::ActionCache for ActionCache {
         request: Request<api::GetActionResultRequest>,
     ) -> Result<Response<api::ActionResult>, Status> {
         let request = request.into_inner();
-        let function = function_of(request.digest_function)?;
+        let function = function_of(request.digest_function, request.action_digest.as_ref())?;
         let action = action(function, request.action_digest.as_ref())?;
         let found = self.index.get(&request.instance_name, &action).map_err(|error| status_map::index(&error))?;
         let Some(bytes) = found else {
@@ -183,7 +183,7 @@ impl api::action_cache_server::ActionCache for ActionCache {
         request: Request<api::UpdateActionResultRequest>,
     ) -> Result<Response<api::ActionResult>, Status> {
         let request = request.into_inner();
-        let function = function_of(request.digest_function)?;
+        let function = function_of(request.digest_function, request.action_digest.as_ref())?;
         let action = action(function, request.action_digest.as_ref())?;
         let Some(mut result) = request.action_result else {
             return Err(Status::invalid_argument("the request has no action_result"));

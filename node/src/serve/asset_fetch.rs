@@ -32,6 +32,7 @@ struct Question<'r> {
     uris: &'r [String],
     qualifiers: &'r [api::Qualifier],
     oldest_content_accepted: Option<&'r prost_types::Timestamp>,
+    /// That of the answer's digest. Where a request names none, the API has SHA-256 meant.
     function: DigestFunction,
     checks: bool,
 }
@@ -41,7 +42,13 @@ struct Question<'r> {
 impl Fetch {
     /// The first of the URIs that stands for a whole asset, and the asset.
     async fn first_known<'r>(&self, question: &Question<'r>) -> Result<(&'r str, AssetRecord), Status> {
-        let keys = asset_request::keys(question.instance, question.kind, question.uris, question.qualifiers)?;
+        let keys = asset_request::keys(
+            question.instance,
+            question.kind,
+            question.function,
+            question.uris,
+            question.qualifiers,
+        )?;
         let oldest = asset_request::moment(question.oldest_content_accepted, "oldest_content_accepted")?;
         let mut incomplete = None;
         for (uri, key) in question.uris.iter().zip(keys) {
@@ -55,7 +62,7 @@ impl Fetch {
             };
             let Some(record) = record else { continue };
             let too_old = oldest.is_some_and(|oldest| record.pushed_at < oldest);
-            if record.is_expired(now()) || too_old || record.target.function() != question.function {
+            if record.is_expired(now()) || too_old {
                 continue;
             }
             if question.checks {
@@ -116,7 +123,7 @@ impl api::fetch_server::Fetch for Fetch {
             uris: &request.uris,
             qualifiers: &request.qualifiers,
             oldest_content_accepted: request.oldest_content_accepted.as_ref(),
-            function: function_of(request.digest_function)?,
+            function: function_of(request.digest_function, None)?,
             checks,
         };
         let (uri, record) = self.first_known(&question).await?;
@@ -142,7 +149,7 @@ impl api::fetch_server::Fetch for Fetch {
             uris: &request.uris,
             qualifiers: &request.qualifiers,
             oldest_content_accepted: request.oldest_content_accepted.as_ref(),
-            function: function_of(request.digest_function)?,
+            function: function_of(request.digest_function, None)?,
             checks,
         };
         let (uri, record) = self.first_known(&question).await?;

@@ -76,8 +76,8 @@ impl api::push_server::Push for Push {
         let checks = Access::of(&request)?.checks_assets();
         let request = request.into_inner();
         let kind = AssetKind::Blob;
-        let keys = asset_request::keys(&request.instance_name, kind, &request.uris, &request.qualifiers)?;
-        let function = function_of(request.digest_function)?;
+        let function = function_of(request.digest_function, request.blob_digest.as_ref())?;
+        let keys = asset_request::keys(&request.instance_name, kind, function, &request.uris, &request.qualifiers)?;
         let target = asset_request::target(function, request.blob_digest.as_ref(), "blob_digest")?;
         let expire_at = request.expire_at.as_ref();
         let (blobs, directories) = (&request.references_blobs, &request.references_directories);
@@ -93,8 +93,8 @@ impl api::push_server::Push for Push {
         let checks = Access::of(&request)?.checks_assets();
         let request = request.into_inner();
         let kind = AssetKind::Directory;
-        let keys = asset_request::keys(&request.instance_name, kind, &request.uris, &request.qualifiers)?;
-        let function = function_of(request.digest_function)?;
+        let function = function_of(request.digest_function, request.root_directory_digest.as_ref())?;
+        let keys = asset_request::keys(&request.instance_name, kind, function, &request.uris, &request.qualifiers)?;
         let target = asset_request::target(function, request.root_directory_digest.as_ref(), "root_directory_digest")?;
         let expire_at = request.expire_at.as_ref();
         let (blobs, directories) = (&request.references_blobs, &request.references_directories);

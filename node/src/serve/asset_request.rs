@@ -1,6 +1,6 @@
 //! What the four Remote Asset calls have in common: forms and limits of their requests.
 
-use casbah_cluster::asset::{AssetKey, AssetKind, Moment, Qualifier};
+use casbah_cluster::asset::{AssetKey, AssetKind, KeyError, Moment, Qualifier};
 use casbah_cluster::digest::{Digest, DigestFunction};
 use casbah_proto::build::bazel::remote::asset::v1 as api;
 use casbah_proto::build::bazel::remote::execution::v2::Digest as DigestMessage;
@@ -24,6 +24,7 @@ const NANOSECONDS: i128 = 1_000_000_000;
 pub(super) fn keys(
     instance: &str,
     kind: AssetKind,
+    function: DigestFunction,
     uris: &[String],
     qualifiers: &[api::Qualifier],
 ) -> Result<Vec<AssetKey>, Status> {
@@ -38,8 +39,8 @@ pub(super) fn keys(
     let set: Vec<Qualifier> =
         qualifiers.iter().map(|q| Qualifier { name: q.name.clone(), value: q.value.clone() }).collect();
     uris.iter()
-        .map(|uri| AssetKey::new(instance, kind, uri, set.iter().cloned()))
-        .collect::<Result<_, _>>()
+        .map(|uri| Ok(AssetKey::new(instance, kind, uri, set.iter().cloned())?.of_function(function)))
+        .collect::<Result<_, KeyError>>()
         .map_err(|error| status_map::invalid(&error))
 }
 
@@ -112,10 +113,19 @@ mod tests {
 
     #[test]
     fn a_request_without_a_uri_is_refused() {
-        assert_eq!(keys("", AssetKind::Blob, &[], &[]).unwrap_err().code(), tonic::Code::InvalidArgument);
+        assert_eq!(
+            keys("", AssetKind::Blob, DigestFunction::Sha256, &[], &[]).unwrap_err().code(),
+            tonic::Code::InvalidArgument
+        );
         let many = vec![String::from("urn:a"); MAX_URIS + 1];
-        assert_eq!(keys("", AssetKind::Blob, &many, &[]).unwrap_err().code(), tonic::Code::InvalidArgument);
+        assert_eq!(
+            keys("", AssetKind::Blob, DigestFunction::Sha256, &many, &[]).unwrap_err().code(),
+            tonic::Code::InvalidArgument
+        );
         let empty = [String::from("urn:a"), String::new()];
-        assert_eq!(keys("", AssetKind::Blob, &empty, &[]).unwrap_err().code(), tonic::Code::InvalidArgument);
+        assert_eq!(
+            keys("", AssetKind::Blob, DigestFunction::Sha256, &empty, &[]).unwrap_err().code(),
+            tonic::Code::InvalidArgument
+        );
     }
 }

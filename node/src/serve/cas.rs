@@ -28,17 +28,22 @@ pub struct Cas {
     pub store: Store,
 }
 
-/// The function that a request's `digest_function` stands for. Unset means "as the hash's length says".
+/// The function that a request's `digest_function` stands for. Unset, it is what the length of the request's hashes
+/// implies, of which the first is looked at: all are of one function, and another one is then a malformed digest.
 ///
 /// # Errors
 /// `INVALID_ARGUMENT` for a function that is not computed here.
-pub(super) fn function_of(number: i32) -> Result<DigestFunction, Status> {
+pub(super) fn function_of(number: i32, digest: Option<&api::Digest>) -> Result<DigestFunction, Status> {
     if number == api::digest_function::Value::Unknown as i32 {
-        return Ok(DigestFunction::Sha256);
+        // A hash of no function's length is refused by name when its digest is made.
+        let implied = digest.and_then(|digest| DigestFunction::implied_by(digest.hash.len()));
+        return Ok(implied.unwrap_or(DigestFunction::Sha256));
     }
     u8::try_from(number).ok().and_then(DigestFunction::from_number).ok_or_else(|| {
         let name = api::digest_function::Value::try_from(number).map_or("unknown", |value| value.as_str_name());
-        Status::invalid_argument(format!("the digest function {number} ({name}) is not offered; use SHA256"))
+        let offered = DigestFunction::ALL.iter().map(|function| function.name().to_uppercase());
+        let offered = offered.collect::<Vec<_>>().join(", ");
+        Status::invalid_argument(format!("the digest function {number} ({name}) is not offered; use one of {offered}"))
     })
 }
 
@@ -75,7 +80,7 @@ impl api::content_addressable_storage_server::ContentAddressableStorage for Cas 
         request: Request<api::FindMissingBlobsRequest>,
     ) -> Result<Response<api::FindMissingBlobsResponse>, Status> {
         let request = request.into_inner();
-        let function = function_of(request.digest_function)?;
+        let function = function_of(request.digest_function, request.blob_digests.first())?;
         let mut seen = HashSet::with_capacity(request.blob_digests.len());
         let mut digests = Vec::with_capacity(request.blob_digests.len());
         for digest in &request.blob_digests {
@@ -95,7 +100,8 @@ impl api::content_addressable_storage_server::ContentAddressableStorage for Cas 
         request: Request<api::BatchUpdateBlobsRequest>,
     ) -> Result<Response<api::BatchUpdateBlobsResponse>, Status> {
         let request = request.into_inner();
-        let function = function_of(request.digest_function)?;
+        let first = request.requests.iter().find_map(|blob| blob.digest.as_ref());
+        let function = function_of(request.digest_function, first)?;
         check_batch(request.requests.iter().map(|blob| blob.data.len() as u64).sum())?;
         let responses = stream::iter(request.requests)
             .map(|blob| async move {
@@ -114,7 +120,7 @@ impl api::content_addressable_storage_server::ContentAddressableStorage for Cas 
         request: Request<api::BatchReadBlobsRequest>,
     ) -> Result<Response<api::BatchReadBlobsResponse>, Status> {
         let request = request.into_inner();
-        let function = function_of(request.digest_function)?;
+        let function = function_of(request.digest_function, request.digests.first())?;
         let sizes = request.digests.iter().map(|digest| u64::try_from(digest.size_bytes).unwrap_or(0));
         check_batch(sizes.fold(0, u64::saturating_add))?;
         let responses = stream::iter(request.digests)
@@ -141,7 +147,7 @@ impl api::content_addressable_storage_server::ContentAddressableStorage for Cas 
 
     async fn get_tree(&self, request: Request<api::GetTreeRequest>) -> Result<Response<Self::GetTreeStream>, Status> {
         let request = request.into_inner();
-        let function = function_of(request.digest_function)?;
+        let function = function_of(request.digest_function, request.root_digest.as_ref())?;
         let pages = tree::pages(self.store.clone(), function, request).await?;
         Ok(Response::new(Box::pin(pages)))
     }

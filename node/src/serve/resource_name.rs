@@ -7,9 +7,12 @@
 //! [instance/]uploads/uuid/compressed-blobs/compressor/[function/]hash/size[/anything]
 //! ```
 //!
+//! The function may be left out where the length of the hash implies it, and so never for BLAKE3.
+//!
 //! An instance name may have slashes but none of these keywords as a segment, so the first keyword ends it.
 
 use casbah_cluster::digest::{Digest, DigestError, DigestFunction};
+use casbah_proto::build::bazel::remote::execution::v2 as api;
 
 /// Segments that no instance name may have.
 const KEYWORDS: [&str; 8] =
@@ -49,6 +52,16 @@ pub enum NameError {
         #[source]
         source: DigestError,
     },
+    /// A digest function of the API that is not computed here.
+    #[error(
+        "the resource name \"{name}\" asks for the digest function \"{function}\", which this server does not offer"
+    )]
+    Function {
+        /// As given, cut to 300 characters.
+        name: String,
+        /// As given.
+        function: String,
+    },
     /// A compressor that is not advertised.
     #[error("the resource name \"{name}\" asks for the compressor \"{compressor}\", which this server does not offer")]
     Compressor {
@@ -59,8 +72,11 @@ pub enum NameError {
     },
 }
 
-const READ_FORM: &str = "[instance/]blobs/hash/size";
-const WRITE_FORM: &str = "[instance/]uploads/uuid/blobs/hash/size";
+const READ_FORM: &str = "[instance/]blobs/[function/]hash/size";
+const WRITE_FORM: &str = "[instance/]uploads/uuid/blobs/[function/]hash/size";
+
+/// No digest function of the API has a longer name.
+const FUNCTION_NAME_BYTES: usize = 16;
 
 impl ResourceName {
     /// A name to read from.
@@ -123,12 +139,26 @@ fn blob<'s, 'n>(
         _ => return Err(form()),
     };
     let (function, digest_segments) = match digest_segments {
-        ["sha256", rest @ ..] => (DigestFunction::Sha256, rest),
-        rest => (DigestFunction::Sha256, rest),
+        [first, rest @ ..] if is_function(first) => match DigestFunction::from_name(first) {
+            Some(function) => (function, rest),
+            None => return Err(NameError::Function { name: shortened(name), function: (*first).to_owned() }),
+        },
+        // A hash of no function's length is refused as a digest of the one that every client knows.
+        [hash, ..] => (DigestFunction::implied_by(hash.len()).unwrap_or(DigestFunction::Sha256), digest_segments),
+        [] => return Err(form()),
     };
     let [hash, size, rest @ ..] = digest_segments else { return Err(form()) };
     let digest = Digest::parse(function, hash, size);
     Ok((digest.map_err(|source| NameError::Digest { name: shortened(name), source })?, rest))
+}
+
+/// Whether a segment is the name of a digest function of the API.
+fn is_function(segment: &str) -> bool {
+    // Also keeps a hash, which is longer, from being copied.
+    segment.len() <= FUNCTION_NAME_BYTES
+        && segment.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit())
+        && api::digest_function::Value::from_str_name(&segment.to_uppercase())
+            .is_some_and(|value| value != api::digest_function::Value::Unknown)
 }
 
 fn shortened(name: &str) -> String {
@@ -167,6 +197,42 @@ mod tests {
             let parsed = ResourceName::for_writing(&name).unwrap();
             assert_eq!((parsed.instance.as_str(), parsed.uuid.as_str()), (instance, uuid), "{name}");
             assert_eq!(parsed.digest.size_bytes(), 7);
+        }
+    }
+
+    #[test]
+    fn the_function_is_the_one_that_is_named_or_that_the_length_implies() {
+        let digests = DigestFunction::ALL.iter().map(|function| Digest::of(*function, b"1234567"));
+        for digest in digests {
+            let function = digest.function().name();
+            let named =
+                [format!("main/blobs/{function}/{digest}"), format!("compressed-blobs/identity/{function}/{digest}")];
+            for name in named {
+                assert_eq!(ResourceName::for_reading(&name).unwrap().digest, digest, "{name}");
+            }
+            for name in
+                [format!("uploads/u/blobs/{function}/{digest}/x"), format!("i/uploads/u/blobs/{function}/{digest}")]
+            {
+                assert_eq!(ResourceName::for_writing(&name).unwrap().digest, digest, "{name}");
+            }
+            let implied = ResourceName::for_reading(&format!("blobs/{digest}")).unwrap().digest;
+            assert_eq!(implied.hash(), digest.hash());
+            let expected = match digest.function() {
+                DigestFunction::Blake3 => DigestFunction::Sha256,
+                function => function,
+            };
+            assert_eq!(implied.function(), expected);
+        }
+    }
+
+    #[test]
+    fn a_function_that_is_not_offered_or_does_not_fit_its_hash_is_refused() {
+        for function in ["vso", "murmur3", "sha256tree", "gitsha1"] {
+            let error = ResourceName::for_reading(&format!("blobs/{function}/{HASH}/0")).unwrap_err();
+            assert!(matches!(error, NameError::Function { .. }), "{error}");
+        }
+        for function in ["md5", "sha1", "sha384", "sha512", "SHA256", "unknown", "sha3"] {
+            assert!(ResourceName::for_reading(&format!("blobs/{function}/{HASH}/0")).is_err(), "{function}");
         }
     }
 

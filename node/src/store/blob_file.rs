@@ -12,7 +12,7 @@ use std::io;
 use std::ops::Range;
 
 use bytes::Bytes;
-use casbah_cluster::digest::Digest;
+use casbah_cluster::digest::{Digest, DigestFunction};
 
 use super::codecs::{Codecs, most_frame_bytes};
 use super::disk::Disk;
@@ -126,9 +126,13 @@ pub fn trailer(digest: &Digest, layout: Layout) -> [u8; TRAILER_BYTES] {
     bytes.try_into().expect("a trailer has TRAILER_BYTES bytes")
 }
 
-/// The blob's size that a trailer names, if it is one.
-pub fn size_in_trailer(trailer: &[u8; TRAILER_BYTES]) -> u64 {
-    trailer.get(16..24).and_then(|size| size.try_into().ok()).map_or(0, u64::from_le_bytes)
+/// The digest that a trailer names; `None` when it is no trailer.
+pub fn digest_in_trailer(found: &[u8; TRAILER_BYTES]) -> Option<Digest> {
+    let size_bytes = u64::from_le_bytes(found.get(16..24)?.try_into().ok()?);
+    let function = DigestFunction::from_number(*found.get(24)?)?;
+    let hash = found.get(28..)?.get(..function.hash_len())?;
+    let layout = Layout::zstd(size_bytes, frames_in_trailer(found));
+    Digest::from_raw(function, hash, size_bytes).filter(|digest| trailer(digest, layout) == *found)
 }
 
 /// The layout of a file of this length with this trailer, if it is the blob's.
@@ -136,15 +140,19 @@ pub fn size_in_trailer(trailer: &[u8; TRAILER_BYTES]) -> u64 {
 /// # Errors
 /// What is wrong with it.
 pub fn check_label(digest: &Digest, length: u64, found: &[u8]) -> Result<Layout, Damage> {
-    let frames_bytes = found.get(FRAMES_LENGTH_AT).and_then(|bytes| bytes.try_into().ok()).map_or(0, u64::from_le_bytes);
+    let frames_bytes = frames_in_trailer(found);
     if frames_bytes > length {
         return Err(Damage::Label);
     }
     let layout = Layout::zstd(digest.size_bytes(), frames_bytes);
     if found != trailer(digest, layout) {
-        return Err(if length < Layout::plain(0).end() { Damage::Short } else { Damage::Label });
+        return Err(Damage::Label);
     }
     if length == layout.end() { Ok(layout) } else { Err(Damage::Short) }
+}
+
+fn frames_in_trailer(found: &[u8]) -> u64 {
+    found.get(FRAMES_LENGTH_AT).and_then(|bytes| bytes.try_into().ok()).map_or(0, u64::from_le_bytes)
 }
 
 /// Checks whole frames of a blob that is not compressed (the last may be short) against their checksums.
@@ -218,5 +226,27 @@ impl Frames {
     /// All of them as they are stored.
     pub fn into_bytes(self) -> Bytes {
         Bytes::from(self.bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_trailer_gives_its_digest_back_whatever_the_function() {
+        for function in DigestFunction::ALL {
+            let digest = Digest::of(*function, b"x");
+            let layout = Layout::zstd(1, if function.number() % 2 == 0 { 99 } else { 0 });
+            let mut bytes = trailer(&digest, layout);
+            assert_eq!(digest_in_trailer(&bytes), Some(digest));
+            assert_eq!(check_label(&digest, layout.end(), &bytes), Ok(layout));
+            assert_eq!(check_label(&digest, layout.end() + 8, &bytes), Err(Damage::Short));
+            for bit in 0..8 * bytes.len() {
+                bytes[bit / 8] ^= 1 << (bit % 8);
+                assert_eq!(digest_in_trailer(&bytes), None, "{function:?} bit {bit}");
+                bytes[bit / 8] ^= 1 << (bit % 8);
+            }
+        }
     }
 }

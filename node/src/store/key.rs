@@ -1,12 +1,16 @@
 //! What the index keeps of a blob: its key, and where it lies, packed into one word.
 
 use casbah_cluster::digest::{Digest, DigestFunction};
+use sha2::Digest as _;
 
 use super::limits::DISK_BLOCK_BYTES;
 use super::segment::HEADER_BYTES;
 
-/// Bytes of a hash that the index keeps. Longer hashes are cut, which leaves them as hard to collide as SHA-256.
+/// Bytes that the index keeps of a hash. A longer one is folded into them.
 pub const KEY_HASH_BYTES: usize = 32;
+
+/// Bytes that a folded hash begins with as they are: they tell the partition, and are what uses are journaled by.
+const PLAIN_BYTES: usize = 8;
 
 /// Partitions of the key space, by the first 12 bits of the hash.
 pub const PARTITIONS: usize = 4096;
@@ -14,13 +18,14 @@ pub const PARTITIONS: usize = 4096;
 /// Segment records begin at multiples of this.
 pub const RECORD_ALIGN: u64 = 64;
 
-/// The name of a blob in the index: its function and the first 32 bytes of its hash. The size is not part of it, since
+/// The name of a blob in the index: its function and its hash, or what a long hash is folded into. The size is not part of it, since
 /// two sizes under one hash cannot both be verified.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Key {
     /// The digest function's number, below 15.
     pub function: u8,
-    /// The hash, then zeros.
+    /// The hash, then zeros. Of a hash longer than this its first 8 bytes, and 24 of its SHA-256: cut, it would be found
+    /// under every hash that begins like it, and whoever asks for one of those would be told a lie.
     pub hash: [u8; KEY_HASH_BYTES],
 }
 
@@ -110,14 +115,18 @@ impl Key {
     /// The key of a hash.
     pub fn new(function: DigestFunction, hash: &[u8]) -> Key {
         let mut kept = [0; KEY_HASH_BYTES];
-        for (to, from) in kept.iter_mut().zip(hash) {
-            *to = *from;
+        let mut keep =
+            |hash: &mut dyn Iterator<Item = &u8>| kept.iter_mut().zip(hash).for_each(|(to, from)| *to = *from);
+        if hash.len() <= KEY_HASH_BYTES {
+            keep(&mut hash.iter());
+        } else {
+            keep(&mut hash.iter().take(PLAIN_BYTES).chain(&sha2::Sha256::digest(hash)));
         }
         Key { function: function.number(), hash: kept }
     }
 
     /// The digest that has this key and size, as far as the key tells: `None` for functions that are not known here or
-    /// whose hash is longer than the key keeps.
+    /// whose hash is folded. Of a folded one, only the blob or the trailer of its file tells the whole.
     pub fn digest(&self, size_bytes: u64) -> Option<Digest> {
         let function = DigestFunction::from_number(self.function)?;
         Digest::from_raw(function, self.hash.get(..function.hash_len())?, size_bytes)
@@ -135,7 +144,7 @@ impl Key {
         [a, b, c, d, e, f, g, h]
     }
 
-    /// The hash in lower-case hexadecimal.
+    /// The bytes of `hash` in lower-case hexadecimal.
     pub fn hash_hex(&self) -> String {
         use std::fmt::Write as _;
         let mut text = String::with_capacity(2 * KEY_HASH_BYTES);
@@ -408,8 +417,31 @@ mod tests {
 
     #[test]
     fn a_key_gives_its_digest_back() {
-        let digest = Digest::of(DigestFunction::Sha256, b"x");
-        assert_eq!(Key::of(&digest).digest(1), Some(digest));
+        for function in DigestFunction::ALL {
+            let digest = Digest::of(*function, b"x");
+            let told = (function.hash_len() <= KEY_HASH_BYTES).then_some(digest);
+            assert_eq!(Key::of(&digest).digest(1), told);
+        }
         assert_eq!(Key { function: 14, hash: [0; 32] }.digest(1), None);
+    }
+
+    #[test]
+    fn one_hash_in_two_functions_is_two_keys() {
+        let hash = Digest::of(DigestFunction::Sha256, b"x");
+        assert_ne!(Key::new(DigestFunction::Sha256, hash.hash()), Key::new(DigestFunction::Blake3, hash.hash()));
+    }
+
+    #[test]
+    fn every_bit_of_a_long_hash_counts_and_its_beginning_stays() {
+        for function in [DigestFunction::Sha384, DigestFunction::Sha512] {
+            let digest = Digest::of(function, b"x");
+            let key = Key::of(&digest);
+            assert_eq!(key.hash[..PLAIN_BYTES], digest.hash()[..PLAIN_BYTES]);
+            for bit in 0..8 * digest.hash().len() {
+                let mut other = digest.hash().to_vec();
+                other[bit / 8] ^= 1 << (bit % 8);
+                assert_ne!(Key::new(function, &other), key, "{function:?} bit {bit}");
+            }
+        }
     }
 }

@@ -24,6 +24,8 @@ mod fault_test;
 mod faults;
 #[cfg(test)]
 mod full_disk_test;
+#[cfg(test)]
+mod functions_test;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]
 pub mod fuzzing;

@@ -5,7 +5,7 @@
 //! index/journal-<generation>   changes, in order
 //! index/snapshot-<generation>  all blobs as of the beginning of the journal of that generation
 //! segments/<number>            small blobs
-//! blobs/<first byte>/<function>-<hash>-<serial>   large blobs
+//! blobs/<first byte>/<function>-<key>-<serial>   large blobs
 //! incoming/<run>-<number>      uploads under way
 //! ```
 

@@ -7,7 +7,7 @@
 use super::key::{Form, KEY_HASH_BYTES, Key, Place};
 
 /// Length of an entry: function (1), kind of place (1: file, 2: segment), serial of a file (1), zero (1), last use in Unix
-/// seconds (4), size (8), segment number (4), offset in the segment (4), hash (32). Compressed blobs have the kinds 3 (file)
+/// seconds (4), size (8), segment number (4), offset in the segment (4), key (32). Compressed blobs have the kinds 3 (file)
 /// and 4 (segment), and their share of the disk: a file's in the place of the segment number, a segment's in that of the
 /// serial.
 pub const ENTRY_BYTES: usize = 56;

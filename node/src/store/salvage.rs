@@ -12,7 +12,7 @@ use std::path::Path;
 
 use casbah_cluster::digest::DigestFunction;
 
-use super::blob_file::{Layout, TRAILER_BYTES, check_label, size_in_trailer};
+use super::blob_file::{Layout, TRAILER_BYTES, check_label, digest_in_trailer};
 use super::codecs::Codecs;
 use super::disk::Disk;
 use super::index::Index;
@@ -110,11 +110,10 @@ fn check(
     let Some(at) = length.checked_sub(TRAILER_BYTES as u64) else { return Ok(None) };
     let mut trailer = [0; TRAILER_BYTES];
     disk.read_exact_at(&file, &mut trailer, at)?;
-    let size_bytes = size_in_trailer(&trailer);
-    let Some(digest) = key.digest(size_bytes) else { return Ok(None) };
+    let Some(digest) = digest_in_trailer(&trailer).filter(|digest| Key::of(digest) == key) else { return Ok(None) };
     let layout = check_label(&digest, length, &trailer).ok();
     let Some(form) = layout.and_then(Layout::form) else { return Ok(None) };
-    let stored = Stored { key, size_bytes, place: Place::File { serial }, form };
+    let stored = Stored { key, size_bytes: digest.size_bytes(), place: Place::File { serial }, form };
     let mut hasher = digest.function().hasher();
     match verify::check_and_show(disk, paths, codecs, (&stored, None), |bytes| hasher.update(bytes)) {
         Ok(()) => Ok((hasher.finish() == digest).then_some(stored)),

@@ -3,9 +3,9 @@
 //! A segment begins with a header of 64 bytes: magic (8), version (4), number (4), zeros (44), checksum (4). Records
 //! follow at multiples of 64: a header of 64 bytes, and the blob, as it is or as one zstd frame. Numbers are little-endian.
 //! The record's header is magic (4), function (1), zeros (3), size of the blob (4), CRC-32C of the bytes that follow (4), the
-//! first 32 bytes of the hash (32), the segment's number (4), the record's offset (4), length of the frame or 0 (4), checksum
-//! of the header (4). So a record says what and where it is, and a segment can be read without the index: where there is no
-//! header, the next multiple of 64 is tried.
+//! key (32), the segment's number (4), the record's offset (4), length of the frame or 0 (4), checksum of the header (4). So
+//! a record says what and where it is, and a segment can be read without the index: where there is no header, the next
+//! multiple of 64 is tried.
 
 use super::error::Damage;
 use super::key::{Form, KEY_HASH_BYTES, Key, MAX_SEGMENT_BLOB_BYTES, Place, RECORD_ALIGN, Stored};

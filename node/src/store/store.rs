@@ -1,5 +1,6 @@
 //! The store as its users see it.
 
+use std::io;
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -12,9 +13,9 @@ use super::index::Inventory;
 use super::limits::{LOOKUP_BATCH, MINIMUM_CAPACITY_BYTES};
 use super::options::{StoreOptions, Surroundings};
 use super::reader::{self, Reader, StoredReader};
-use super::shared::{Shared, lock};
+use super::shared::{JobError, Shared, lock};
 use super::upload::{self, Upload};
-use super::{maintenance, recover, sync};
+use super::{maintenance, recover, sync, verify};
 
 /// The blobs of one node. Cheap to clone. When the last clone is dropped without [`Store::close`], the store ends as if
 /// the process had been killed, which loses nothing that was acknowledged.
@@ -187,11 +188,42 @@ impl Store {
         self.shared().lock().index.inventory(partition)
     }
 
-    /// The visible blobs of a partition, in no particular order.
+    /// The visible blobs of a partition, in no particular order: those whose digests the index has whole. The others,
+    /// of functions with long hashes, are in [`Store::partition_folded`].
     pub fn partition(&self, partition: usize) -> Vec<Digest> {
         let state = self.shared().lock();
         let digests = state.index.partition(partition).filter_map(|stored| stored.key.digest(stored.size_bytes));
         digests.collect()
+    }
+
+    /// The visible blobs of a partition whose hashes the index has only folded, in no particular order. Each is read to
+    /// learn its digest; what is damaged or goes meanwhile is left out. No use of them.
+    ///
+    /// # Errors
+    /// When one cannot be read, or too much is read already.
+    ///
+    /// # Cancel safety
+    /// May be dropped.
+    pub async fn partition_folded(&self, partition: usize) -> io::Result<Vec<Digest>> {
+        let copies: Vec<_> = {
+            let state = self.shared().lock();
+            let folded =
+                state.index.partition(partition).filter(|stored| stored.key.digest(stored.size_bytes).is_none());
+            folded.map(|stored| (stored, state.segment_of(&stored))).collect()
+        };
+        let mut digests = Vec::with_capacity(copies.len());
+        for (stored, segment) in copies {
+            let shared = Arc::clone(self.shared());
+            let read = move || {
+                verify::digest(&shared.disk, &shared.paths, &shared.codecs, (&stored, segment.as_deref()))
+            };
+            match self.shared().blocking(read).await {
+                Ok(digest) => digests.extend(digest),
+                Err(JobError::Busy) => return Err(io::ErrorKind::ResourceBusy.into()),
+                Err(JobError::Io(error)) => return Err(error),
+            }
+        }
+        Ok(digests)
     }
 
     /// The store in numbers.

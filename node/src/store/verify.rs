@@ -4,13 +4,13 @@ use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use casbah_cluster::digest::{Digest, Hasher};
+use casbah_cluster::digest::{Digest, DigestFunction, Hasher};
 
 use super::blob_file::{self, Frames, Layout, TRAILER_BYTES};
 use super::codecs::Codecs;
 use super::disk::Disk;
 use super::error::{Damage, OpenError};
-use super::key::{Form, Place, Stored};
+use super::key::{Form, Key, Place, Stored};
 use super::limits::{FRAME_BYTES, PIECE_BYTES, ZSTD_FRAME_BYTES};
 use super::paths::Paths;
 use super::recover::{Loaded, Recovery};
@@ -62,16 +62,16 @@ pub fn verify(dir: &Path, mut progress: impl FnMut(u64, u64)) -> Result<VerifyRe
             Place::Segment { slot, .. } => segments.file(slot).map(|file| &**file),
             Place::File { .. } => None,
         };
-        let digest = stored.key.digest(stored.size_bytes);
-        let mut hasher = digest.map(|digest| digest.function().hasher());
+        let mut hasher = DigestFunction::from_number(stored.key.function).map(DigestFunction::hasher);
         let checked = check_and_show(&disk, &paths, &codecs, (&stored, file), |bytes| {
             if let Some(hasher) = &mut hasher {
                 hasher.update(bytes);
             }
         });
-        let hashed = hasher.map(Hasher::finish);
+        // A function that is not known here cannot be checked further.
+        let is_named = hasher.map(Hasher::finish).is_none_or(|digest| Key::of(&digest) == stored.key);
         match checked {
-            Ok(()) if hashed == digest => {
+            Ok(()) if is_named => {
                 report.good_blobs += 1;
                 report.good_bytes += stored.size_bytes;
             }
@@ -178,11 +178,53 @@ fn finding(error: io::Error) -> Finding {
 
 /// The layout of a file that is this blob's, by its length and trailer.
 fn label(disk: &Disk, file: &File, stored: &Stored) -> Result<Layout, Finding> {
-    let digest: Digest = stored.key.digest(stored.size_bytes).ok_or(Damage::Label)?;
     let length = file.metadata().map_err(Finding::Io)?.len();
     let mut trailer = [0; TRAILER_BYTES];
     let Some(offset) = length.checked_sub(TRAILER_BYTES as u64) else { return Err(Damage::Short.into()) };
     disk.read_exact_at(file, &mut trailer, offset).map_err(Finding::Io)?;
-    let layout = blob_file::check_label(&digest, length, &trailer)?;
+    let named = blob_file::digest_in_trailer(&trailer);
+    let digest = named.filter(|digest| Key::of(digest) == stored.key && digest.size_bytes() == stored.size_bytes);
+    let layout = blob_file::check_label(&digest.ok_or(Damage::Label)?, length, &trailer)?;
     if layout.form() == Some(stored.form) { Ok(layout) } else { Err(Damage::Label.into()) }
+}
+
+/// The digest of a stored blob, which the index has only in part when its hash is long: from the bytes of a blob in a
+/// segment, and from the trailer of one with a file. `None` when the copy is damaged, or gone.
+///
+/// # Errors
+/// When it cannot be read.
+pub fn digest(
+    disk: &Disk,
+    paths: &Paths,
+    codecs: &Codecs,
+    (stored, segment): (&Stored, Option<&SegmentFile>),
+) -> io::Result<Option<Digest>> {
+    if let Some(digest) = stored.key.digest(stored.size_bytes) {
+        return Ok(Some(digest));
+    }
+    let Some(function) = DigestFunction::from_number(stored.key.function) else { return Ok(None) };
+    let mut found = None;
+    let checked = match stored.place {
+        Place::Segment { .. } => {
+            let mut hasher = function.hasher();
+            let checked = check_and_show(disk, paths, codecs, (stored, segment), |bytes| hasher.update(bytes));
+            found = Some(hasher.finish());
+            checked
+        }
+        Place::File { serial } => disk.open(&paths.blob(&stored.key, serial)).map_err(Finding::Io).and_then(|file| {
+            let mut trailer = [0; TRAILER_BYTES];
+            let length = file.metadata().map_err(Finding::Io)?.len();
+            let at = length.checked_sub(TRAILER_BYTES as u64).ok_or(Damage::Short)?;
+            disk.read_exact_at(&file, &mut trailer, at).map_err(Finding::Io)?;
+            found = blob_file::digest_in_trailer(&trailer);
+            Ok(())
+        }),
+    };
+    match checked {
+        Ok(()) => Ok(found.filter(|digest| Key::of(digest) == stored.key && digest.size_bytes() == stored.size_bytes)),
+        Err(Finding::Io(error)) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(Finding::Io(error)) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(None),
+        Err(Finding::Io(error)) => Err(error),
+        Err(Finding::Damaged(_) | Finding::Hash) => Ok(None),
+    }
 }
