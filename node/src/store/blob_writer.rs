@@ -61,8 +61,7 @@ impl BlobFileWriter {
             }
             if let Method::Plain { .. } = self.method {
                 // All the rest at once.
-                let rest: Vec<Bytes> =
-                    std::iter::once(piece).chain(pieces.iter().skip(at + 1).cloned()).collect();
+                let rest: Vec<Bytes> = std::iter::once(piece).chain(pieces.iter().skip(at + 1).cloned()).collect();
                 return self.write_plain(disk, &rest);
             }
         }

@@ -9,8 +9,8 @@ use super::key::{Form, Key};
 use super::record::{DiskEntry, DiskPlace, Position, Record};
 use super::segment::RecordHeader;
 use super::testing::{Bench, blob, digest, random, seed, text};
-use crate::config::Compression;
 use super::{fuzzing, journal, maintenance, segment, snapshot};
+use crate::config::Compression;
 
 /// Mutations for each reader.
 const MUTATIONS: usize = 4000;

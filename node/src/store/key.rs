@@ -356,7 +356,9 @@ mod tests {
             (MAX_BLOB_BYTES, Place::File { serial: 15 }),
         ];
         for (size, place) in places {
-            for (hidden, form) in [false, true].into_iter().flat_map(|hidden| forms(&place).into_iter().map(move |form| (hidden, form))) {
+            for (hidden, form) in
+                [false, true].into_iter().flat_map(|hidden| forms(&place).into_iter().map(move |form| (hidden, form)))
+            {
                 let packed = Packed::new(&Stored { form, ..stored(size, place) }, hidden).unwrap();
                 let packed = Packed::from_halves(packed.halves());
                 assert_eq!(packed.form(), form);

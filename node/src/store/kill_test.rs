@@ -21,7 +21,13 @@ const KILLS: u64 = 6;
 
 fn options(dir: std::path::PathBuf) -> StoreOptions {
     let sync = SyncPolicy::Interval(Duration::from_millis(5));
-    StoreOptions { dir, capacity_bytes: CAPACITY_BYTES, retention_floor: Duration::ZERO, sync, compression: Compression::Zstd }
+    StoreOptions {
+        dir,
+        capacity_bytes: CAPACITY_BYTES,
+        retention_floor: Duration::ZERO,
+        sync,
+        compression: Compression::Zstd,
+    }
 }
 
 /// Every third one can be compressed.

@@ -13,8 +13,8 @@ use super::paths::parse_generation;
 use super::record::Record;
 use super::segment::HEADER_BYTES;
 use super::testing::{Bench, blob, digest, random, seed, settle, text};
-use crate::config::Compression;
 use super::{Store, compact, maintenance, sync};
+use crate::config::Compression;
 
 const CAPACITY_BYTES: u64 = 3 << 20;
 

@@ -124,12 +124,7 @@ impl RecordHeader {
     ///
     /// # Errors
     /// What is wrong with it.
-    pub fn check(
-        found: &[u8; HEADER_BYTES],
-        payload: &[u8],
-        stored: &Stored,
-        segment: u32,
-    ) -> Result<usize, Damage> {
+    pub fn check(found: &[u8; HEADER_BYTES], payload: &[u8], stored: &Stored, segment: u32) -> Result<usize, Damage> {
         let header = RecordHeader::decode(found).ok_or(Damage::Label)?;
         let Place::Segment { slot, .. } = stored.place else { return Err(Damage::Label) };
         if header.segment != segment || header.stored(slot) != Some(*stored) {

@@ -214,9 +214,8 @@ impl Store {
         let mut digests = Vec::with_capacity(copies.len());
         for (stored, segment) in copies {
             let shared = Arc::clone(self.shared());
-            let read = move || {
-                verify::digest(&shared.disk, &shared.paths, &shared.codecs, (&stored, segment.as_deref()))
-            };
+            let read =
+                move || verify::digest(&shared.disk, &shared.paths, &shared.codecs, (&stored, segment.as_deref()));
             match self.shared().blocking(read).await {
                 Ok(digest) => digests.extend(digest),
                 Err(JobError::Busy) => return Err(io::ErrorKind::ResourceBusy.into()),

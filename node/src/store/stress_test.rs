@@ -9,8 +9,8 @@ use rand::RngExt as _;
 use super::error::{ReadError, WriteError};
 use super::key::Key;
 use super::testing::{Bench, blob, digest, random, seed, settle, text};
-use crate::config::Compression;
 use super::{Store, compact, maintenance, sync};
+use crate::config::Compression;
 
 const TASKS: u64 = 6;
 const STEPS: usize = 400;

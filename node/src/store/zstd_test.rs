@@ -76,7 +76,9 @@ async fn what_is_compressed_takes_less_and_is_read_back_whole_and_in_ranges_afte
         for (name, bytes) in &names {
             assert_eq!(store.get(name, u64::MAX).await.unwrap(), bytes);
             let size = bytes.len() as u64;
-            for (offset, length) in [(0, size), (1, size), (size - 1, 1), (size, 1), (size / 2, 10), (size / 3, size / 3)] {
+            for (offset, length) in
+                [(0, size), (1, size), (size - 1, 1), (size, 1), (size / 2, 10), (size / 3, size / 3)]
+            {
                 let expected = &bytes[offset as usize..(offset + length).min(size) as usize];
                 assert_eq!(read(&store, name, offset, length).await.unwrap(), expected, "{size}: {length} at {offset}");
             }
@@ -174,7 +176,8 @@ async fn more_fits_and_the_capacity_is_kept_to() {
         names.push(put(&store, &text(seed, if seed % 2 == 0 { MIB } else { 100_000 })).await);
         let status = store.status();
         assert!(status.bytes <= 8 << 20, "{status:?}");
-        let charges: u64 = names.iter().filter(|name| store.contains(name)).map(|name| stored(&store, name).charge_bytes()).sum();
+        let charges: u64 =
+            names.iter().filter(|name| store.contains(name)).map(|name| stored(&store, name).charge_bytes()).sum();
         assert_eq!(status.bytes, charges);
     }
     let kept = names.iter().filter(|name| store.contains(name)).count();
