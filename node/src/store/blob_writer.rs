@@ -48,6 +48,9 @@ impl BlobFileWriter {
 
     /// Adds the next bytes.
     pub fn write(&mut self, disk: &Disk, pieces: &[Bytes]) -> io::Result<()> {
+        if let Method::Plain { .. } = self.method {
+            return self.write_plain(disk, pieces);
+        }
         for (at, piece) in pieces.iter().enumerate() {
             let mut piece = piece.clone();
             while let Method::Zstd { frame, .. } = &mut self.method

@@ -4,8 +4,11 @@ use std::path::{Path, PathBuf};
 use rand::RngExt as _;
 use rand::rngs::SmallRng;
 
+use super::blob_file::{Layout, trailer};
+use super::codecs::Codecs;
 use super::error::ReadError;
 use super::key::{Form, Key};
+use super::limits::ZSTD_FRAME_BYTES;
 use super::record::{DiskEntry, DiskPlace, Position, Record};
 use super::segment::RecordHeader;
 use super::testing::{Bench, blob, digest, random, seed, text};
@@ -95,12 +98,32 @@ fn a_segment() -> Vec<u8> {
     bytes
 }
 
+fn a_compressed_file() -> Vec<u8> {
+    let (blob, codecs) = (text(1, 300_000), Codecs::default());
+    let (mut bytes, mut table) = (Vec::new(), Vec::new());
+    for part in blob.chunks(ZSTD_FRAME_BYTES) {
+        let frame = codecs.compress(&part[..1000]).unwrap();
+        bytes.extend(&frame);
+        table.extend((bytes.len() as u64).to_le_bytes());
+        table.extend(crc32c::crc32c(&frame).to_le_bytes());
+    }
+    let layout = Layout::zstd(blob.len() as u64, bytes.len() as u64);
+    bytes.resize(bytes.len().next_multiple_of(8), 0);
+    bytes.extend(table);
+    bytes.extend(trailer(&digest(&blob), layout));
+    bytes
+}
+
 #[test]
 fn no_reader_breaks_its_word_whatever_it_is_given() {
     let mut random = random(seed());
     type Reader = (fn(&[u8]), fn() -> Vec<u8>);
-    let readers: [Reader; 3] =
-        [(fuzzing::journal, a_journal), (fuzzing::snapshot, a_snapshot), (fuzzing::segment, a_segment)];
+    let readers: [Reader; 4] = [
+        (fuzzing::journal, a_journal),
+        (fuzzing::snapshot, a_snapshot),
+        (fuzzing::segment, a_segment),
+        (fuzzing::frames, a_compressed_file),
+    ];
     for (read, good) in readers {
         read(&[]);
         read(&good());
