@@ -396,7 +396,8 @@ mod tests {
         for size in [1, 64, 100, 129, 1000, 4096, 5000, 65_537, MAX_SEGMENT_BLOB_BYTES] {
             for length in (1..=size).step_by((size / 50).max(1) as usize) {
                 let Some(form) = Form::in_segment(size, length) else {
-                    assert!(length.next_multiple_of(64) * 16 > size.next_multiple_of(64) * 14, "{length} of {size}");
+                    let padded = size.next_multiple_of(64);
+                    assert!(length + padded / 16 + 64 >= padded, "{length} of {size}");
                     continue;
                 };
                 let stored = Stored { form, ..stored(size, segment) };
