@@ -93,8 +93,8 @@ fn give_back<T>(idle: &Mutex<Vec<T>>, codec: T) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::{blob, text};
     use super::*;
+    use crate::store::testing::{blob, text};
 
     #[test]
     fn a_frame_decodes_to_what_it_was_made_of_and_to_nothing_else() {
