@@ -15,14 +15,6 @@ async fn sha256_is_listed_or_buildstream_would_disable_the_remote() -> Result<()
 }
 
 #[tokio::test]
-async fn no_compressor_is_listed_that_is_not_served() -> Result<()> {
-    let target = Target::start().await?;
-    let cache = target.client().capabilities().await?.cache_capabilities.context("no cache capabilities")?;
-    assert!(cache.supported_compressors.iter().all(|compressor| *compressor == 0), "{cache:?}");
-    Ok(())
-}
-
-#[tokio::test]
 async fn the_batch_limit_is_said_and_leaves_room_for_a_grpc_message() -> Result<()> {
     let target = Target::start().await?;
     let cache = target.client().capabilities().await?.cache_capabilities.context("no cache capabilities")?;

@@ -10,6 +10,7 @@ mod bytestream;
 mod capabilities;
 mod cas;
 mod cli;
+mod compression;
 mod contract;
 mod deploy;
 mod digest_functions;

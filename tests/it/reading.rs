@@ -1,8 +1,7 @@
 //! ByteStream: reading parts of blobs.
 
 use anyhow::{Context as _, Result};
-use bytes::Bytes;
-use casbah_tests::clients::{digest_of, empty_digest, refused_with, write_requests};
+use casbah_tests::clients::{digest_of, empty_digest, refused_with};
 use casbah_tests::deadline::within_deadline;
 use casbah_tests::load::new_bytes;
 use casbah_tests::target::Target;
@@ -123,23 +122,6 @@ async fn a_name_that_names_no_blob_cannot_be_read() -> Result<()> {
             .with_context(|| format!("read {shown:?}"))?;
         assert!(message.contains(&shown), "{shown:?}: {message}");
     }
-    Ok(())
-}
-
-#[tokio::test]
-async fn compressed_names_are_refused_while_no_compressor_is_advertised() -> Result<()> {
-    let target = Target::start().await?;
-    let client = target.client();
-    let digest = client.upload(new_bytes(5)).await?;
-    let name = format!("compressed-blobs/zstd/{}/5", digest.hash);
-    let status = client.read(&name, 0, 0).await.expect_err("no compressor is advertised");
-    assert!([Code::InvalidArgument, Code::Unimplemented].contains(&status.code()), "{status:?}");
-    let uuid = uuid::Uuid::new_v4();
-    let name = format!("uploads/{uuid}/compressed-blobs/zstd/{}/5", digest_of(&new_bytes(5)).hash);
-    let requests = write_requests(name, Bytes::from_static(b"12345"), 5).collect::<Vec<_>>();
-    let status =
-        client.bytestream().write(tokio_stream::iter(requests)).await.expect_err("no compressor is advertised");
-    assert!([Code::InvalidArgument, Code::Unimplemented].contains(&status.code()), "{status:?}");
     Ok(())
 }
 

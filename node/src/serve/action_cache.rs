@@ -39,7 +39,7 @@ impl ActionCache {
             let digest = Digest::of(function, &message.encode_to_vec());
             move |error| Incomplete::Malformed {
                 digest,
-                source: crate::serve::completeness::MalformedDirectory::Digest(error),
+                source: Box::new(crate::serve::completeness::MalformedDirectory::Digest(error)),
             }
         };
         let of = |message: &api::Digest| digest_of(function, message).map_err(malformed(message));

@@ -3,11 +3,13 @@
 use std::pin::Pin;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use casbah_cluster::digest::Digest;
 use casbah_proto::google::bytestream as api;
 use futures_util::stream::{self, Stream, StreamExt as _};
 use tonic::{Request, Response, Status, Streaming};
 
+use crate::serve::compression::{Compression, DecodeError, Decoder, Form};
 use crate::serve::partial_uploads::{ActiveUpload, PartialUploads, UploadName};
 use crate::serve::resource_name::ResourceName;
 use crate::serve::status_map;
@@ -23,10 +25,14 @@ const KEPT_PATIENCE: Duration = Duration::from_millis(100);
 /// Interrupted uploads may keep one part in so many of the store: a courtesy, which other uploads must not feel.
 const KEPT_SHARE: u64 = 8;
 
+/// The `committed_size` by which the API tells a compressed upload that its blob is here already.
+const PRESENT_ALREADY: i64 = -1;
+
 /// The ByteStream service.
 #[derive(Clone)]
 pub struct ByteStream {
     store: Store,
+    compression: Compression,
     partial: PartialUploads,
 }
 
@@ -34,19 +40,20 @@ pub struct ByteStream {
 
 impl ByteStream {
     /// On this store, which may take so many bytes.
-    pub fn new(store: Store, capacity_bytes: u64) -> ByteStream {
-        ByteStream { store, partial: PartialUploads::new(capacity_bytes / KEPT_SHARE) }
+    pub fn new(store: Store, compression: Compression, capacity_bytes: u64) -> ByteStream {
+        ByteStream { store, compression, partial: PartialUploads::new(capacity_bytes / KEPT_SHARE) }
     }
 
-    /// The upload to go on with at `offset`, which is 0 or where an upload of this name was cut off.
+    /// The upload to go on with at `offset`, which is 0 or where an upload of this name was cut off. It counts bytes of the
+    /// blob, whatever the form.
     async fn resume_or_begin(&self, name: UploadName, offset: i64) -> Result<ActiveUpload, Status> {
         self.partial.discard_old(Instant::now());
         let kept = self.partial.take(&name).filter(|upload| offset > 0 || upload.written_bytes() == 0);
         let upload = match kept {
             Some(upload) => upload,
             // Before room is made for a blob that will not come.
-            None if offset != 0 => return Err(wrong_offset(name.1, offset, 0)),
-            None => self.begin(&name.1).await?,
+            None if offset != 0 => return Err(wrong_offset(name.digest, offset, 0)),
+            None => self.begin(&name.digest).await?,
         };
         let written = upload.written_bytes();
         let active = self.partial.activate(name, upload);
@@ -76,15 +83,19 @@ impl ByteStream {
             return Err(Status::invalid_argument("the upload ended before it began: no message came"));
         };
         let name = ResourceName::for_writing(&first.resource_name).map_err(|error| status_map::name(&error))?;
-        let committed_size = committed(name.digest.size_bytes());
-        if self.store.touch(&[name.digest]).iter().all(|present| *present) {
+        let ResourceName { uuid, form, digest, .. } = name;
+        if self.store.touch(&[digest]).iter().all(|present| *present) {
+            let committed_size = match form {
+                Form::Identity => committed(digest.size_bytes()),
+                Form::Zstd => PRESENT_ALREADY,
+            };
             return Ok(api::WriteResponse { committed_size });
         }
-        let mut active = self.resume_or_begin((name.uuid, name.digest), first.write_offset).await?;
-        match self.receive(first, &mut requests, &mut active).await {
-            Ok(Finished::Yes) => {
+        let mut active = self.resume_or_begin(UploadName { uuid, form, digest }, first.write_offset).await?;
+        match self.receive(form, first, &mut requests, &mut active).await {
+            Ok(Finished::Yes { next_offset }) => {
                 active.finish().commit().await.map_err(|error| status_map::write(&error))?;
-                Ok(api::WriteResponse { committed_size })
+                Ok(api::WriteResponse { committed_size: committed(next_offset) })
             }
             Ok(Finished::No) => {
                 let committed_size = committed(active.upload().written_bytes());
@@ -101,20 +112,23 @@ impl ByteStream {
     /// Takes in the rest of an upload.
     async fn receive(
         &self,
+        form: Form,
         first: api::WriteRequest,
         requests: &mut Streaming<api::WriteRequest>,
         active: &mut ActiveUpload,
     ) -> Result<Finished, Stopped> {
         let (resource_name, digest) = (first.resource_name.clone(), active.digest());
+        // Where the call began, in bytes of the blob, and what it has sent since, in whatever form: so the API counts.
+        let mut next_offset = active.upload().written_bytes();
+        let mut decoder = match form {
+            Form::Identity => None,
+            Form::Zstd => Some(self.compression.decoder(digest.size_bytes(), next_offset)),
+        };
         let mut message = first;
         loop {
-            let written = active.upload().written_bytes();
-            check_message(&message, &resource_name, digest, written).map_err(Stopped::Refused)?;
-            if !message.data.is_empty() {
-                let wrote = active.upload().write(message.data).await;
-                wrote.map_err(|error| Stopped::Refused(status_map::write(&error)))?;
-                active.note_progress();
-            }
+            check_message(&message, &resource_name, digest, next_offset).map_err(Stopped::Refused)?;
+            next_offset += message.data.len() as u64;
+            take_data(message.data, decoder.as_mut(), active).await?;
             let finish = message.finish_write;
             let next = requests.message();
             let next = match finish {
@@ -127,10 +141,52 @@ impl ByteStream {
                     return Err(Stopped::Refused(Status::invalid_argument(text)));
                 }
                 Some(next) => message = next,
-                None if finish => return Ok(Finished::Yes),
+                None if finish => {
+                    let whole = decoder.map_or(Ok(()), |decoder| decoder.finish());
+                    whole.map_err(|error| undecodable(digest, &error))?;
+                    return Ok(Finished::Yes { next_offset });
+                }
                 None => return Ok(Finished::No),
             }
         }
+    }
+
+    /// The messages of a read whose pieces come as they are.
+    fn as_it_is(first: Option<Bytes>, reader: Reader) -> ReadStream {
+        let rest = stream::unfold(Some(reader), |reader| async move {
+            let mut reader = reader?;
+            match reader.next().await {
+                Ok(Some(data)) => Some((Ok(api::ReadResponse { data }), Some(reader))),
+                Ok(None) => None,
+                Err(error) => Some((Err(status_map::read_midway(&error)), None)),
+            }
+        });
+        let first = stream::iter(first.map(|data| Ok(api::ReadResponse { data })));
+        Box::pin(first.chain(rest))
+    }
+
+    /// The messages of a read whose pieces are compressed, each for itself.
+    fn compressed(&self, first: Option<Bytes>, reader: Reader) -> ReadStream {
+        // Nothing has a compressed form too, which clients may insist on.
+        let first = first.unwrap_or_default();
+        let compression = self.compression.clone();
+        Box::pin(stream::unfold(Some((Some(first), reader)), move |state| {
+            let compression = compression.clone();
+            async move {
+                let (piece, mut reader) = state?;
+                let piece = match piece {
+                    Some(piece) => piece,
+                    None => match reader.next().await {
+                        Ok(piece) => piece?,
+                        Err(error) => return Some((Err(status_map::read_midway(&error)), None)),
+                    },
+                };
+                match compression.compress(piece).await {
+                    Ok(data) => Some((Ok(api::ReadResponse { data }), Some((None, reader)))),
+                    Err(error) => Some((Err(status_map::encode(&error)), None)),
+                }
+            }
+        }))
     }
 }
 
@@ -144,13 +200,18 @@ enum Stopped {
 
 /// Whether the client said that the upload is whole.
 enum Finished {
-    Yes,
+    /// Where a further message would have stood.
+    Yes {
+        next_offset: u64,
+    },
     No,
 }
 
+type ReadStream = Pin<Box<dyn Stream<Item = Result<api::ReadResponse, Status>> + Send>>;
+
 #[tonic::async_trait]
 impl api::byte_stream_server::ByteStream for ByteStream {
-    type ReadStream = Pin<Box<dyn Stream<Item = Result<api::ReadResponse, Status>> + Send>>;
+    type ReadStream = ReadStream;
 
     async fn read(&self, request: Request<api::ReadRequest>) -> Result<Response<Self::ReadStream>, Status> {
         let request = request.into_inner();
@@ -158,10 +219,14 @@ impl api::byte_stream_server::ByteStream for ByteStream {
         let Ok(offset) = u64::try_from(request.read_offset) else {
             return Err(Status::out_of_range(format!("the read offset {} is below zero", request.read_offset)));
         };
-        let length = match u64::try_from(request.read_limit) {
-            Ok(0) => None,
-            Ok(limit) => Some(limit),
-            Err(_) => {
+        let length = match (u64::try_from(request.read_limit), name.form) {
+            (Ok(0), _) => None,
+            (Ok(limit), Form::Identity) => Some(limit),
+            (Ok(limit), Form::Zstd) => {
+                let message = format!("the read limit {limit} is not allowed with a compressed name, only 0 is");
+                return Err(Status::invalid_argument(message));
+            }
+            (Err(_), _) => {
                 let message = format!("the read limit {} is below zero; 0 stands for no limit", request.read_limit);
                 return Err(Status::invalid_argument(message));
             }
@@ -170,16 +235,10 @@ impl api::byte_stream_server::ByteStream for ByteStream {
         let reader = reader.map_err(|error| status_map::read(&error))?;
         // The first piece is read before the answer begins, so that a damaged copy is a clean miss.
         let (first, reader) = first_piece(reader).await?;
-        let rest = stream::unfold(Some(reader), |reader| async move {
-            let mut reader = reader?;
-            match reader.next().await {
-                Ok(Some(data)) => Some((Ok(api::ReadResponse { data }), Some(reader))),
-                Ok(None) => None,
-                Err(error) => Some((Err(status_map::read_midway(&error)), None)),
-            }
-        });
-        let first = stream::iter(first.map(|data| Ok(api::ReadResponse { data })));
-        Ok(Response::new(Box::pin(first.chain(rest))))
+        Ok(Response::new(match name.form {
+            Form::Identity => ByteStream::as_it_is(first, reader),
+            Form::Zstd => self.compressed(first, reader),
+        }))
     }
 
     async fn write(
@@ -200,18 +259,52 @@ impl api::byte_stream_server::ByteStream for ByteStream {
     ) -> Result<Response<api::QueryWriteStatusResponse>, Status> {
         let request = request.into_inner();
         let name = ResourceName::for_writing(&request.resource_name).map_err(|error| status_map::name(&error))?;
-        let size = name.digest.size_bytes();
-        if self.store.contains(&name.digest) {
-            let response = api::QueryWriteStatusResponse { committed_size: committed(size), complete: true };
-            return Ok(Response::new(response));
+        let ResourceName { uuid, form, digest, .. } = name;
+        if self.store.contains(&digest) {
+            let committed_size = committed(digest.size_bytes());
+            return Ok(Response::new(api::QueryWriteStatusResponse { committed_size, complete: true }));
         }
         // Nothing known is nothing written: clients that are told NOT_FOUND here give up instead of beginning anew.
-        let written = self.partial.written_bytes(&(name.uuid, name.digest)).unwrap_or(0);
+        let written = self.partial.written_bytes(&UploadName { uuid, form, digest }).unwrap_or(0);
         Ok(Response::new(api::QueryWriteStatusResponse { committed_size: committed(written), complete: false }))
     }
 }
 
-fn check_message(message: &api::WriteRequest, resource_name: &str, digest: Digest, written: u64) -> Result<(), Status> {
+/// Adds the data of a message to an upload; the blob's bytes are made of it first where it is compressed.
+async fn take_data(data: Bytes, decoder: Option<&mut Decoder>, active: &mut ActiveUpload) -> Result<(), Stopped> {
+    let digest = active.digest();
+    let Some(decoder) = decoder else { return add(data, active).await };
+    decoder.push(data).map_err(|error| undecodable(digest, &error))?;
+    while let Some(piece) = decoder.next().await.map_err(|error| undecodable(digest, &error))? {
+        add(piece, active).await?;
+    }
+    Ok(())
+}
+
+async fn add(piece: Bytes, active: &mut ActiveUpload) -> Result<(), Stopped> {
+    if !piece.is_empty() {
+        let wrote = active.upload().write(piece).await;
+        wrote.map_err(|error| Stopped::Refused(status_map::write(&error)))?;
+        active.note_progress();
+    }
+    Ok(())
+}
+
+fn undecodable(digest: Digest, error: &DecodeError) -> Stopped {
+    let status = status_map::decode(&digest, error);
+    match error {
+        // What came before is good.
+        DecodeError::Busy => Stopped::Cut(status),
+        _ => Stopped::Refused(status),
+    }
+}
+
+fn check_message(
+    message: &api::WriteRequest,
+    resource_name: &str,
+    digest: Digest,
+    expected: u64,
+) -> Result<(), Status> {
     if !message.resource_name.is_empty() && message.resource_name != resource_name {
         return Err(Status::invalid_argument(format!(
             "the resource name changes from \"{resource_name}\" to \"{}\" within one upload",
@@ -219,23 +312,22 @@ fn check_message(message: &api::WriteRequest, resource_name: &str, digest: Diges
         )));
     }
     match u64::try_from(message.write_offset) {
-        Ok(offset) if offset == written => Ok(()),
-        _ => Err(wrong_offset(digest, message.write_offset, written)),
+        Ok(offset) if offset == expected => Ok(()),
+        _ => Err(wrong_offset(digest, message.write_offset, expected)),
     }
 }
 
-async fn first_piece(mut reader: Reader) -> Result<(Option<bytes::Bytes>, Reader), Status> {
+async fn first_piece(mut reader: Reader) -> Result<(Option<Bytes>, Reader), Status> {
     let first = reader.next().await.map_err(|error| status_map::read(&error))?;
     Ok((first, reader))
 }
 
-fn wrong_offset(digest: Digest, offset: i64, written: u64) -> Status {
+fn wrong_offset(digest: Digest, offset: i64, expected: u64) -> Status {
     Status::invalid_argument(format!(
-        "the write offset {offset} is not where the upload of {digest} stands: {written} bytes are here (see \
-         QueryWriteStatus)"
+        "the write offset {offset} is not where the upload of {digest} stands, which is {expected} (see QueryWriteStatus)"
     ))
 }
 
 fn committed(bytes: u64) -> i64 {
-    i64::try_from(bytes).expect("no blob is larger than its digest's size, which was made from an i64")
+    i64::try_from(bytes).unwrap_or(i64::MAX)
 }

@@ -8,6 +8,7 @@ use tonic::{Request, Response, Status};
 use crate::config::Services;
 use crate::serve::access::Access;
 use crate::serve::cas::MAX_BATCH_BYTES;
+use crate::serve::compression::COMPRESSORS;
 
 /// The Capabilities service.
 pub struct Capabilities {
@@ -31,6 +32,7 @@ impl api::capabilities_server::Capabilities for Capabilities {
             // No cache at all: a client that takes this address for one is told so, before it misses its blobs.
             return Ok(Response::new(versions));
         }
+        let compressors: Vec<i32> = COMPRESSORS.iter().map(|compressor| *compressor as i32).collect();
         let functions = DigestFunction::ALL.iter().map(|function| i32::from(function.number()));
         let cache = api::CacheCapabilities {
             digest_functions: functions.collect(),
@@ -38,6 +40,8 @@ impl api::capabilities_server::Capabilities for Capabilities {
                 update_enabled: access.permissions.write,
             }),
             max_batch_total_size_bytes: i64::try_from(MAX_BATCH_BYTES).unwrap_or(i64::MAX),
+            supported_compressors: compressors.clone(),
+            supported_batch_update_compressors: compressors,
             max_cas_blob_size_bytes: i64::try_from(self.max_blob_bytes).unwrap_or(i64::MAX),
             symlink_absolute_path_strategy: api::symlink_absolute_path_strategy::Value::Allowed as i32,
             ..Default::default()

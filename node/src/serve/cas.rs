@@ -3,11 +3,13 @@
 use std::collections::HashSet;
 use std::pin::Pin;
 
+use bytes::Bytes;
 use casbah_cluster::digest::{Digest, DigestError, DigestFunction};
 use casbah_proto::build::bazel::remote::execution::v2 as api;
 use futures_util::stream::{self, Stream, StreamExt as _};
 use tonic::{Request, Response, Status};
 
+use crate::serve::compression::{Compression, Form, OFFERED};
 use crate::serve::{status_map, tree};
 use crate::store::Store;
 
@@ -22,10 +24,15 @@ pub const MAX_MESSAGE_BYTES: usize = 16 << 20;
 /// Blobs of one batch that are worked on at once, so that they share the disk's latency.
 const BATCH_PARALLEL: usize = 16;
 
+/// Blobs of this size and more are compressed for who takes them so: a header and a call of the encoder are not worth less.
+const COMPRESSED_BYTES_MIN: usize = 512;
+
 /// The CAS service.
 pub struct Cas {
     /// Where the blobs are.
     pub store: Store,
+    /// For those that travel compressed.
+    pub compression: Compression,
 }
 
 /// The function that a request's `digest_function` stands for. Unset, it is what the length of the request's hashes
@@ -73,6 +80,15 @@ fn check_batch(total_bytes: u64) -> Result<(), Status> {
     Ok(())
 }
 
+/// What a blob counts for in a batch: its bytes as they came, or as they are to become.
+fn batch_bytes(blob: &api::batch_update_blobs_request::Request) -> u64 {
+    let came = blob.data.len() as u64;
+    match (Form::by_number(blob.compressor), &blob.digest) {
+        (Some(Form::Zstd), Some(digest)) => came.max(u64::try_from(digest.size_bytes).unwrap_or(0)),
+        _ => came,
+    }
+}
+
 #[tonic::async_trait]
 impl api::content_addressable_storage_server::ContentAddressableStorage for Cas {
     async fn find_missing_blobs(
@@ -102,7 +118,7 @@ impl api::content_addressable_storage_server::ContentAddressableStorage for Cas 
         let request = request.into_inner();
         let first = request.requests.iter().find_map(|blob| blob.digest.as_ref());
         let function = function_of(request.digest_function, first)?;
-        check_batch(request.requests.iter().map(|blob| blob.data.len() as u64).sum())?;
+        check_batch(request.requests.iter().map(batch_bytes).fold(0, u64::saturating_add))?;
         let responses = stream::iter(request.requests)
             .map(|blob| async move {
                 let digest = blob.digest.clone();
@@ -123,17 +139,19 @@ impl api::content_addressable_storage_server::ContentAddressableStorage for Cas 
         let function = function_of(request.digest_function, request.digests.first())?;
         let sizes = request.digests.iter().map(|digest| u64::try_from(digest.size_bytes).unwrap_or(0));
         check_batch(sizes.fold(0, u64::saturating_add))?;
+        // Others that the client would take are not offered, and what it gets as it is, it has to take.
+        let takes_zstd = request.acceptable_compressors.contains(&Form::Zstd.number());
         let responses = stream::iter(request.digests)
             .map(|digest| async move {
-                let outcome = self.get(function, &digest).await;
-                let (data, outcome) = match outcome {
-                    Ok(data) => (data, Ok(())),
-                    Err(status) => (bytes::Bytes::new(), Err(status)),
+                let outcome = self.get(function, &digest, takes_zstd).await;
+                let (data, form, outcome) = match outcome {
+                    Ok((data, form)) => (data, form, Ok(())),
+                    Err(status) => (Bytes::new(), Form::Identity, Err(status)),
                 };
                 api::batch_read_blobs_response::Response {
                     digest: Some(digest),
                     data,
-                    compressor: api::compressor::Value::Identity as i32,
+                    compressor: form.number(),
                     status: Some(status_map::in_message(outcome)),
                 }
             })
@@ -175,16 +193,45 @@ impl Cas {
         function: DigestFunction,
         blob: api::batch_update_blobs_request::Request,
     ) -> Result<(), Status> {
-        if blob.compressor != api::compressor::Value::Identity as i32 {
-            return Err(Status::invalid_argument("compressed blobs are not offered; send the blob as it is"));
-        }
+        let Some(form) = Form::by_number(blob.compressor) else {
+            let name = api::compressor::Value::try_from(blob.compressor).map_or("unknown", |value| value.as_str_name());
+            return Err(Status::invalid_argument(format!(
+                "the compressor {} ({name}) is not offered; what is offered is {OFFERED}",
+                blob.compressor
+            )));
+        };
         let Some(digest) = blob.digest else { return Err(Status::invalid_argument("a blob without a digest")) };
         let digest = digest_of(function, &digest).map_err(|error| status_map::digest(&error))?;
-        self.store.put(&digest, blob.data).await.map_err(|error| status_map::write(&error))
+        let data = match form {
+            Form::Identity => blob.data,
+            Form::Zstd => self.decompressed(&digest, blob.data).await?,
+        };
+        self.store.put(&digest, data).await.map_err(|error| status_map::write(&error))
     }
 
-    async fn get(&self, function: DigestFunction, digest: &api::Digest) -> Result<bytes::Bytes, Status> {
+    /// The blob that these frames are, which is not verified yet.
+    async fn decompressed(&self, digest: &Digest, data: Bytes) -> Result<Bytes, Status> {
+        let whole = self.compression.decompress(digest.size_bytes(), data).await;
+        // A long batch of short work gives way between its blobs.
+        tokio::task::yield_now().await;
+        whole.map_err(|error| status_map::decode(digest, &error))
+    }
+
+    /// A blob, compressed if the client takes it so and it is smaller then.
+    async fn get(
+        &self,
+        function: DigestFunction,
+        digest: &api::Digest,
+        takes_zstd: bool,
+    ) -> Result<(Bytes, Form), Status> {
         let digest = digest_of(function, digest).map_err(|error| status_map::digest(&error))?;
-        self.store.get(&digest, MAX_BATCH_BYTES).await.map_err(|error| status_map::read(&error))
+        let blob = self.store.get(&digest, MAX_BATCH_BYTES).await.map_err(|error| status_map::read(&error))?;
+        if !takes_zstd || blob.len() < COMPRESSED_BYTES_MIN {
+            return Ok((blob, Form::Identity));
+        }
+        let compressed = self.compression.compress(blob.clone()).await;
+        let compressed = compressed.map_err(|error| status_map::encode(&error))?;
+        tokio::task::yield_now().await;
+        if compressed.len() < blob.len() { Ok((compressed, Form::Zstd)) } else { Ok((blob, Form::Identity)) }
     }
 }

@@ -46,7 +46,7 @@ pub enum Incomplete {
         digest: Digest,
         /// What is wrong with it.
         #[source]
-        source: MalformedDirectory,
+        source: Box<MalformedDirectory>,
     },
     /// A tree has more directories than a walk may visit, or a directory is too large.
     #[error(
@@ -128,7 +128,7 @@ impl Completeness {
                 continue;
             }
             let bytes = self.read(digest, digest, "an output directory's tree").await?;
-            let malformed = |source| Incomplete::Malformed { digest: *digest, source };
+            let malformed = |source| Incomplete::Malformed { digest: *digest, source: Box::new(source) };
             let tree = TreeMessage::decode(bytes).map_err(|error| malformed(error.into()))?;
             for directory in tree.root.iter().chain(&tree.children) {
                 let (files, _directories) = entries(digest.function(), directory).map_err(malformed)?;
@@ -163,7 +163,7 @@ impl Completeness {
         // What is in the page cache is read without a pause: a large tree must not keep a thread to itself.
         tokio::task::consume_budget().await;
         let bytes = self.read(root, digest, "a directory of a tree").await?;
-        let malformed = |source| Incomplete::Malformed { digest: *digest, source };
+        let malformed = |source| Incomplete::Malformed { digest: *digest, source: Box::new(source) };
         let directory = Directory::decode(bytes).map_err(|error| malformed(error.into()))?;
         entries(digest.function(), &directory).map_err(malformed)
     }

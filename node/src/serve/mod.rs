@@ -13,6 +13,7 @@ mod bytestream;
 mod capabilities;
 mod cas;
 mod completeness;
+mod compression;
 mod partial_uploads;
 mod resource_name;
 mod services;

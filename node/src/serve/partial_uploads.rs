@@ -1,6 +1,8 @@
 //! Uploads that were cut off, kept for a while so that the client can go on where it was.
 //!
-//! An upload is told apart by its uuid *and* its digest: clients use one uuid for many blobs.
+//! An upload is told apart by its uuid *and* its digest: clients use one uuid for many blobs. And by its form, although
+//! what is kept are the bytes of the blob in either: those that a compressed upload has made. It goes on with a new frame
+//! at that byte, as the API has it, so that nothing of a decoder is kept.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -9,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use casbah_cluster::digest::Digest;
 
+use crate::serve::compression::Form;
 use crate::store::Upload;
 
 /// Interrupted uploads that are kept at once. Each holds the space of its blob and an open file.
@@ -17,8 +20,13 @@ const KEPT_MAX: usize = 256;
 /// How long an interrupted upload is kept: clients come back within seconds, their longest back-off is a minute or two.
 const KEPT_FOR: Duration = Duration::from_secs(300);
 
-/// The name of an upload: its uuid and its blob.
-pub(super) type UploadName = (String, Digest);
+/// The name of an upload.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) struct UploadName {
+    pub(super) uuid: String,
+    pub(super) form: Form,
+    pub(super) digest: Digest,
+}
 
 /// What is known of uploads that have not been committed.
 #[derive(Clone)]
@@ -105,7 +113,7 @@ impl PartialUploads {
         });
         let mut kept: Vec<(Instant, UploadName)> = kept.collect();
         kept.sort_unstable_by_key(|(since, _)| *since);
-        let size_bytes = |name: &UploadName| name.1.size_bytes();
+        let size_bytes = |name: &UploadName| name.digest.size_bytes();
         let mut total_bytes = size_bytes(&name) + kept.iter().map(|(_, name)| size_bytes(name)).sum::<u64>();
         let mut count = kept.len() + 1;
         for (_, oldest) in kept {
@@ -142,7 +150,7 @@ impl ActiveUpload {
 
     /// What is being uploaded.
     pub(super) fn digest(&self) -> Digest {
-        self.name.1
+        self.name.digest
     }
 
     /// Drops the upload: nothing is kept.

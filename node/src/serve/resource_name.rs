@@ -14,6 +14,8 @@
 use casbah_cluster::digest::{Digest, DigestError, DigestFunction};
 use casbah_proto::build::bazel::remote::execution::v2 as api;
 
+use crate::serve::compression::{Form, OFFERED};
+
 /// Segments that no instance name may have.
 const KEYWORDS: [&str; 8] =
     ["blobs", "uploads", "actions", "actionResults", "operations", "capabilities", "compressed-blobs", "executions"];
@@ -28,6 +30,8 @@ pub struct ResourceName {
     pub instance: String,
     /// What an upload is told apart by; empty in names for reading.
     pub uuid: String,
+    /// In which form its bytes travel.
+    pub form: Form,
     /// The blob, uncompressed.
     pub digest: Digest,
 }
@@ -63,17 +67,19 @@ pub enum NameError {
         function: String,
     },
     /// A compressor that is not advertised.
-    #[error("the resource name \"{name}\" asks for the compressor \"{compressor}\", which this server does not offer")]
+    #[error("the resource name \"{name}\" asks for the compressor \"{compressor}\"; what is offered is {OFFERED}")]
     Compressor {
         /// As given, cut to 300 characters.
         name: String,
-        /// As given.
+        /// As given, cut too.
         compressor: String,
     },
 }
 
-const READ_FORM: &str = "[instance/]blobs/[function/]hash/size";
-const WRITE_FORM: &str = "[instance/]uploads/uuid/blobs/[function/]hash/size";
+const READ_FORM: &str = "[instance/]blobs/[function/]hash/size or \
+    [instance/]compressed-blobs/zstd/[function/]hash/size";
+const WRITE_FORM: &str = "[instance/]uploads/uuid/blobs/[function/]hash/size or \
+    [instance/]uploads/uuid/compressed-blobs/zstd/[function/]hash/size";
 
 /// No digest function of the API has a longer name.
 const FUNCTION_NAME_BYTES: usize = 16;
@@ -86,9 +92,9 @@ impl ResourceName {
     pub fn for_reading(name: &str) -> Result<ResourceName, NameError> {
         let form = || NameError::Form { name: shortened(name), form: READ_FORM };
         let (instance, segments) = split(name).ok_or_else(form)?;
-        let (digest, rest) = blob(name, &segments, form)?;
+        let (travels_as, digest, rest) = blob(name, &segments, form)?;
         match rest {
-            [] => Ok(ResourceName { instance, uuid: String::new(), digest }),
+            [] => Ok(ResourceName { instance, uuid: String::new(), form: travels_as, digest }),
             _ => Err(form()),
         }
     }
@@ -104,8 +110,8 @@ impl ResourceName {
         if uuid.is_empty() {
             return Err(form());
         }
-        let (digest, _anything) = blob(name, blob_segments, form)?;
-        Ok(ResourceName { instance, uuid: (*uuid).to_owned(), digest })
+        let (travels_as, digest, _anything) = blob(name, blob_segments, form)?;
+        Ok(ResourceName { instance, uuid: (*uuid).to_owned(), form: travels_as, digest })
     }
 }
 
@@ -124,18 +130,20 @@ fn split(name: &str) -> Option<(String, Vec<&str>)> {
     Some((instance.join("/"), rest.to_vec()))
 }
 
-/// The digest at the start of these segments, and what follows it.
+/// The form and the digest at the start of these segments, and what follows them.
 fn blob<'s, 'n>(
     name: &str,
     segments: &'s [&'n str],
     form: impl Fn() -> NameError,
-) -> Result<(Digest, &'s [&'n str]), NameError> {
-    let digest_segments = match segments {
-        ["blobs", rest @ ..] => rest,
-        ["compressed-blobs", "identity", rest @ ..] => rest,
-        ["compressed-blobs", compressor, ..] => {
-            return Err(NameError::Compressor { name: shortened(name), compressor: (*compressor).to_owned() });
-        }
+) -> Result<(Form, Digest, &'s [&'n str]), NameError> {
+    let (travels_as, digest_segments) = match segments {
+        ["blobs", rest @ ..] => (Form::Identity, rest),
+        ["compressed-blobs", compressor, rest @ ..] => match Form::by_name(compressor) {
+            Some(travels_as) => (travels_as, rest),
+            None => {
+                return Err(NameError::Compressor { name: shortened(name), compressor: shortened(compressor) });
+            }
+        },
         _ => return Err(form()),
     };
     let (function, digest_segments) = match digest_segments {
@@ -149,7 +157,8 @@ fn blob<'s, 'n>(
     };
     let [hash, size, rest @ ..] = digest_segments else { return Err(form()) };
     let digest = Digest::parse(function, hash, size);
-    Ok((digest.map_err(|source| NameError::Digest { name: shortened(name), source })?, rest))
+    let digest = digest.map_err(|source| NameError::Digest { name: shortened(name), source })?;
+    Ok((travels_as, digest, rest))
 }
 
 /// Whether a segment is the name of a digest function of the API.
@@ -180,9 +189,13 @@ mod tests {
             (format!("team/a/blobs/{HASH}/0"), "team/a"),
             (format!("team/a/blobs/sha256/{HASH}/0"), "team/a"),
             (format!("compressed-blobs/identity/{HASH}/0"), ""),
+            (format!("team/a/compressed-blobs/zstd/{HASH}/0"), "team/a"),
+            (format!("compressed-blobs/zstd/sha256/{HASH}/0"), ""),
         ] {
             let parsed = ResourceName::for_reading(&name).unwrap();
             assert_eq!((parsed.instance.as_str(), parsed.digest.hash_hex().as_str()), (instance, HASH), "{name}");
+            let form = if name.contains("zstd") { Form::Zstd } else { Form::Identity };
+            assert_eq!(parsed.form, form, "{name}");
         }
     }
 
@@ -193,10 +206,12 @@ mod tests {
             (format!("team/a/uploads/u-1/blobs/{HASH}/7"), "team/a", "u-1"),
             (format!("uploads/u-1/blobs/{HASH}/7/some/path.txt"), "", "u-1"),
             (format!("uploads/u-1/blobs/sha256/{HASH}/7"), "", "u-1"),
+            (format!("team/a/uploads/u-1/compressed-blobs/zstd/{HASH}/7/x"), "team/a", "u-1"),
         ] {
             let parsed = ResourceName::for_writing(&name).unwrap();
             assert_eq!((parsed.instance.as_str(), parsed.uuid.as_str()), (instance, uuid), "{name}");
             assert_eq!(parsed.digest.size_bytes(), 7);
+            assert_eq!(parsed.form == Form::Zstd, name.contains("zstd"), "{name}");
         }
     }
 
@@ -254,7 +269,11 @@ mod tests {
             format!("//blobs/{HASH}/0"),
             format!("actions/blobs/{HASH}/0"),
             format!("uploads/u/blobs/{HASH}/0"),
-            format!("compressed-blobs/zstd/{HASH}/0"),
+            format!("compressed-blobs/deflate/{HASH}/0"),
+            format!("compressed-blobs/ZSTD/{HASH}/0"),
+            format!("compressed-blobs//{HASH}/0"),
+            format!("compressed-blobs/zstd/{HASH}"),
+            format!("compressed-blobs/zstd/zstd/{HASH}/0"),
             format!("compressed-blobs/{HASH}/0"),
             format!("{}/blobs/{HASH}/0", "i".repeat(MAX_NAME_BYTES)),
         ] {
@@ -267,10 +286,16 @@ mod tests {
             format!("uploads/blobs/{HASH}/0"),
             format!("uploads/u/{HASH}/0"),
             format!("uploads/u/blobs/{HASH}"),
-            format!("uploads/u/compressed-blobs/zstd/{HASH}/0"),
+            format!("uploads/u/compressed-blobs/brotli/{HASH}/0"),
             format!("uploads/u/uploads/u/blobs/{HASH}/0"),
         ] {
             assert!(ResourceName::for_writing(&name).is_err(), "{name}");
         }
+    }
+
+    #[test]
+    fn who_asks_for_another_compressor_is_told_what_is_offered() {
+        let error = ResourceName::for_reading(&format!("compressed-blobs/deflate/{HASH}/0")).unwrap_err().to_string();
+        assert!(error.contains("\"deflate\"") && error.contains("zstd"), "{error}");
     }
 }

@@ -22,6 +22,7 @@ use crate::serve::bytestream::ByteStream;
 use crate::serve::capabilities::Capabilities;
 use crate::serve::cas::{Cas, MAX_MESSAGE_BYTES};
 use crate::serve::completeness::Completeness;
+use crate::serve::compression::Compression;
 use crate::store::Store;
 
 /// What the services work on.
@@ -54,13 +55,15 @@ pub async fn services(parts: Parts) -> (Routes, HealthReporter) {
     let Parts { store, assets, actions, capacity_bytes, retention_floor } = parts;
     let completeness = Arc::new(Completeness::new(store.clone(), retention_floor));
     let capabilities = CapabilitiesServer::new(Capabilities { max_blob_bytes: capacity_bytes });
-    let cas = ContentAddressableStorageServer::new(Cas { store: store.clone() })
+    let compression = Compression::new();
+    let cas = Cas { store: store.clone(), compression: compression.clone() };
+    let cas = ContentAddressableStorageServer::new(cas)
         .max_decoding_message_size(MAX_MESSAGE_BYTES)
         .max_encoding_message_size(MAX_MESSAGE_BYTES);
     let cache = ActionCache { index: actions, store: store.clone(), completeness: Arc::clone(&completeness) };
     let action_cache = ActionCacheServer::new(cache).max_decoding_message_size(MAX_MESSAGE_BYTES);
-    let bytestream =
-        ByteStreamServer::new(ByteStream::new(store, capacity_bytes)).max_decoding_message_size(MAX_MESSAGE_BYTES);
+    let bytestream = ByteStreamServer::new(ByteStream::new(store, compression, capacity_bytes))
+        .max_decoding_message_size(MAX_MESSAGE_BYTES);
     let fetch = FetchServer::new(Fetch { index: assets.clone(), completeness: Arc::clone(&completeness) })
         .max_decoding_message_size(MAX_MESSAGE_BYTES);
     let push = PushServer::new(Push { index: assets, completeness }).max_decoding_message_size(MAX_MESSAGE_BYTES);

@@ -7,7 +7,7 @@ use std::error::Error;
 use std::time::Duration;
 
 use bytes::Bytes;
-use casbah_cluster::digest::DigestError;
+use casbah_cluster::digest::{Digest, DigestError};
 use casbah_proto::google::rpc;
 use prost::Message as _;
 use prost_types::Any;
@@ -15,6 +15,7 @@ use tonic::{Code, Status};
 
 use crate::index::IndexError;
 use crate::serve::completeness::Incomplete;
+use crate::serve::compression::{DecodeError, EncodeError};
 use crate::serve::resource_name::NameError;
 use crate::store::{ReadError, WriteError};
 
@@ -103,6 +104,21 @@ pub(super) fn write(error: &WriteError) -> Status {
         WriteError::Full { retry_after, .. } => with_retry(text, *retry_after),
         _ => unavailable(text),
     }
+}
+
+/// Of compressed bytes that were to become this blob.
+pub(super) fn decode(digest: &Digest, error: &DecodeError) -> Status {
+    let text = format!("the compressed bytes are not those of {digest}: {}", with_causes(error));
+    match error {
+        DecodeError::Busy => unavailable(with_causes(error)),
+        DecodeError::Job(_) => Status::internal(text),
+        _ => Status::invalid_argument(text),
+    }
+}
+
+/// Of a blob that was to be sent compressed.
+pub(super) fn encode(error: &EncodeError) -> Status {
+    Status::internal(with_causes(error))
 }
 
 pub(super) fn index(error: &IndexError) -> Status {
