@@ -329,4 +329,22 @@ impl StoredReader {
         self.next = frames.end;
         Ok(Some(read.into_bytes()))
     }
+
+    /// All of them.
+    ///
+    /// # Errors
+    /// [`ReadError`].
+    ///
+    /// # Cancel safety
+    /// May be dropped half-way.
+    pub async fn whole(mut self) -> Result<Bytes, ReadError> {
+        let mut pieces = Vec::new();
+        while let Some(piece) = self.next().await? {
+            pieces.push(piece);
+        }
+        Ok(match <[Bytes; 1]>::try_from(pieces) {
+            Ok([piece]) => piece,
+            Err(pieces) => Bytes::from(pieces.concat()),
+        })
+    }
 }
