@@ -132,7 +132,7 @@ async fn a_node_that_compresses_serves_what_it_was_given_and_uses_less_of_the_di
         node.start_again(settings)?;
         let client = node.client().await?;
         for (digest, bytes) in &blobs {
-            assert_eq!(client.download(digest).await?, bytes);
+            assert!(client.download(digest).await? == *bytes);
             let half = bytes.len() / 2;
             let part = client.read(&client.blob_name(digest), half as i64, 10).await?;
             assert_eq!(part, bytes.slice(half..half + 10));
