@@ -212,7 +212,7 @@ async fn one_write_failing_anywhere_leaves_a_store_that_compresses_and_works() {
 }
 
 async fn fail_anywhere(compression: Compression, content: fn(u64, usize) -> bytes::Bytes) {
-    let length = |seed: u64| if seed % 2 == 0 { 1000 } else { 3 * MIB };
+    let length = |seed: u64| if seed.is_multiple_of(2) { 1000 } else { 3 * MIB };
     // Whatever call is the one that fails: nothing wrong is visible, and everything works afterwards.
     for operation in [Operation::Create, Operation::Write, Operation::Rename, Operation::Sync, Operation::Remove] {
         for after in 0..12 {

@@ -163,7 +163,7 @@ fn all_files(dir: &Path) -> Vec<PathBuf> {
 
 /// Every other one can be compressed.
 fn content(seed: u64, length: usize) -> bytes::Bytes {
-    if seed % 2 == 0 { blob(seed, length) } else { text(seed, length) }
+    if seed.is_multiple_of(2) { blob(seed, length) } else { text(seed, length) }
 }
 
 #[tokio::test]

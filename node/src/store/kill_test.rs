@@ -32,7 +32,7 @@ fn options(dir: std::path::PathBuf) -> StoreOptions {
 
 /// Every third one can be compressed.
 fn content(seed: u64) -> bytes::Bytes {
-    if seed % 3 == 0 { text(seed, length(seed)) } else { blob(seed, length(seed)) }
+    if seed.is_multiple_of(3) { text(seed, length(seed)) } else { blob(seed, length(seed)) }
 }
 
 fn length(seed: u64) -> usize {

@@ -56,7 +56,7 @@ fn length(seed: u64) -> usize {
 
 /// Half of them can be compressed.
 fn content(name: u64, length: usize) -> bytes::Bytes {
-    if name % 2 == 0 { blob(name, length) } else { text(name, length) }
+    if name.is_multiple_of(2) { blob(name, length) } else { text(name, length) }
 }
 
 /// What is reserved for a blob, and what it takes.

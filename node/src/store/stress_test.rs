@@ -32,7 +32,7 @@ async fn client(store: Store, seed: u64) {
     let mut random = random(seed);
     for _ in 0..STEPS {
         let name = random.random_range(0..120_u64);
-        let bytes = if name % 2 == 0 { blob(name, length(name)) } else { text(name, length(name)) };
+        let bytes = if name.is_multiple_of(2) { blob(name, length(name)) } else { text(name, length(name)) };
         let digest = digest(&bytes);
         match random.random_range(0..10) {
             // One that was here at its beginning and is evicted before its end is to be sent again.
