@@ -35,7 +35,7 @@ fix: ## Let the tools mend what they can: formatting, clippy's suggestions
 	@cargo fmt --all
 
 .PHONY: test-env
-test-env: ## What the tests with real clients need: bubblewrap, systemd-analyze, BuildStream in .venv
+test-env: ## What the tests with real clients need: bubblewrap, systemd-analyze, Bazel, BuildStream in .venv
 	@scripts/test-env
 
 # `cargo build` first: tests start the program, and `cargo test` alone does not link it. They are told where it is, or

@@ -3,5 +3,7 @@
 //! What is here can be tested and simulated without a runtime. `node` runs what is decided here.
 
 pub mod asset;
+pub mod chunking;
 pub mod codec;
 pub mod digest;
+pub mod split;

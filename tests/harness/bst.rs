@@ -4,35 +4,30 @@
 //! `scripts/test-env` installs it; `CASBAH_BST` names another one.
 
 use std::collections::BTreeMap;
-use std::ffi::{OsStr, OsString};
-use std::fs::{self, File};
-use std::os::unix::fs::{PermissionsExt, symlink};
-use std::os::unix::process::CommandExt;
+use std::ffi::OsString;
+use std::fs;
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitStatus, Stdio};
+use std::process::Command;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use rand::rngs::SmallRng;
 use rand::{Rng as _, SeedableRng as _};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::io::Errno;
-use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open, pidfd_send_signal};
 use tempfile::TempDir;
 
 use crate::clients::{digest_of, reapi};
+use crate::files::copy_tree;
+use crate::home::Home;
 use crate::process::run_command;
 
 pub use crate::bst_remote::Remote;
-
-/// How long one command of BuildStream may take: many times what it needs, with its retries on a busy machine.
-const DEADLINE: Duration = Duration::from_secs(180);
+pub use crate::files::{Entry, Files};
+pub use crate::home::Outcome;
 
 /// How long buildbox-casd, which BuildStream stops and waits for, may outlive it.
 const STRAGGLERS_DEADLINE: Duration = Duration::from_secs(10);
-
-const PAUSE: Duration = Duration::from_millis(20);
 
 /// Where in its temporary directory a project is, beside its upstream.
 const PROJECT_FOLDER: &str = "project";
@@ -77,19 +72,7 @@ pub struct Project {
 pub struct Bst {
     /// As long as somebody works on it, it is there.
     project: Arc<TempDir>,
-    home: TempDir,
-}
-
-/// How a command ended, and what it printed.
-#[derive(Debug)]
-pub struct Outcome {
-    command: String,
-    /// The exit status.
-    pub status: ExitStatus,
-    /// What was asked for.
-    pub stdout: String,
-    /// What BuildStream has to say.
-    pub stderr: String,
+    home: Home,
 }
 
 /// A line of the summary: `Pull Queue: processed 7, skipped 1, failed 0`.
@@ -110,21 +93,6 @@ pub struct Artifact {
     pub name: String,
     /// Of its tree of files.
     pub tree: reapi::Digest,
-}
-
-/// A tree of files on the disk, by path.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Files(BTreeMap<PathBuf, Entry>);
-
-/// One of [`Files`].
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Entry {
-    /// With its permissions.
-    Directory(u32),
-    /// With its permissions and content.
-    File(u32, reapi::Digest),
-    /// With its target, as it is written.
-    Symlink(PathBuf),
 }
 
 // === impl Project ===
@@ -271,9 +239,9 @@ impl Bst {
     /// When there is no BuildStream.
     pub fn new(project: &Project) -> Result<Bst> {
         program()?;
-        let home = tempfile::tempdir()?;
-        for folder in ["cache", "config", "tmp"] {
-            fs::create_dir(home.path().join(folder))?;
+        let home = Home::new()?;
+        for folder in ["cache", "config"] {
+            home.folder(folder)?;
         }
         let bst = Bst { project: Arc::clone(&project.dir), home };
         bst.configure(&[], &[])?;
@@ -395,29 +363,14 @@ impl Bst {
     /// When it does not end in time (it is killed then), or leaves a process behind (which is killed too).
     pub fn run(&self, args: &[&str]) -> Result<Outcome> {
         let name = format!("bst {}", args.join(" "));
-        let begun = Instant::now();
-        let outputs = [self.home.path().join("stdout"), self.home.path().join("stderr")];
-        // Files, not pipes: nobody has to read them, and nothing that is left behind can keep them open.
-        let [stdout, stderr] = outputs.each_ref().map(File::create);
         let mut command = self.command()?;
-        command.args(args).stdout(stdout?).stderr(stderr?);
-        let mut child = command.spawn().with_context(|| format!("cannot start {name}"))?;
-        let pid = Pid::from_child(&child);
-        let ended = wait_for_end(pid, DEADLINE);
-        if !matches!(ended, Ok(true)) {
-            // Not reaped yet, so the group's id is still its own.
-            let _ = kill_process_group(pid, Signal::KILL);
-        }
-        let status = child.wait()?;
-        let left = self.kill_stragglers(if status.success() { STRAGGLERS_DEADLINE } else { Duration::ZERO });
-        let [stdout, stderr] = outputs.map(fs::read).map(|bytes| bytes.map(|bytes| lossy(&bytes)));
-        let outcome = Outcome { command: name.clone(), status, stdout: stdout?, stderr: stderr? };
-        // Shown by the test runner when the test has failed.
-        eprintln!("--- {name} ({status}, {:.1?})\n{}{}---", begun.elapsed(), outcome.stdout, outcome.stderr);
-        ensure!(ended?, "{name} was killed after {DEADLINE:?}\n{}", outcome.stderr);
-        let left = left?;
-        ensure!(!outcome.status.success() || left.is_empty(), "{name} has left behind: {left:?}");
-        Ok(outcome)
+        command.args(args);
+        let outcome = self.home.run(&name, command);
+        let succeeded = outcome.as_ref().is_ok_and(|outcome| outcome.status.success());
+        // buildbox-casd is in a process group of its own.
+        let left = self.home.kill_stragglers(if succeeded { STRAGGLERS_DEADLINE } else { Duration::ZERO })?;
+        ensure!(!succeeded || left.is_empty(), "{name} has left behind: {left:?}");
+        outcome
     }
 
     fn command(&self) -> Result<Command> {
@@ -426,99 +379,21 @@ impl Bst {
         let mut path = OsString::from(program.parent().unwrap_or(Path::new("/")));
         path.push(":");
         path.push(std::env::var_os("PATH").unwrap_or_else(|| "/usr/bin:/bin".into()));
-        let mut command = Command::new(program);
+        let mut command = self.home.command(&program);
         command
             .args(["--no-interactive", "--no-colors"])
             .current_dir(self.project.path().join(PROJECT_FOLDER))
-            .stdin(Stdio::null())
-            .process_group(0)
-            // None of the tester's own settings: not even a proxy, which gRPC would ask for localhost.
-            .env_clear()
-            .envs([("PATH", path.as_os_str()), ("LANG", OsStr::new("C.UTF-8")), ("HOME", home.as_os_str())])
+            .env("PATH", path)
             .env("XDG_CACHE_HOME", home.join("cache"))
             .env("XDG_CONFIG_HOME", home.join("config"))
-            .env("XDG_DATA_HOME", home.join("data"))
-            .env("TMPDIR", home.join("tmp"));
+            .env("XDG_DATA_HOME", home.join("data"));
         Ok(command)
-    }
-
-    /// Waits that long for what BuildStream has started (buildbox-casd is in a process group of its own), then kills
-    /// it. Returns what had to be killed.
-    fn kill_stragglers(&self, patience: Duration) -> Result<Vec<String>> {
-        let until = Instant::now() + patience;
-        let mut left = self.stragglers()?;
-        while !left.is_empty() && Instant::now() < until {
-            std::thread::sleep(PAUSE); // why: a process that is no child of ours gives no event
-            left = self.stragglers()?;
-        }
-        let mut killed = Vec::new();
-        for pid in left {
-            let Ok(process) = pidfd_open(pid, PidfdFlags::empty()) else { continue };
-            // Asked again while the descriptor holds on to it: the number alone could be another's by now.
-            if self.started(pid) {
-                killed.push(lossy(&fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default()).replace('\0', " "));
-                let _ = pidfd_send_signal(&process, Signal::KILL);
-                wait_for_end(pid, STRAGGLERS_DEADLINE)?;
-            }
-        }
-        Ok(killed)
-    }
-
-    fn stragglers(&self) -> Result<Vec<Pid>> {
-        let names = fs::read_dir("/proc")?.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
-        Ok(names.filter_map(Pid::from_raw).filter(|pid| self.started(*pid)).collect())
-    }
-
-    /// Whether this process was started by this very user: it has inherited the home.
-    fn started(&self, pid: Pid) -> bool {
-        let Ok(environment) = fs::read(format!("/proc/{pid}/environ")) else { return false };
-        let home = format!("HOME={}", self.home.path().display());
-        environment.split(|byte| *byte == 0).any(|variable| variable == home.as_bytes())
-    }
-}
-
-impl Drop for Bst {
-    fn drop(&mut self) {
-        let _ = self.kill_stragglers(Duration::ZERO);
     }
 }
 
 // === impl Outcome ===
 
 impl Outcome {
-    /// Itself, if it has.
-    ///
-    /// # Errors
-    /// When it has failed.
-    pub fn succeeded(self) -> Result<Outcome> {
-        ensure!(self.status.success(), "{} failed ({})\n{}{}", self.command, self.status, self.stdout, self.stderr);
-        Ok(self)
-    }
-
-    /// Itself, if it has, with an exit code that says so.
-    ///
-    /// # Errors
-    /// When it has succeeded, or was ended by a signal.
-    pub fn failed(self) -> Result<Outcome> {
-        let failed = self.status.code().is_some_and(|code| code != 0);
-        ensure!(failed, "{} did not fail ({})\n{}{}", self.command, self.status, self.stdout, self.stderr);
-        Ok(self)
-    }
-
-    /// Itself, if this is somewhere in its messages.
-    ///
-    /// # Errors
-    /// When it is not.
-    pub fn saying(self, part: &str) -> Result<Outcome> {
-        ensure!(self.says(part), "{} does not say {part:?}\n{}", self.command, self.stderr);
-        Ok(self)
-    }
-
-    /// Whether this is somewhere in its messages.
-    pub fn says(&self, part: &str) -> bool {
-        self.stderr.contains(part)
-    }
-
     /// The line of the summary of this queue (`Pull`, `Fetch`, `Build`, `Push`, `Src-push`).
     ///
     /// # Errors
@@ -530,60 +405,6 @@ impl Outcome {
         let mut counts = line.split(|byte: char| !byte.is_ascii_digit()).filter(|word| !word.is_empty());
         let mut count = || Ok::<u32, anyhow::Error>(counts.next().context("a count is missing")?.parse()?);
         Ok(Queue { processed: count()?, skipped: count()?, failed: count()? })
-    }
-}
-
-// === impl Files ===
-
-impl Files {
-    /// Reads a whole tree.
-    ///
-    /// # Errors
-    /// When it cannot be read.
-    pub fn read(dir: &Path) -> Result<Files> {
-        let mut files = BTreeMap::new();
-        let mut folders = vec![dir.to_owned()];
-        while let Some(folder) = folders.pop() {
-            for entry in fs::read_dir(&folder)? {
-                let path = entry?.path();
-                let metadata = fs::symlink_metadata(&path)?;
-                let mode = metadata.permissions().mode() & 0o7777;
-                let entry = if metadata.is_symlink() {
-                    Entry::Symlink(fs::read_link(&path)?)
-                } else if metadata.is_dir() {
-                    folders.push(path.clone());
-                    Entry::Directory(mode)
-                } else {
-                    Entry::File(mode, digest_of(&fs::read(&path)?))
-                };
-                files.insert(path.strip_prefix(dir)?.to_owned(), entry);
-            }
-        }
-        Ok(Files(files))
-    }
-
-    /// How many entries it has, directories included.
-    pub fn count(&self) -> usize {
-        self.0.len()
-    }
-
-    /// What is there.
-    pub fn get(&self, path: &str) -> Option<&Entry> {
-        self.0.get(Path::new(path))
-    }
-
-    /// Checks that another tree is the same, permissions and link targets included.
-    ///
-    /// # Errors
-    /// When it is not; the message names the paths.
-    pub fn same_as(&self, other: &Files) -> Result<()> {
-        let paths = self.0.keys().chain(other.0.keys().filter(|path| !self.0.contains_key(*path)));
-        let differing: Vec<String> = paths
-            .filter(|path| self.0.get(*path) != other.0.get(*path))
-            .map(|path| format!("{}: {:?} and {:?}", path.display(), self.0.get(path), other.0.get(path)))
-            .collect();
-        ensure!(differing.is_empty(), "the trees differ in {} paths:\n{}", differing.len(), differing.join("\n"));
-        Ok(())
     }
 }
 
@@ -613,50 +434,8 @@ fn seeded_bytes(name: &str, size_bytes: usize) -> Vec<u8> {
     bytes
 }
 
-/// Copies files with their permissions, and symbolic links as they are.
-fn copy_tree(from: &Path, to: &Path) -> Result<()> {
-    fs::create_dir_all(to)?;
-    for entry in fs::read_dir(from).with_context(|| format!("cannot read {}", from.display()))? {
-        let entry = entry?;
-        let target = to.join(entry.file_name());
-        let kind = entry.file_type()?;
-        if kind.is_symlink() {
-            symlink(fs::read_link(entry.path())?, target)?;
-        } else if kind.is_dir() {
-            copy_tree(&entry.path(), &target)?;
-        } else {
-            fs::copy(entry.path(), target)?;
-        }
-    }
-    Ok(())
-}
-
-/// Whether the process has ended within this time. One that is unknown has.
-fn wait_for_end(pid: Pid, time: Duration) -> Result<bool> {
-    let process = match pidfd_open(pid, PidfdFlags::empty()) {
-        Ok(process) => process,
-        Err(Errno::SRCH) => return Ok(true),
-        Err(error) => return Err(error.into()),
-    };
-    let until = Instant::now() + time;
-    loop {
-        let left = until.saturating_duration_since(Instant::now());
-        let timeout = Timespec { tv_sec: left.as_secs().try_into()?, tv_nsec: left.subsec_nanos().into() };
-        match poll(&mut [PollFd::new(&process, PollFlags::IN)], Some(&timeout)) {
-            Ok(0) => return Ok(false),
-            Ok(_) => return Ok(true),
-            Err(Errno::INTR) => {}
-            Err(error) => return Err(error.into()),
-        }
-    }
-}
-
 fn utf8(path: &Path) -> Result<&str> {
     path.to_str().with_context(|| format!("{} is not UTF-8", path.display()))
-}
-
-fn lossy(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
 }
 
 #[cfg(test)]
@@ -676,18 +455,6 @@ mod tests {
         assert!(matches!(files.get("data/empty-executable"), Some(Entry::File(mode, _)) if mode & 0o111 != 0));
         assert!(matches!(files.get("data/empty"), Some(Entry::File(mode, _)) if mode & 0o111 == 0));
         assert!(matches!(files.get("opt/app/program"), Some(Entry::File(mode, _)) if mode & 0o111 != 0));
-        Ok(())
-    }
-
-    #[test]
-    fn what_buildstream_leaves_behind_is_killed() -> Result<()> {
-        let bst = Bst::new(&Project::bare()?)?;
-        let mut sleeper = Command::new("sleep");
-        let mut sleeper = sleeper.arg("1000").env("HOME", bst.home.path()).spawn()?;
-        let killed = bst.kill_stragglers(Duration::ZERO)?;
-        assert_eq!(killed, ["sleep 1000 "]);
-        sleeper.wait()?;
-        assert_eq!(bst.stragglers()?, []);
         Ok(())
     }
 }

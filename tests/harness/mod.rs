@@ -4,11 +4,14 @@
 //! Nothing here knows how the server is made: a test says what a client sends and what it must see.
 
 pub mod authority;
+pub mod bazel;
 pub mod bst;
 pub mod bst_remote;
 pub mod clients;
 pub mod deadline;
 pub mod faults;
+pub mod files;
+pub mod home;
 pub mod load;
 pub mod process;
 pub mod target;

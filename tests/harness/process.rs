@@ -23,6 +23,10 @@ use crate::authority::IdentityFiles;
 /// that a busy machine fails no test.
 pub const DEADLINE: Duration = Duration::from_secs(30);
 
+/// In which the kernel counts processor time for programs (USER_HZ): a hundredth of a second on every architecture that
+/// casbah is built for.
+const TICK: Duration = Duration::from_millis(10);
+
 /// The casbah program under test: `CASBAH_BINARY` if set, otherwise the one of this workspace and profile, which is
 /// brought up to date first (once per test process, and cheap when it is).
 ///
@@ -323,6 +327,18 @@ impl Process {
     pub fn reset_peak_rss(&self) -> Result<()> {
         // proc(5): 5 resets the peak resident set size to the current value.
         Ok(std::fs::write(format!("/proc/{}/clear_refs", self.pid()), "5")?)
+    }
+
+    /// The processor time that it has used, in user and in system mode, to the clock tick.
+    ///
+    /// # Errors
+    /// When it has ended.
+    pub fn cpu_time(&self) -> Result<Duration> {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid()))?;
+        // proc(5): utime and stime are the 12th and 13th field behind the program's name in brackets.
+        let fields = stat.rsplit_once(')').context("no name in stat")?.1.split_whitespace().skip(11).take(2);
+        let ticks: u64 = fields.map(str::parse::<u64>).sum::<Result<_, _>>()?;
+        Ok(TICK * u32::try_from(ticks)?)
     }
 
     fn status_bytes(&self, field: &str) -> Result<u64> {

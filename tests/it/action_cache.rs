@@ -1,15 +1,18 @@
 //! ActionCache: a hit is whole (G5), and results are kept per instance and action.
 
-use anyhow::Result;
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
 use casbah_tests::clients::reapi::action_cache_client::ActionCacheClient;
 use casbah_tests::clients::reapi::{
-    ActionResult, Digest, Directory, GetActionResultRequest, OutputDirectory, OutputFile, Tree as TreeMessage,
-    UpdateActionResultRequest,
+    ActionResult, Digest, Directory, GetActionResultRequest, OutputDirectory, OutputFile, OutputSymlink,
+    Tree as TreeMessage, UpdateActionResultRequest,
 };
 use casbah_tests::clients::{Client, Tree, digest_of, refused_with};
 use casbah_tests::load::new_bytes;
 use casbah_tests::process::{Config, Listener};
 use casbah_tests::target::{Node, Target};
+use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
 use prost::Message as _;
 use tonic::{Code, Status};
 
@@ -60,6 +63,7 @@ async fn a_result_comes_back_as_it_was_given() -> Result<()> {
     Ok(())
 }
 
+/// `NOT_FOUND`: "The requested `ActionResult` is not in the cache."
 #[tokio::test]
 async fn an_unknown_action_is_not_found_and_named() -> Result<()> {
     let target = Target::start().await?;
@@ -80,6 +84,7 @@ async fn the_last_update_wins() -> Result<()> {
     Ok(())
 }
 
+/// "A server may support multiple instances of the execution system (with their own workers, storage, caches, etc.)."
 #[tokio::test]
 async fn instances_do_not_see_each_others_results() -> Result<()> {
     let target = Target::start().await?;
@@ -92,6 +97,8 @@ async fn instances_do_not_see_each_others_results() -> Result<()> {
     Ok(())
 }
 
+/// "Implementations SHOULD ensure that any blobs referenced from the" CAS "are available at the time of returning the"
+/// result.
 #[tokio::test]
 async fn a_result_is_not_a_hit_while_anything_it_names_is_absent() -> Result<()> {
     let target = Target::start().await?;
@@ -151,6 +158,7 @@ async fn a_result_with_a_whole_tree_is_a_hit() -> Result<()> {
     Ok(())
 }
 
+/// "Server implementations MAY modify the `UpdateActionResultRequest.action_result` and return an equivalent value."
 #[tokio::test]
 async fn what_is_sent_inside_a_result_is_moved_into_the_store() -> Result<()> {
     let target = Target::start().await?;
@@ -168,6 +176,7 @@ async fn what_is_sent_inside_a_result_is_moved_into_the_store() -> Result<()> {
     Ok(())
 }
 
+/// "A hint to the server to inline the contents of the listed output files."
 #[tokio::test]
 async fn outputs_are_sent_along_when_asked_for() -> Result<()> {
     let target = Target::start().await?;
@@ -199,6 +208,7 @@ async fn outputs_are_sent_along_when_asked_for() -> Result<()> {
     Ok(())
 }
 
+/// Inlining is "a hint": a result that does not fit into a message helps nobody.
 #[tokio::test]
 async fn what_is_too_large_to_be_sent_along_is_left_to_be_read() -> Result<()> {
     let target = Target::start().await?;
@@ -212,6 +222,7 @@ async fn what_is_too_large_to_be_sent_along_is_left_to_be_read() -> Result<()> {
     Ok(())
 }
 
+/// `INVALID_ARGUMENT`: "One or more arguments are invalid."
 #[tokio::test]
 async fn a_result_that_is_of_no_use_is_refused() -> Result<()> {
     let target = Target::start().await?;
@@ -254,5 +265,126 @@ async fn results_survive_a_kill() -> Result<()> {
     update(&node.client().await?, &action, ActionResult { exit_code: 9, ..Default::default() }).await?;
     node.kill9_and_restart(&[])?;
     assert_eq!(get(&node.client().await?, &action).await?.exit_code, 9);
+    Ok(())
+}
+
+/// "Each path needs to exactly match one file path": one that does not is a hint that nothing comes of.
+#[tokio::test]
+async fn a_file_that_the_result_does_not_have_cannot_be_sent_along_and_is_no_error() -> Result<()> {
+    let target = Target::start().await?;
+    let client = target.client();
+    let output = client.upload(new_bytes(100)).await?;
+    let result = ActionResult { output_files: vec![file("out/a", output)], ..Default::default() };
+    let action = new_action();
+    update(client, &action, result.clone()).await?;
+    let request = GetActionResultRequest {
+        action_digest: Some(action),
+        inline_stdout: true,
+        inline_stderr: true,
+        inline_output_files: vec!["a".into(), "out".into(), "out/a/".into(), String::new()],
+        ..Default::default()
+    };
+    assert_eq!(get_with(client, request).await?, result);
+    Ok(())
+}
+
+/// The cache "addresses the `ActionResult` by a digest of the encoded `Action`": of the digest the size is a part.
+#[tokio::test]
+async fn the_right_hash_with_another_size_is_another_action() -> Result<()> {
+    let target = Target::start().await?;
+    let client = target.client();
+    let action = new_action();
+    update(client, &action, ActionResult { exit_code: 4, ..Default::default() }).await?;
+    let other = Digest { size_bytes: action.size_bytes + 1, ..action.clone() };
+    refused_with(Code::NotFound, get(client, &other).await)?;
+    assert_eq!(get(client, &action).await?.exit_code, 4);
+    Ok(())
+}
+
+/// `INVALID_ARGUMENT`: "One or more arguments are invalid."
+#[tokio::test]
+async fn a_request_without_an_action_or_without_a_result_is_refused() -> Result<()> {
+    let target = Target::start().await?;
+    let mut cache = ActionCacheClient::new(target.client().channel());
+    let action_digest = Some(new_action());
+    let without_result = UpdateActionResultRequest { action_digest, ..Default::default() };
+    let without_action =
+        UpdateActionResultRequest { action_result: Some(ActionResult::default()), ..Default::default() };
+    for request in [without_result, without_action] {
+        refused_with(Code::InvalidArgument, cache.update_action_result(request).await)?;
+    }
+    refused_with(Code::InvalidArgument, cache.get_action_result(GetActionResultRequest::default()).await)?;
+    Ok(())
+}
+
+/// "The lifetimes of the referenced blobs SHOULD be increased if necessary and applicable."
+#[tokio::test]
+async fn a_result_that_is_asked_for_keeps_all_that_it_names() -> Result<()> {
+    let node = Node::start(&["store.capacity=22MB", "store.retention_floor=0s"])?;
+    let client = node.client().await?;
+    let tree = Tree::builder().file("a/b/c", new_bytes(20_000)).file("d", new_bytes(300)).directory("empty").build();
+    client.upload_tree(&tree).await?;
+    let directory = OutputDirectory {
+        path: "out".into(),
+        tree_digest: Some(client.upload(tree_message(&tree)).await?),
+        root_directory_digest: Some(tree.root),
+        ..Default::default()
+    };
+    let result = ActionResult {
+        output_files: vec![file("file", client.upload(new_bytes(2_000_000)).await?)],
+        output_directories: vec![directory],
+        stdout_digest: Some(client.upload(new_bytes(500)).await?),
+        stderr_digest: Some(client.upload(new_bytes(600)).await?),
+        ..Default::default()
+    };
+    let action = new_action();
+    update(&client, &action, result.clone()).await?;
+    let forgotten = client.upload(new_bytes(1_000_000)).await?;
+    // Twice the quota passes through.
+    for _ in 0..44 {
+        client.upload(new_bytes(1_000_000)).await?;
+        assert_eq!(get(&client, &action).await?, result);
+    }
+    assert!(!client.has(&forgotten).await?, "nothing was evicted");
+    Ok(())
+}
+
+/// The processor time of the server for a call, over as many as show.
+async fn cost_of_get(node: &Node, client: &Client, action: &Digest) -> Result<Duration> {
+    const CALLS: u32 = 4000;
+    const AT_ONCE: usize = 16;
+    let before = node.server().cpu_time()?;
+    let calls = stream::iter(0..CALLS).map(|_| async { get(client, action).await.map(drop) });
+    calls.buffer_unordered(AT_ONCE).try_collect::<()>().await?;
+    Ok((node.server().cpu_time()? - before) / CALLS)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn to_look_for_a_hundred_outputs_costs_at_most_three_times_as_much_as_to_look_for_none() -> Result<()> {
+    let node = Node::start(&[])?;
+    let client = node.client().await?;
+    let path = |number| format!("bazel-out/k8-fastbuild/bin/package/output-{number}.o");
+    let mut files = Vec::new();
+    for number in 0..100 {
+        files.push(file(&path(number), client.upload(new_bytes(1000)).await?));
+    }
+    // As large, and nothing to look for.
+    let link = |number| OutputSymlink { path: path(number), target: "t".repeat(70), ..Default::default() };
+    let with = ActionResult { output_files: files, ..Default::default() };
+    let without = ActionResult { output_symlinks: (0..100).map(link).collect(), ..Default::default() };
+    ensure!(with.encoded_len() < without.encoded_len() * 5 / 4);
+    let mut ratios = Vec::new();
+    for _ in 0..3 {
+        let mut costs = Vec::new();
+        for result in [&without, &with] {
+            let action = new_action();
+            update(&client, &action, result.clone()).await?;
+            costs.push(cost_of_get(&node, &client, &action).await?);
+        }
+        ratios.push(costs[1].as_secs_f64() / costs[0].as_secs_f64());
+        eprintln!("{:?} without and {:?} with outputs, {:.2} times", costs[0], costs[1], ratios[ratios.len() - 1]);
+    }
+    // The machine is busy with other tests.
+    ensure!(ratios.iter().any(|ratio| *ratio <= 3.0), "{ratios:?}");
     Ok(())
 }

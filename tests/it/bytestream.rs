@@ -73,6 +73,7 @@ async fn messages_without_bytes_and_repeated_names_are_taken() -> Result<()> {
     Ok(())
 }
 
+/// "`optional_metadata` is implementation specific data, which clients MAY omit. Servers MAY ignore this metadata."
 #[tokio::test]
 async fn what_follows_the_size_in_a_name_is_the_clients_own_business() -> Result<()> {
     let target = Target::start().await?;
@@ -85,6 +86,7 @@ async fn what_follows_the_size_in_a_name_is_the_clients_own_business() -> Result
     Ok(())
 }
 
+/// "If the client completes the upload but the" digest "does not match, an `INVALID_ARGUMENT` error will be returned."
 #[tokio::test]
 async fn bytes_of_another_hash_are_refused_and_not_held() -> Result<()> {
     let target = Target::start().await?;
@@ -137,6 +139,7 @@ async fn fewer_bytes_than_the_digest_says_are_refused_and_not_held() -> Result<(
     Ok(())
 }
 
+/// "the request will terminate immediately without error, and with a response whose `committed_size` is" the size.
 #[tokio::test]
 async fn the_upload_of_a_blob_that_is_present_ends_early_with_its_size() -> Result<()> {
     let target = Target::start().await?;
@@ -148,6 +151,26 @@ async fn the_upload_of_a_blob_that_is_present_ends_early_with_its_size() -> Resu
     // The client's side stays open: only an early end answers.
     let answer = within_deadline("an early end", upload.answer()).await??;
     assert_eq!(answer.committed_size, digest.size_bytes);
+    Ok(())
+}
+
+/// "which may occur in the middle of a single upload if another client uploads the same blob concurrently": then too it
+/// ends "regardless of how much data was transmitted by the client".
+#[tokio::test]
+async fn an_upload_ends_early_when_another_client_completes_its_blob_meanwhile() -> Result<()> {
+    let target = Target::start().await?;
+    let client = target.client();
+    let blob = new_bytes(4 * MIB);
+    let digest = digest_of(&blob);
+    let name = client.upload_name(&digest);
+    let upload = client.begin_upload();
+    upload.send_bytes(&name, 0, &blob[..1000], false).await;
+    committed(client, &name, 1000).await?;
+    client.upload(blob.clone()).await?;
+    upload.send_bytes("", 1000, &blob[1000..2000], false).await;
+    let answer = within_deadline("an early end", upload.answer()).await??;
+    assert_eq!(answer.committed_size, digest.size_bytes);
+    assert!(client.download(&digest).await? == blob);
     Ok(())
 }
 
@@ -183,6 +206,7 @@ async fn a_wrong_offset_is_refused() -> Result<()> {
     Ok(())
 }
 
+/// `finish_write` says that the upload is complete: nothing can follow.
 #[tokio::test]
 async fn bytes_after_the_end_are_refused() -> Result<()> {
     let target = Target::start().await?;
@@ -492,6 +516,7 @@ async fn what_was_sent_before_the_break_is_verified_too() -> Result<()> {
     Ok(())
 }
 
+/// "Clients MAY reuse the same `uuid` for uploading different blobs."
 #[tokio::test]
 async fn one_uuid_for_two_digests_means_two_uploads() -> Result<()> {
     let target = Target::start().await?;
@@ -517,6 +542,7 @@ async fn one_uuid_for_two_digests_means_two_uploads() -> Result<()> {
 
 // === many at once, and gone ===
 
+/// "Uploads of the same data MAY occur concurrently in any form, compressed or uncompressed."
 #[tokio::test(flavor = "multi_thread")]
 async fn uploads_of_one_blob_that_meet_all_succeed() -> Result<()> {
     let target = Target::start().await?;

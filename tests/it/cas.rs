@@ -3,7 +3,7 @@
 use anyhow::{Context as _, Result};
 use bytes::Bytes;
 use casbah_tests::clients::reapi::{
-    BatchUpdateBlobsRequest, Digest, FindMissingBlobsRequest, batch_update_blobs_request,
+    BatchReadBlobsRequest, BatchUpdateBlobsRequest, Digest, FindMissingBlobsRequest, batch_update_blobs_request,
 };
 use casbah_tests::clients::{Client, digest_of, empty_digest, refused_with};
 use casbah_tests::load::new_bytes;
@@ -36,6 +36,7 @@ async fn max_batch_bytes(client: &Client) -> Result<usize> {
 
 // === FindMissingBlobs ===
 
+/// "Servers MUST behave as though empty blobs are always available, even if they have not been uploaded."
 #[tokio::test]
 async fn the_empty_blob_is_always_present() -> Result<()> {
     let target = Target::start().await?;
@@ -47,6 +48,7 @@ async fn the_empty_blob_is_always_present() -> Result<()> {
     Ok(())
 }
 
+/// The answer is "a list of the blobs requested *not* present in the storage", and "there are no method-specific errors".
 #[tokio::test]
 async fn exactly_the_absent_ones_of_ten_thousand_digests_are_missing() -> Result<()> {
     let target = Target::start().await?;
@@ -88,6 +90,7 @@ async fn no_digests_lack_nothing() -> Result<()> {
     Ok(())
 }
 
+/// A blob is addressed by its hash *and* `size_bytes`, "the size of the blob, in bytes".
 #[tokio::test]
 async fn the_right_hash_with_another_size_is_another_blob() -> Result<()> {
     let target = Target::start().await?;
@@ -106,6 +109,7 @@ async fn the_right_hash_with_another_size_is_another_blob() -> Result<()> {
     Ok(())
 }
 
+/// A hash is "a lowercase hexadecimal string, padded with leading zeroes up to the hash function length".
 #[tokio::test]
 async fn a_malformed_digest_is_refused_by_name_whatever_stands_beside_it() -> Result<()> {
     let target = Target::start().await?;
@@ -117,6 +121,7 @@ async fn a_malformed_digest_is_refused_by_name_whatever_stands_beside_it() -> Re
     Ok(())
 }
 
+/// "the client MAY leave this field unset. In that case the server SHOULD infer the digest function using the length".
 #[tokio::test]
 async fn a_client_that_names_no_digest_function_is_understood_by_the_length_of_its_hashes() -> Result<()> {
     let target = Target::start().await?;
@@ -129,6 +134,7 @@ async fn a_client_that_names_no_digest_function_is_understood_by_the_length_of_i
 
 // === BatchUpdateBlobs ===
 
+/// The call is "equivalent to calling a Bytestream `Write` request on each individual blob, in parallel".
 #[tokio::test]
 async fn a_batch_is_held_and_comes_back_byte_for_byte() -> Result<()> {
     let target = Target::start().await?;
@@ -152,6 +158,8 @@ async fn a_batch_is_held_and_comes_back_byte_for_byte() -> Result<()> {
     Ok(())
 }
 
+/// "The requests may succeed or fail independently", and a digest that "does not match the provided data" is
+/// `INVALID_ARGUMENT`.
 #[tokio::test]
 async fn one_bad_blob_fails_alone_and_nothing_of_it_is_held() -> Result<()> {
     let target = Target::start().await?;
@@ -232,6 +240,7 @@ async fn the_same_blob_twice_in_a_batch_is_no_error() -> Result<()> {
     Ok(())
 }
 
+/// `max_batch_total_size_bytes` is the "maximum total size of blobs": what a message adds to them is not part of it.
 #[tokio::test]
 async fn a_batch_of_the_advertised_size_fits_with_all_its_overhead() -> Result<()> {
     let target = Target::start().await?;
@@ -251,6 +260,7 @@ async fn a_batch_of_the_advertised_size_fits_with_all_its_overhead() -> Result<(
     Ok(())
 }
 
+/// `INVALID_ARGUMENT`: "The client attempted to upload more than the server supported limit", and the same for reading.
 #[tokio::test]
 async fn a_batch_over_the_advertised_size_is_refused_whole() -> Result<()> {
     let target = Target::start().await?;
@@ -294,6 +304,7 @@ async fn an_update_without_a_digest_is_refused() -> Result<()> {
 
 // === BatchReadBlobs ===
 
+/// "Every error on individual read will be returned in the corresponding digest status."
 #[tokio::test]
 async fn an_absent_blob_is_not_found_and_its_neighbours_are_read() -> Result<()> {
     let target = Target::start().await?;
@@ -333,6 +344,60 @@ async fn reading_a_malformed_digest_is_an_invalid_argument_that_names_it() -> Re
                 assert!(status.message.contains(&malformed.hash), "{status:?}");
             }
         }
+    }
+    Ok(())
+}
+
+/// "The responses to the requests": one for each, also for the same.
+#[tokio::test]
+async fn a_digest_that_a_batch_names_twice_is_read_twice() -> Result<()> {
+    let target = Target::start().await?;
+    let client = target.client();
+    let blob = new_bytes(1000);
+    let digest = client.upload(blob.clone()).await?;
+    let answers = client.batch_read(&[digest.clone(), digest.clone()]).await?;
+    assert_eq!(answers.len(), 2);
+    assert!(answers.iter().all(|answer| answer.digest.as_ref() == Some(&digest) && answer.data == blob), "{answers:?}");
+    Ok(())
+}
+
+/// The format "must be `IDENTITY`/unspecified, or one of the compressors advertised"; "the requests may succeed or fail
+/// independently".
+#[tokio::test]
+async fn a_blob_in_a_form_that_is_not_advertised_is_refused_and_its_neighbours_are_held() -> Result<()> {
+    let target = Target::start().await?;
+    let client = target.client();
+    let advertised = client.capabilities().await?.cache_capabilities.context("no cache capabilities")?;
+    for compressor in (1..=4).filter(|it| !advertised.supported_batch_update_compressors.contains(it)) {
+        let blobs = [new_bytes(100), new_bytes(100)];
+        let request = |blob: &Bytes, compressor| batch_update_blobs_request::Request {
+            digest: Some(digest_of(blob)),
+            data: blob.clone(),
+            compressor,
+        };
+        let requests = vec![request(&blobs[0], compressor), request(&blobs[1], 0)];
+        let update = BatchUpdateBlobsRequest { requests, ..Default::default() };
+        let answers = client.cas().batch_update_blobs(update).await?.into_inner().responses;
+        let codes: Vec<i32> = answers.into_iter().map(|answer| answer.status.unwrap_or_default().code).collect();
+        assert_eq!(codes, [INVALID_ARGUMENT, 0], "compressor {compressor}");
+        assert!(!client.has(&digest_of(&blobs[0])).await?, "compressor {compressor}");
+        assert!(client.has(&digest_of(&blobs[1])).await?, "compressor {compressor}");
+    }
+    Ok(())
+}
+
+/// "`IDENTITY` is always allowed even if not specified here", and no other answer is when nothing else was accepted.
+#[tokio::test]
+async fn a_reader_that_accepts_forms_unknown_to_the_server_gets_the_blob_as_it_is() -> Result<()> {
+    let target = Target::start().await?;
+    let client = target.client();
+    let blob = new_bytes(5000);
+    let digests = vec![client.upload(blob.clone()).await?];
+    // Deflate, brotli, and what is not invented yet.
+    for acceptable_compressors in [vec![], vec![2], vec![3], vec![77, 2]] {
+        let request = BatchReadBlobsRequest { digests: digests.clone(), acceptable_compressors, ..Default::default() };
+        let answers = client.cas().batch_read_blobs(request).await?.into_inner().responses;
+        assert_eq!((answers[0].compressor, &answers[0].data), (0, &blob));
     }
     Ok(())
 }

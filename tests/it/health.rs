@@ -8,10 +8,11 @@ use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 
-const SERVICES: [&str; 6] = [
+const SERVICES: [&str; 7] = [
     "",
     "build.bazel.remote.execution.v2.Capabilities",
     "build.bazel.remote.execution.v2.ContentAddressableStorage",
+    "build.bazel.remote.execution.v2.ActionCache",
     "google.bytestream.ByteStream",
     "build.bazel.remote.asset.v1.Fetch",
     "build.bazel.remote.asset.v1.Push",
@@ -28,6 +29,7 @@ async fn a_running_server_serves_and_so_does_each_of_its_services() -> Result<()
     Ok(())
 }
 
+/// "If the service name is not registered, the server returns a NOT_FOUND GRPC status."
 #[tokio::test]
 async fn a_service_that_does_not_exist_is_not_found() -> Result<()> {
     let target = Target::start().await?;
@@ -37,6 +39,7 @@ async fn a_service_that_does_not_exist_is_not_found() -> Result<()> {
     Ok(())
 }
 
+/// "The server will immediately send back a message indicating the current serving status."
 #[tokio::test]
 async fn a_watcher_is_told_the_state_at_once() -> Result<()> {
     let target = Target::start().await?;

@@ -1,4 +1,4 @@
-//! What is known by name: the Remote Asset index and the ActionCache's, each in one embedded database on disk.
+//! What is known by name: the Remote Asset index, the ActionCache's and that of blobs' chunks, each in one embedded database on disk.
 //!
 //! What a write has returned for survives a crash and a power loss. Both are bounded: the least recently used records
 //! go first.
@@ -6,8 +6,10 @@
 mod actions;
 mod assets;
 mod records;
+mod splits;
 mod writer;
 
 pub use actions::ActionIndex;
 pub use assets::AssetIndex;
 pub use records::{IndexError, now};
+pub use splits::SplitIndex;

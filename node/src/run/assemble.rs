@@ -14,7 +14,7 @@ use tower::util::BoxCloneSyncService;
 use crate::accept::{App, BindError, Bound, End, OwnerSocket};
 use crate::config::{Config, limits};
 use crate::forward::{self, Upstream};
-use crate::index::{ActionIndex, AssetIndex, IndexError};
+use crate::index::{ActionIndex, AssetIndex, IndexError, SplitIndex};
 use crate::run::backend::{Backend, Route};
 use crate::run::directory::{self, Ownership};
 use crate::run::signals::Signals;
@@ -132,6 +132,7 @@ struct Owned {
     store: Store,
     assets: AssetIndex,
     actions: ActionIndex,
+    splits: SplitIndex,
     routes: Routes,
     health: HealthReporter,
     end_socket: End,
@@ -152,11 +153,12 @@ impl Owned {
             compression: config.store.compression,
         })
         .await?;
-        let (assets, actions) = open_indexes(config).await?;
+        let (assets, actions, splits) = open_indexes(config).await?;
         let (routes, health) = serve::services(Parts {
             store: store.clone(),
             assets: assets.clone(),
             actions: actions.clone(),
+            splits: splits.clone(),
             capacity_bytes: config.store.capacity_bytes,
             retention_floor: config.store.retention_floor,
         })
@@ -166,7 +168,7 @@ impl Owned {
         let bound = OwnerSocket::bind(dir);
         let bound = bound.map_err(|source| RunError::System { what: "make the socket in the directory", source })?;
         socket.spawn(bound.serve(BoxCloneSyncService::new(routes.clone()), ended));
-        Ok(Owned { store, assets, actions, routes, health, end_socket, socket })
+        Ok(Owned { store, assets, actions, splits, routes, health, end_socket, socket })
     }
 
     /// Tells those who watch the health that it is over, and ends their streams: they have no other end.
@@ -189,10 +191,11 @@ impl Owned {
     async fn close(mut self) {
         self.socket.shutdown().await;
         self.store.close().await;
-        let (assets, actions) = (self.assets.clone(), self.actions.clone());
+        let (assets, actions, splits) = (self.assets.clone(), self.actions.clone(), self.splits.clone());
         let close = move || {
             assets.close();
             actions.close();
+            splits.close();
         };
         if let Err(error) = tokio::task::spawn_blocking(close).await {
             tracing::error!(%error, "the indexes could not be closed");
@@ -200,14 +203,15 @@ impl Owned {
     }
 }
 
-/// Opens both indexes. The process that owned the directory before may be in the middle of its end: the kernel has given
+/// Opens the indexes. The process that owned the directory before may be in the middle of its end: the kernel has given
 /// its lock on the directory back, and gives those on the databases back within the same moment.
-async fn open_indexes(config: &Config) -> Result<(AssetIndex, ActionIndex), IndexError> {
+async fn open_indexes(config: &Config) -> Result<(AssetIndex, ActionIndex, SplitIndex), IndexError> {
     let (dir, capacity) = (&config.node.dir, config.index.capacity);
     let open = || {
         Ok((
             AssetIndex::open(&dir.join("assets.redb"), capacity)?,
             ActionIndex::open(&dir.join("actions.redb"), capacity)?,
+            SplitIndex::open(&dir.join("splits.redb"))?,
         ))
     };
     for _ in 0..PREDECESSOR_ATTEMPTS {

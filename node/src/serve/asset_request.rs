@@ -1,5 +1,7 @@
 //! What the four Remote Asset calls have in common: forms and limits of their requests.
 
+use std::collections::HashSet;
+
 use casbah_cluster::asset::{AssetKey, AssetKind, KeyError, Moment, Qualifier};
 use casbah_cluster::digest::{Digest, DigestFunction};
 use casbah_proto::build::bazel::remote::asset::v1 as api;
@@ -20,7 +22,7 @@ const NANOSECONDS: i128 = 1_000_000_000;
 /// The keys of these URIs, in their order.
 ///
 /// # Errors
-/// `INVALID_ARGUMENT` when there is no URI, an empty one, or more than a request may have.
+/// `INVALID_ARGUMENT` when there is no URI, an empty one, more than a request may have, or a qualifier twice.
 pub(super) fn keys(
     instance: &str,
     kind: AssetKind,
@@ -35,6 +37,11 @@ pub(super) fn keys(
         if count > limit {
             return Err(Status::invalid_argument(format!("the request has {count} {what} where {limit} are allowed")));
         }
+    }
+    let mut names = HashSet::with_capacity(qualifiers.len());
+    if let Some(twice) = qualifiers.iter().find(|qualifier| !names.insert(qualifier.name.as_str())) {
+        let message = format!("the qualifier \"{:.200}\" is given twice where names must be unique", twice.name);
+        return Err(Status::invalid_argument(message));
     }
     let set: Vec<Qualifier> =
         qualifiers.iter().map(|q| Qualifier { name: q.name.clone(), value: q.value.clone() }).collect();

@@ -85,11 +85,7 @@ impl ByteStream {
         let name = ResourceName::for_writing(&first.resource_name).map_err(|error| status_map::name(&error))?;
         let ResourceName { uuid, form, digest, .. } = name;
         if self.store.touch(&[digest]).iter().all(|present| *present) {
-            let committed_size = match form {
-                Form::Identity => committed(digest.size_bytes()),
-                Form::Zstd => PRESENT_ALREADY,
-            };
-            return Ok(api::WriteResponse { committed_size });
+            return Ok(present_already(form, &digest));
         }
         let mut active = self.resume_or_begin(UploadName { uuid, form, digest }, first.write_offset).await?;
         match self.receive(form, first, &mut requests, &mut active).await {
@@ -100,6 +96,11 @@ impl ByteStream {
             Ok(Finished::No) => {
                 let committed_size = committed(active.upload().written_bytes());
                 Ok(api::WriteResponse { committed_size })
+            }
+            Ok(Finished::ByAnother) => {
+                active.give_up();
+                self.store.touch(&[digest]);
+                Ok(present_already(form, &digest))
             }
             Err(Stopped::Refused(status)) => {
                 active.give_up();
@@ -140,6 +141,8 @@ impl ByteStream {
                     let text = format!("the upload of {digest} goes on after the message with finish_write");
                     return Err(Stopped::Refused(Status::invalid_argument(text)));
                 }
+                // "in the middle of a single upload if another client uploads the same blob concurrently", says the API.
+                Some(_) if self.store.contains(&digest) => return Ok(Finished::ByAnother),
                 Some(next) => message = next,
                 None if finish => {
                     let whole = decoder.map_or(Ok(()), |decoder| decoder.finish());
@@ -224,6 +227,8 @@ enum Finished {
         next_offset: u64,
     },
     No,
+    /// Another upload of the same blob came to its end meanwhile.
+    ByAnother,
 }
 
 type ReadStream = Pin<Box<dyn Stream<Item = Result<api::ReadResponse, Status>> + Send>>;
@@ -315,6 +320,15 @@ async fn add(piece: Bytes, active: &mut ActiveUpload) -> Result<(), Stopped> {
         active.note_progress();
     }
     Ok(())
+}
+
+/// The answer to an upload of what is here, however much of it has come.
+fn present_already(form: Form, digest: &Digest) -> api::WriteResponse {
+    let committed_size = match form {
+        Form::Identity => committed(digest.size_bytes()),
+        Form::Zstd => PRESENT_ALREADY,
+    };
+    api::WriteResponse { committed_size }
 }
 
 fn undecodable(digest: Digest, error: &DecodeError) -> Stopped {

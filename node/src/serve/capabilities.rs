@@ -1,5 +1,6 @@
 //! Capabilities: what this server offers to the one who asks.
 
+use casbah_cluster::chunking;
 use casbah_cluster::digest::DigestFunction;
 use casbah_proto::build::bazel::remote::execution::v2 as api;
 use casbah_proto::build::bazel::semver::SemVer;
@@ -43,6 +44,12 @@ impl api::capabilities_server::Capabilities for Capabilities {
             supported_compressors: compressors.clone(),
             supported_batch_update_compressors: compressors,
             max_cas_blob_size_bytes: i64::try_from(self.max_blob_bytes).unwrap_or(i64::MAX),
+            split_blob_support: access.permissions.read,
+            splice_blob_support: access.permissions.write,
+            fast_cdc_2020_params: Some(api::FastCdc2020Params {
+                avg_chunk_size_bytes: chunking::AVERAGE_CHUNK_BYTES as u64,
+                seed: chunking::SEED,
+            }),
             symlink_absolute_path_strategy: api::symlink_absolute_path_strategy::Value::Allowed as i32,
             ..Default::default()
         };

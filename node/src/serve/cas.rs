@@ -9,6 +9,7 @@ use casbah_proto::build::bazel::remote::execution::v2 as api;
 use futures_util::stream::{self, Stream, StreamExt as _};
 use tonic::{Request, Response, Status};
 
+use crate::serve::chunks::Chunks;
 use crate::serve::compression::{Compression, Form, OFFERED};
 use crate::serve::{status_map, tree};
 use crate::store::Store;
@@ -31,6 +32,8 @@ const COMPRESSED_BYTES_MIN: usize = 512;
 pub struct Cas {
     /// Where the blobs are.
     pub store: Store,
+    /// Blobs in chunks.
+    pub chunks: Chunks,
     /// For those that travel compressed.
     pub compression: Compression,
 }
@@ -172,16 +175,20 @@ impl api::content_addressable_storage_server::ContentAddressableStorage for Cas 
 
     async fn split_blob(
         &self,
-        _request: Request<api::SplitBlobRequest>,
+        request: Request<api::SplitBlobRequest>,
     ) -> Result<Response<api::SplitBlobResponse>, Status> {
-        Err(Status::unimplemented("SplitBlob is not offered yet, as Capabilities says; read the blob whole"))
+        let request = request.into_inner();
+        let function = function_of(request.digest_function, request.blob_digest.as_ref())?;
+        Ok(Response::new(self.chunks.split(function, request).await?))
     }
 
     async fn splice_blob(
         &self,
-        _request: Request<api::SpliceBlobRequest>,
+        request: Request<api::SpliceBlobRequest>,
     ) -> Result<Response<api::SpliceBlobResponse>, Status> {
-        Err(Status::unimplemented("SpliceBlob is not offered yet, as Capabilities says; upload the blob whole"))
+        let request = request.into_inner();
+        let function = function_of(request.digest_function, request.blob_digest.as_ref())?;
+        Ok(Response::new(self.chunks.splice(function, request).await?))
     }
 }
 

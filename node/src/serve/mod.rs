@@ -12,6 +12,7 @@ mod asset_request;
 mod bytestream;
 mod capabilities;
 mod cas;
+mod chunks;
 mod completeness;
 mod compression;
 mod partial_uploads;

@@ -14,13 +14,14 @@ use tonic::service::Routes;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
-use crate::index::{ActionIndex, AssetIndex};
+use crate::index::{ActionIndex, AssetIndex, SplitIndex};
 use crate::serve::action_cache::ActionCache;
 use crate::serve::asset_fetch::Fetch;
 use crate::serve::asset_push::Push;
 use crate::serve::bytestream::ByteStream;
 use crate::serve::capabilities::Capabilities;
 use crate::serve::cas::{Cas, MAX_MESSAGE_BYTES};
+use crate::serve::chunks::Chunks;
 use crate::serve::completeness::Completeness;
 use crate::serve::compression::Compression;
 use crate::store::Store;
@@ -33,6 +34,8 @@ pub struct Parts {
     pub assets: AssetIndex,
     /// The results of actions.
     pub actions: ActionIndex,
+    /// The chunks of blobs.
+    pub splits: SplitIndex,
     /// Bytes that the store may take.
     pub capacity_bytes: u64,
     /// How long a used blob stays at least.
@@ -52,11 +55,12 @@ pub const HEALTH_NAMES: [&str; 7] = [
 
 /// The route table, and the one who says whether the services are well.
 pub async fn services(parts: Parts) -> (Routes, HealthReporter) {
-    let Parts { store, assets, actions, capacity_bytes, retention_floor } = parts;
+    let Parts { store, assets, actions, splits, capacity_bytes, retention_floor } = parts;
     let completeness = Arc::new(Completeness::new(store.clone(), retention_floor));
     let capabilities = CapabilitiesServer::new(Capabilities { max_blob_bytes: capacity_bytes });
+    let chunks = Chunks::new(store.clone(), splits, capacity_bytes);
     let compression = Compression::new();
-    let cas = Cas { store: store.clone(), compression: compression.clone() };
+    let cas = Cas { store: store.clone(), chunks, compression: compression.clone() };
     let cas = ContentAddressableStorageServer::new(cas)
         .max_decoding_message_size(MAX_MESSAGE_BYTES)
         .max_encoding_message_size(MAX_MESSAGE_BYTES);

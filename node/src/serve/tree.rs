@@ -1,4 +1,7 @@
 //! GetTree: a directory and all below it, breadth first, each distinct directory once, in pages.
+//!
+//! What is missing below the root is left out, because the API says so ("return the portion present and omit the
+//! rest"): whoever must know whether a tree is whole asks FindMissingBlobs, or pushes it as an asset.
 
 use std::collections::{HashSet, VecDeque};
 
@@ -30,11 +33,16 @@ struct Walk {
     function: DigestFunction,
     waiting: VecDeque<Digest>,
     seen: HashSet<Digest>,
-    /// Directories that were given out.
-    count: u64,
     page_directories: usize,
-    /// A directory that did not fit into the page before.
-    held_back: Option<api::Directory>,
+    /// The first directory of the next page: whether there is one must be known before a page can say that it is the
+    /// last.
+    held_back: Option<Found>,
+}
+
+/// A directory that is in the store.
+struct Found {
+    digest: Digest,
+    directory: api::Directory,
 }
 
 /// The pages of the tree, from where the request's page token stands.
@@ -48,11 +56,10 @@ pub(super) async fn pages(
 ) -> Result<impl Stream<Item = Result<api::GetTreeResponse, Status>> + Send + 'static, Status> {
     let root = request.root_digest.ok_or_else(|| Status::invalid_argument("the request has no root_digest"))?;
     let root = digest_of(function, &root).map_err(|error| status_map::digest(&error))?;
-    let skip = match request.page_token.as_str() {
-        "" => 0,
-        token => token.parse::<u64>().map_err(|_| {
-            Status::invalid_argument(format!("the page token \"{token:.40}\" was not given out by this server"))
-        })?,
+    let token = request.page_token.as_str();
+    let resume_after = match token {
+        "" => None,
+        token => Some(resume_point(function, token)?),
     };
     let page_directories = match usize::try_from(request.page_size) {
         Ok(0) => PAGE_DIRECTORIES,
@@ -66,16 +73,19 @@ pub(super) async fn pages(
     let mut walk = Walk {
         store,
         function,
-        waiting: VecDeque::from([root]),
+        waiting: VecDeque::new(),
         seen: HashSet::from([root]),
-        count: 0,
         page_directories,
         held_back: None,
     };
-    if !walk.store.contains(&root) {
+    let Some(directory) = walk.visit(&root).await? else {
         return Err(Status::not_found(format!("the root directory {root} is not in the store")));
-    }
-    while walk.count < skip && walk.next().await?.is_some() {}
+    };
+    walk.held_back = match resume_after {
+        None => Some(Found { digest: root, directory }),
+        Some(last) if last == root || walk.skip_past(&last).await? => walk.next().await?,
+        Some(_) => return Err(foreign_token(token)),
+    };
     Ok(stream::unfold(Some(walk), |walk| async move {
         let mut walk = walk?;
         match walk.page().await {
@@ -93,55 +103,80 @@ impl Walk {
     async fn page(&mut self) -> Result<Option<api::GetTreeResponse>, Status> {
         let mut directories = Vec::new();
         let mut bytes = 0;
-        while directories.len() < self.page_directories {
-            let next = match self.held_back.take() {
-                Some(directory) => Some(directory),
-                None => self.next().await?,
-            };
-            let Some(directory) = next else { break };
-            bytes += directory.encoded_len();
-            if bytes > PAGE_BYTES && !directories.is_empty() {
-                self.held_back = Some(directory);
+        let mut last = None;
+        while let Some(found) = self.held_back.take() {
+            bytes += found.directory.encoded_len();
+            if directories.len() == self.page_directories || (bytes > PAGE_BYTES && !directories.is_empty()) {
+                self.held_back = Some(found);
                 break;
             }
-            directories.push(directory);
+            last = Some(found.digest);
+            directories.push(found.directory);
+            self.held_back = self.next().await?;
         }
-        if directories.is_empty() {
-            return Ok(None);
-        }
-        let more = self.held_back.is_some() || !self.waiting.is_empty();
-        let given_out = self.count - u64::from(self.held_back.is_some());
-        let next_page_token = if more { given_out.to_string() } else { String::new() };
+        let next_page_token = match (last, &self.held_back) {
+            (None, _) => return Ok(None),
+            (Some(_), None) => String::new(),
+            (Some(last), Some(_)) => format!("{}/{}", last.hash_hex(), last.size_bytes()),
+        };
         Ok(Some(api::GetTreeResponse { directories, next_page_token }))
     }
 
     /// The next directory that is in the store; what is missing is passed over, as the API asks.
-    async fn next(&mut self) -> Result<Option<api::Directory>, Status> {
+    async fn next(&mut self) -> Result<Option<Found>, Status> {
         while let Some(digest) = self.waiting.pop_front() {
-            tokio::task::consume_budget().await;
-            let bytes = match self.store.get(&digest, MAX_DIRECTORY_BYTES).await {
-                Ok(bytes) => bytes,
-                Err(ReadError::NotFound { .. } | ReadError::Damaged { .. }) => continue,
-                Err(error) => return Err(status_map::read(&error)),
-            };
-            let malformed = |error: &dyn std::error::Error| {
-                let cause = status_map::with_causes(error);
-                Status::invalid_argument(format!("{digest} cannot be read as a directory: {cause}"))
-            };
-            let directory = api::Directory::decode(bytes).map_err(|error| malformed(&error))?;
-            let (_files, children) = entries(self.function, &directory).map_err(|error| malformed(&error))?;
-            for child in children {
-                if self.seen.insert(child) {
-                    self.waiting.push_back(child);
-                }
+            if let Some(directory) = self.visit(&digest).await? {
+                return Ok(Some(Found { digest, directory }));
             }
-            if self.seen.len() > MAX_DIRECTORIES {
-                let message = format!("the tree has more than {MAX_DIRECTORIES} directories");
-                return Err(Status::invalid_argument(message));
-            }
-            self.count += 1;
-            return Ok(Some(directory));
         }
         Ok(None)
     }
+
+    /// Goes on to what comes after this directory, which may have been evicted since it was given out; `false` when it
+    /// is not in the tree.
+    async fn skip_past(&mut self, last: &Digest) -> Result<bool, Status> {
+        while let Some(digest) = self.waiting.pop_front() {
+            self.visit(&digest).await?;
+            if digest == *last {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Reads a directory, whose children are waiting from now on; `None` when it is not in the store.
+    async fn visit(&mut self, digest: &Digest) -> Result<Option<api::Directory>, Status> {
+        tokio::task::consume_budget().await;
+        let bytes = match self.store.get(digest, MAX_DIRECTORY_BYTES).await {
+            Ok(bytes) => bytes,
+            Err(ReadError::NotFound { .. } | ReadError::Damaged { .. }) => return Ok(None),
+            Err(error) => return Err(status_map::read(&error)),
+        };
+        let malformed = |error: &dyn std::error::Error| {
+            let cause = status_map::with_causes(error);
+            Status::invalid_argument(format!("{digest} cannot be read as a directory: {cause}"))
+        };
+        let directory = api::Directory::decode(bytes).map_err(|error| malformed(&error))?;
+        let (_files, children) = entries(self.function, &directory).map_err(|error| malformed(&error))?;
+        for child in children {
+            if self.seen.insert(child) {
+                self.waiting.push_back(child);
+            }
+        }
+        if self.seen.len() > MAX_DIRECTORIES {
+            let message = format!("the tree has more than {MAX_DIRECTORIES} directories");
+            return Err(Status::invalid_argument(message));
+        }
+        Ok(Some(directory))
+    }
+}
+
+/// The last directory of the page that this token came with.
+fn resume_point(function: DigestFunction, token: &str) -> Result<Digest, Status> {
+    let (hash, size) = token.split_once('/').ok_or_else(|| foreign_token(token))?;
+    Digest::parse(function, hash, size).map_err(|_| foreign_token(token))
+}
+
+fn foreign_token(token: &str) -> Status {
+    Status::invalid_argument(format!("the page token \"{token:.80}\" was not given out for this tree by this server"))
 }

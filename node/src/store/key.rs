@@ -115,12 +115,13 @@ impl Key {
     /// The key of a hash.
     pub fn new(function: DigestFunction, hash: &[u8]) -> Key {
         let mut kept = [0; KEY_HASH_BYTES];
-        let mut keep =
-            |hash: &mut dyn Iterator<Item = &u8>| kept.iter_mut().zip(hash).for_each(|(to, from)| *to = *from);
-        if hash.len() <= KEY_HASH_BYTES {
-            keep(&mut hash.iter());
-        } else {
-            keep(&mut hash.iter().take(PLAIN_BYTES).chain(&sha2::Sha256::digest(hash)));
+        match kept.get_mut(..hash.len()) {
+            Some(whole) => whole.copy_from_slice(hash),
+            None => {
+                let folded = sha2::Sha256::digest(hash);
+                let bytes = hash.iter().take(PLAIN_BYTES).chain(&folded);
+                kept.iter_mut().zip(bytes).for_each(|(to, from)| *to = *from);
+            }
         }
         Key { function: function.number(), hash: kept }
     }

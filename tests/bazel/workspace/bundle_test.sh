@@ -1,0 +1,2 @@
+#!/bin/sh
+[ "$(wc -l < bundle.txt)" -eq 100 ]
