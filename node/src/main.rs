@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use casbah::cli::args::{Arguments, Command};
-use casbah::cli::{blob, bst, config, dev, generate, serve, version};
+use casbah::cli::{blob, bst, config, dev, generate, serve, status, version};
 use clap::Parser as _;
 
 fn main() -> ExitCode {
@@ -11,6 +11,10 @@ fn main() -> ExitCode {
         Command::Dev(arguments) => dev::run(&arguments),
         Command::Serve(arguments) => serve::run(&arguments),
         Command::BstArtifactServer(arguments) => bst::run(&arguments),
+        Command::Status(arguments) => match status::run(&arguments) {
+            Ok(code) => return code,
+            Err(failure) => Err(failure),
+        },
         Command::Config(command) => config::run(&command),
         Command::Blob(command) => blob::run(&command),
         Command::Version(arguments) => version::run(&arguments),

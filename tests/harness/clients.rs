@@ -125,6 +125,11 @@ impl Client {
         Ok(Client { channel: endpoint.connect_with_connector(connect).await?, instance: String::new() })
     }
 
+    /// On a connection that the test has made in its own way.
+    pub fn on(channel: Channel) -> Client {
+        Client { channel, instance: String::new() }
+    }
+
     /// The same connection, calls for another instance.
     pub fn with_instance(&self, instance: &str) -> Client {
         Client { channel: self.channel.clone(), instance: instance.to_owned() }

@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use casbah_tests::clients::reapi::action_cache_client::ActionCacheClient;
 use casbah_tests::clients::reapi::{
-    ActionResult, Digest, Directory, GetActionResultRequest, OutputDirectory, OutputFile, OutputSymlink,
-    Tree as TreeMessage, UpdateActionResultRequest,
+    ActionResult, Digest, Directory, ExecutedActionMetadata, GetActionResultRequest, NodeProperties, OutputDirectory,
+    OutputFile, OutputSymlink, Tree as TreeMessage, UpdateActionResultRequest,
 };
 use casbah_tests::clients::{Client, Tree, digest_of, refused_with};
 use casbah_tests::load::new_bytes;
@@ -42,6 +42,10 @@ async fn get_with(client: &Client, request: GetActionResultRequest) -> Result<Ac
 
 fn file(path: &str, digest: Digest) -> OutputFile {
     OutputFile { path: path.to_owned(), digest: Some(digest), ..Default::default() }
+}
+
+fn timestamp(seconds: i64) -> prost_types::Timestamp {
+    prost_types::Timestamp { seconds, nanos: 6 }
 }
 
 /// The `Tree` message of a tree: its directories in one blob.
@@ -113,6 +117,11 @@ async fn a_result_is_not_a_hit_while_anything_it_names_is_absent() -> Result<()>
     // A tree whose directories are there, and whose one file is not.
     let hollow = Tree::builder().file("a/b/file", new_bytes(20)).build();
     let message = client.upload(tree_message(&hollow)).await?;
+    // A tree that names a directory and does not hold it; its files and the directory are there.
+    let whole = Tree::builder().file("a/b/file", new_bytes(20)).build();
+    client.upload_tree(&whole).await?;
+    let torn = TreeMessage { children: Vec::new(), ..TreeMessage::decode(tree_message(&whole).as_slice())? };
+    let torn = client.upload(torn.encode_to_vec()).await?;
     for blob in &hollow.blobs {
         if Directory::decode(blob.clone()).is_ok_and(|directory| directory.encoded_len() == blob.len()) {
             client.upload(blob.clone()).await?;
@@ -124,6 +133,7 @@ async fn a_result_is_not_a_hit_while_anything_it_names_is_absent() -> Result<()>
         ActionResult { stderr_digest: Some(absent()), ..Default::default() },
         ActionResult { output_directories: vec![directory(Some(absent()), None)], ..Default::default() },
         ActionResult { output_directories: vec![directory(Some(message), None)], ..Default::default() },
+        ActionResult { output_directories: vec![directory(Some(torn), None)], ..Default::default() },
         ActionResult { output_directories: vec![directory(None, Some(absent()))], ..Default::default() },
         ActionResult { output_directories: vec![directory(None, Some(hollow.root))], ..Default::default() },
     ];
@@ -133,6 +143,60 @@ async fn a_result_is_not_a_hit_while_anything_it_names_is_absent() -> Result<()>
         let message = refused_with(Code::NotFound, get(client, &action).await)?;
         assert!(message.contains("no longer whole"), "{result:?}: {message}");
     }
+    Ok(())
+}
+
+/// UpdateActionResult: "Action, Command and outputs are uploaded before". Those who do not keep to it harm nobody: what
+/// counts is what is there when the result is asked for.
+#[tokio::test]
+async fn a_result_becomes_a_hit_when_what_it_names_has_come() -> Result<()> {
+    let target = Target::start().await?;
+    let client = target.client();
+    let (output, action) = (new_bytes(100), new_action());
+    let result = ActionResult { output_files: vec![file("a", digest_of(&output))], ..Default::default() };
+    update(client, &action, result.clone()).await?;
+    refused_with(Code::NotFound, get(client, &action).await)?;
+    client.upload(output).await?;
+    assert_eq!(get(client, &action).await?, result);
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_is_not_content_comes_back_untouched() -> Result<()> {
+    let target = Target::start().await?;
+    let client = target.client();
+    let link = |path: &str, target: &str| OutputSymlink {
+        path: path.into(),
+        target: target.into(),
+        node_properties: Some(NodeProperties { mtime: Some(timestamp(5)), ..Default::default() }),
+    };
+    let links = vec![link("out/absolute", "/usr/bin/env"), link("out/upward", "../../x"), link("out/dangling", "gone")];
+    let root = Tree::builder().directory("empty").build();
+    client.upload_tree(&root).await?;
+    #[allow(deprecated, reason = "clients of version 2.0 send them")]
+    let result = ActionResult {
+        output_symlinks: links.clone(),
+        output_file_symlinks: links.clone(),
+        output_directory_symlinks: links,
+        output_directories: vec![OutputDirectory {
+            root_directory_digest: Some(root.root),
+            is_topologically_sorted: true,
+            ..Default::default()
+        }],
+        exit_code: -1,
+        execution_metadata: Some(ExecutedActionMetadata {
+            worker: "worker-7".into(),
+            queued_timestamp: Some(timestamp(1)),
+            worker_completed_timestamp: Some(timestamp(2)),
+            virtual_execution_duration: Some(prost_types::Duration { seconds: 3, nanos: 4 }),
+            auxiliary_metadata: vec![prost_types::Any { type_url: "x/y".into(), value: vec![0, 255] }],
+            ..Default::default()
+        }),
+        ..Default::default()
+    };
+    let action = new_action();
+    assert_eq!(update(client, &action, result.clone()).await?, result);
+    assert_eq!(get(client, &action).await?, result);
     Ok(())
 }
 
@@ -210,6 +274,33 @@ async fn outputs_are_sent_along_when_asked_for() -> Result<()> {
 
 /// Inlining is "a hint": a result that does not fit into a message helps nobody.
 #[tokio::test]
+async fn what_is_sent_along_never_makes_an_answer_that_clients_do_not_take() -> Result<()> {
+    const CLIENT_MESSAGE_BYTES: usize = 4 << 20;
+    let target = Target::start().await?;
+    let client = target.client();
+    let stdout = client.upload(new_bytes(900 << 10)).await?;
+    let output = client.upload(new_bytes(10)).await?;
+    // A result of 3.5 MiB, in which each output could be sent along, if not all of them.
+    let path = |place: usize| format!("{place:07}/{}", "p".repeat(900));
+    let output_files: Vec<OutputFile> = (0..3500).map(|place| file(&path(place), output.clone())).collect();
+    let result = ActionResult { output_files, stdout_digest: Some(stdout), ..Default::default() };
+    assert!(result.encoded_len() > CLIENT_MESSAGE_BYTES - (900 << 10));
+    let action = new_action();
+    update(client, &action, result).await?;
+    let request = GetActionResultRequest {
+        action_digest: Some(action),
+        inline_stdout: true,
+        inline_output_files: (0..3500).map(path).collect(),
+        ..Default::default()
+    };
+    let back = get_with(client, request).await?;
+    assert!(back.encoded_len() <= CLIENT_MESSAGE_BYTES, "{}", back.encoded_len());
+    assert!(back.stdout_raw.is_empty(), "there was no room");
+    assert!(back.output_files.iter().all(|file| file.contents.len() == 10), "there was room");
+    Ok(())
+}
+
+#[tokio::test]
 async fn what_is_too_large_to_be_sent_along_is_left_to_be_read() -> Result<()> {
     let target = Target::start().await?;
     let client = target.client();
@@ -233,6 +324,30 @@ async fn a_result_that_is_of_no_use_is_refused() -> Result<()> {
     };
     let message = refused_with(Code::InvalidArgument, update(client, &new_action(), nameless).await)?;
     assert!(message.contains("\"a\""), "{message}");
+    let output = client.upload(new_bytes(10)).await?;
+    let link = |path: &str, target: &str| {
+        vec![OutputSymlink { path: path.into(), target: target.into(), ..Default::default() }]
+    };
+    let directory =
+        |path: &str| OutputDirectory { path: path.into(), tree_digest: Some(output.clone()), ..Default::default() };
+    #[allow(deprecated, reason = "clients of version 2.0 send them")]
+    let misplaced = [
+        ActionResult { output_files: vec![file("", output.clone())], ..Default::default() },
+        ActionResult { output_files: vec![file("/a", output.clone())], ..Default::default() },
+        ActionResult { output_directories: vec![directory("/a")], ..Default::default() },
+        ActionResult { output_directories: vec![OutputDirectory::default()], ..Default::default() },
+        ActionResult { output_symlinks: link("", "target"), ..Default::default() },
+        ActionResult { output_symlinks: link("/a", "target"), ..Default::default() },
+        ActionResult { output_symlinks: link("a", ""), ..Default::default() },
+        ActionResult { output_file_symlinks: link("a", ""), ..Default::default() },
+        ActionResult { output_directory_symlinks: link("", "target"), ..Default::default() },
+    ];
+    for result in misplaced {
+        let action = new_action();
+        refused_with(Code::InvalidArgument, update(client, &action, result.clone()).await)
+            .with_context(|| format!("{result:?}"))?;
+        refused_with(Code::NotFound, get(client, &action).await)?;
+    }
     let lying = ActionResult {
         output_files: vec![OutputFile { contents: new_bytes(5), ..file("b", digest_of(b"other")) }],
         ..Default::default()
@@ -241,6 +356,38 @@ async fn a_result_that_is_of_no_use_is_refused() -> Result<()> {
     let bad_action = Digest { hash: "xyz".into(), size_bytes: 1 };
     refused_with(Code::InvalidArgument, update(client, &bad_action, ActionResult::default()).await)?;
     refused_with(Code::InvalidArgument, get(client, &bad_action).await)?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn of_a_result_that_is_refused_nothing_is_kept() -> Result<()> {
+    let target = Target::start().await?;
+    let client = target.client();
+    let (good, stdout) = (new_bytes(70), new_bytes(50));
+    let good_file = OutputFile { contents: good.clone(), ..file("good", digest_of(&good)) };
+    let named = |digest: Digest| ActionResult {
+        output_files: vec![good_file.clone()],
+        stdout_raw: stdout.clone(),
+        stdout_digest: Some(digest),
+        ..Default::default()
+    };
+    let nameless = OutputFile { path: "b".into(), ..Default::default() };
+    let refused = [
+        named(digest_of(b"other")),
+        named(Digest { size_bytes: 49, ..digest_of(&stdout) }),
+        named(Digest { hash: "x".into(), size_bytes: 50 }),
+        ActionResult { output_files: vec![good_file.clone(), nameless], ..Default::default() },
+    ];
+    for result in refused {
+        let action = new_action();
+        refused_with(Code::InvalidArgument, update(client, &action, result).await)?;
+        refused_with(Code::NotFound, get(client, &action).await)?;
+        assert!(!client.has(&digest_of(&good)).await? && !client.has(&digest_of(&stdout)).await?);
+    }
+    let action = new_action();
+    update(client, &action, named(digest_of(&stdout))).await?;
+    assert!(client.has(&digest_of(&good)).await? && client.has(&digest_of(&stdout)).await?);
+    assert_eq!(get(client, &action).await?.stdout_digest, Some(digest_of(&stdout)));
     Ok(())
 }
 

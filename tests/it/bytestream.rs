@@ -222,6 +222,78 @@ async fn bytes_after_the_end_are_refused() -> Result<()> {
 }
 
 #[tokio::test]
+async fn an_end_that_is_marked_twice_is_refused_and_does_no_harm() -> Result<()> {
+    let target = Target::start().await?;
+    let client = target.client();
+    let blob = new_bytes(2000);
+    let digest = digest_of(&blob);
+    // Whole after the first mark; "sending any WriteRequest after it is an error" all the same.
+    for (name, offset) in [(client.upload_name(&digest), 2000), (String::new(), 2000), (String::new(), 0)] {
+        let first = client.upload_name(&digest);
+        let name = if name.is_empty() { name } else { first.clone() };
+        let upload = client.begin_upload();
+        upload.send_bytes(&first, 0, &blob, true).await;
+        upload.send_bytes(&name, offset, b"", true).await;
+        refused_and_not_held(client, &digest, upload.finish().await).await?;
+    }
+    assert_eq!(client.upload(blob).await?, digest);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_message_with_nothing_but_the_end_makes_the_empty_blob_and_no_other() -> Result<()> {
+    let target = Target::start().await?;
+    let client = target.client();
+    let empty = client.upload_name(&empty_digest());
+    assert_eq!(write(client, write_requests(empty, Bytes::new(), 1).collect()).await?, 0);
+    let digest = digest_of(&new_bytes(10));
+    let other = write_requests(client.upload_name(&digest), Bytes::new(), 1).collect();
+    refused_and_not_held(client, &digest, write(client, other).await).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn two_uploads_of_one_name_at_once_both_succeed() -> Result<()> {
+    let target = Target::start().await?;
+    let client = target.client();
+    let blob = new_bytes(2 * MIB);
+    let digest = digest_of(&blob);
+    let name = client.upload_name(&digest);
+    // A client that tries again while the server does not know yet that the first connection is dead.
+    let (first, second) = (client.begin_upload(), client.begin_upload());
+    first.send_bytes(&name, 0, &blob[..MIB], false).await;
+    committed(client, &name, MIB).await?;
+    second.send_bytes(&name, 0, &blob[..MIB / 2], false).await;
+    second.send_bytes("", MIB / 2, &blob[MIB / 2..], true).await;
+    assert_eq!(second.finish().await?.committed_size, digest.size_bytes);
+    first.send_bytes("", MIB, &blob[MIB..], true).await;
+    assert_eq!(first.finish().await?.committed_size, digest.size_bytes);
+    let status = client.query_write(&name).await?;
+    assert_eq!((status.committed_size, status.complete), (digest.size_bytes, true));
+    assert!(client.download(&digest).await? == blob);
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_upload_that_never_ended_can_be_taken_up_after_a_clean_close() -> Result<()> {
+    let target = Target::start().await?;
+    let client = target.client();
+    let blob = new_bytes(3000);
+    let digest = digest_of(&blob);
+    let name = client.upload_name(&digest);
+    // The client has closed its side without finish_write: what is here is said, kept, and gone on with.
+    let upload = client.begin_upload();
+    upload.send_bytes(&name, 0, &blob[..1000], false).await;
+    assert_eq!(upload.finish().await?.committed_size, 1000);
+    let status = client.query_write(&name).await?;
+    assert_eq!((status.committed_size, status.complete), (1000, false));
+    assert_eq!(write(client, rest_of(&name, &blob, 1000)).await?, 3000);
+    let status = client.query_write(&name).await?;
+    assert_eq!((status.committed_size, status.complete), (3000, true));
+    Ok(())
+}
+
+#[tokio::test]
 async fn an_upload_that_is_never_finished_is_never_visible() -> Result<()> {
     let target = Target::start().await?;
     let client = target.client();
@@ -398,6 +470,25 @@ async fn an_upload_is_taken_up_where_the_connection_broke() -> Result<()> {
     let size = write(client, rest_of(&name, &blob, 3 * MIB)).await?;
     assert_eq!(size, digest.size_bytes);
     assert!(client.download(&digest).await? == blob);
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_upload_is_taken_up_before_the_server_has_noticed_that_its_connection_broke() -> Result<()> {
+    let target = Target::start().await?;
+    let client = target.client();
+    let blob = new_bytes(2 * MIB);
+    let digest = digest_of(&blob);
+    let name = client.upload_name(&digest);
+    let forgotten = client.begin_upload();
+    forgotten.send_bytes(&name, 0, &blob[..MIB], false).await;
+    committed(client, &name, MIB).await?;
+    // Nothing goes on at another place, and nobody is disturbed by the attempt.
+    let astray = write(client, rest_of(&name, &blob, MIB + 1)).await;
+    assert!(refused_with(Code::InvalidArgument, astray)?.contains(&MIB.to_string()));
+    assert_eq!(write(client, rest_of(&name, &blob, MIB)).await?, digest.size_bytes);
+    assert!(client.download(&digest).await? == blob);
+    refused_with(Code::Aborted, within_deadline("the end of the old call", forgotten.answer()).await?)?;
     Ok(())
 }
 

@@ -5,14 +5,16 @@ use casbah_tests::clients::asset::{FetchBlobRequest, FetchDirectoryRequest, Push
 use casbah_tests::clients::bytestream::{QueryWriteStatusRequest, ReadRequest, WriteRequest};
 use casbah_tests::clients::reapi::action_cache_client::ActionCacheClient;
 use casbah_tests::clients::reapi::digest_function::Value as DigestFunction;
+use casbah_tests::clients::reapi::symlink_absolute_path_strategy::Value as SymlinkStrategy;
 use casbah_tests::clients::reapi::{
     BatchReadBlobsRequest, BatchUpdateBlobsRequest, Digest, FindMissingBlobsRequest, GetActionResultRequest,
     GetTreeRequest, SpliceBlobRequest, SplitBlobRequest, UpdateActionResultRequest,
 };
-use casbah_tests::clients::{digest_of, refused_with};
+use casbah_tests::clients::{Client, digest_of, refused_with};
 use casbah_tests::deadline::within_deadline;
 use casbah_tests::load::new_bytes;
-use casbah_tests::target::Target;
+use casbah_tests::process::{Config, Listener};
+use casbah_tests::target::{Node, Target};
 use tonic::{Code, Status};
 
 #[tokio::test]
@@ -44,6 +46,55 @@ async fn the_versions_are_those_that_clients_of_version_2_accept() -> Result<()>
     assert_eq!((low.major, low.minor), (2, 0));
     assert_eq!(high.major, 2);
     assert!(high.minor >= low.minor);
+    // Nothing that works is deprecated: Bazel warns of what lies between the two.
+    assert!(capabilities.deprecated_api_version.is_none_or(|deprecated| deprecated == low));
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_reader_is_told_that_it_may_not_update_and_a_writer_that_it_may() -> Result<()> {
+    let config = Config::new()?.listener(&Listener::plaintext()).listener(&Listener::plaintext().allow(&["read"]));
+    let server = config.start()?;
+    for (place, may_update) in [(0, true), (1, false)] {
+        let client = Client::plaintext(&server.endpoint(place).authority()).await?;
+        let cache = client.capabilities().await?.cache_capabilities.context("no cache capabilities")?;
+        let update = cache.action_cache_update_capabilities.context("nothing is said of updates")?;
+        assert_eq!(update.update_enabled, may_update);
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_is_not_done_is_not_promised() -> Result<()> {
+    let target = Target::start().await?;
+    let cache = target.client().capabilities().await?.cache_capabilities.context("no cache capabilities")?;
+    // What is least recently used goes first, whatever its priority.
+    assert!(cache.cache_priority_capabilities.is_none_or(|priorities| priorities.priorities.is_empty()));
+    // Links are stored as they are.
+    assert_eq!(cache.symlink_absolute_path_strategy, i32::from(SymlinkStrategy::Allowed));
+    Ok(())
+}
+
+/// `max_cas_blob_size_bytes`: "a larger one is an INVALID_ARGUMENT".
+#[tokio::test]
+async fn a_blob_above_the_largest_size_is_refused_before_its_bytes_have_come() -> Result<()> {
+    let node = Node::start(&["store.capacity=20MB"])?;
+    let client = node.client().await?;
+    let cache = client.capabilities().await?.cache_capabilities.context("no cache capabilities")?;
+    let largest = cache.max_cas_blob_size_bytes;
+    assert_eq!(largest, 20_000_000);
+    for size_bytes in [largest + 1, i64::MAX] {
+        let digest = Digest { size_bytes, ..digest_of(b"some") };
+        let upload = client.begin_upload();
+        upload.send_bytes(&client.upload_name(&digest), 0, b"some", false).await;
+        // The client's side stays open.
+        let answer = within_deadline("a refusal", upload.answer()).await?;
+        refused_with(Code::InvalidArgument, answer)?;
+        let answers = client.batch_update(vec![(digest.clone(), new_bytes(10))]).await?;
+        let code = answers.first().and_then(|answer| answer.status.as_ref()).map(|status| status.code);
+        assert_eq!(code, Some(Code::InvalidArgument as i32));
+        assert!(!client.has(&digest).await?);
+    }
     Ok(())
 }
 

@@ -336,7 +336,7 @@ async fn dev_starts_a_node_that_serves_writers_by_certificate_and_readers_withou
     if let Ok(stranger) = stranger {
         stranger.capabilities().await.expect_err("no certificate");
     }
-    for path in ["/dir", "/nodes/0/name", "/nodes/0/config", "/nodes/0/dir"] {
+    for path in ["/dir", "/nodes/0/name", "/nodes/0/config", "/nodes/0/dir", "/nodes/0/admin"] {
         dev.text(path)?;
     }
     dev.stop()

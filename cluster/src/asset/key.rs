@@ -104,6 +104,10 @@ fn append(bytes: &mut Vec<u8>, part: &str) {
 }
 
 #[cfg(test)]
+#[path = "key_mutation_test.rs"]
+mod mutation_tests;
+
+#[cfg(test)]
 mod tests {
     use super::*;
     use std::collections::HashSet;

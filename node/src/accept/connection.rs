@@ -13,12 +13,15 @@ use hyper::server::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::Instant;
 use tonic::body::Body;
 use tower::Service;
 use tower::util::BoxCloneSyncService;
 
 use crate::accept::end::Ended;
 use crate::config::limits;
+use crate::observe::counters::COUNTERS;
+use crate::observe::labels::Refused;
 
 /// What answers requests, behind the access check.
 pub type App = BoxCloneSyncService<http::Request<Body>, http::Response<Body>, Infallible>;
@@ -32,7 +35,15 @@ const PREFACE_DEADLINE: Duration = Duration::from_secs(10);
 /// How long requests under way may go on after their client's access was withdrawn.
 const WITHDRAWN_DEADLINE: Duration = Duration::from_secs(10);
 
-/// What may be under way on one connection.
+/// How long requests under way may go on after their connection has come of age: as long as the largest blobs take on
+/// slow lines.
+const AGED_DEADLINE: Duration = Duration::from_secs(3600);
+
+/// By how much the age of a connection may be longer or shorter than configured, so that clients that came together do
+/// not come again together.
+const AGE_SPREAD: f64 = 0.1;
+
+/// What may be under way on one connection, and how old it may become.
 #[derive(Clone, Copy)]
 pub(super) struct Bounds {
     window_bytes: u32,
@@ -41,18 +52,23 @@ pub(super) struct Bounds {
     early_resets: Option<usize>,
     /// Streams in all that may end with a breach of the protocol or by crossing frames.
     faulty_streams: Option<usize>,
+    /// After this time the client is asked to connect again.
+    age: Option<Duration>,
 }
 
 // === impl Bounds ===
 
 impl Bounds {
-    /// Of one client, who may be anyone.
-    pub(super) const CLIENT: Bounds = Bounds {
-        window_bytes: limits::CONNECTION_WINDOW_BYTES,
-        streams: limits::STREAMS_PER_CONNECTION_MAX,
-        early_resets: None,
-        faulty_streams: Some(1024),
-    };
+    /// Of one client, who may be anyone, and whose connection may become about as old as this.
+    pub(super) fn client(age: Option<Duration>) -> Bounds {
+        Bounds {
+            window_bytes: limits::CONNECTION_WINDOW_BYTES,
+            streams: limits::STREAMS_PER_CONNECTION_MAX,
+            early_resets: None,
+            faulty_streams: Some(1024),
+            age: age.map(|age| age.mul_f64(rand::random_range(1.0 - AGE_SPREAD..=1.0 + AGE_SPREAD))),
+        }
+    }
 
     /// Of another instance on the same directory, with all its clients. What one of them does must not end it.
     pub(super) const INSTANCE: Bounds = Bounds {
@@ -60,11 +76,12 @@ impl Bounds {
         streams: limits::INSTANCE_STREAMS_MAX,
         early_resets: Some(limits::INSTANCE_STREAMS_MAX as usize),
         faulty_streams: None,
+        age: None,
     };
 }
 
-/// Serves a connection until the client closes it, `ended` says so, or `withdrawn` returns. In the latter cases requests
-/// under way are finished first, for a while.
+/// Serves a connection until the client closes it, it is as old as `bounds` allow, `ended` says so, or `withdrawn` returns.
+/// In the latter cases the client is told (GOAWAY), and requests under way are finished first, for a while.
 ///
 /// # Cancel safety
 /// Dropped, the connection is cut.
@@ -95,31 +112,51 @@ pub(super) async fn serve<I, S>(
         .keep_alive_interval(limits::KEEPALIVE_INTERVAL)
         .keep_alive_timeout(limits::KEEPALIVE_TIMEOUT)
         .serve_connection(TokioIo::new(io), TowerToHyperService::new(service));
-    tokio::pin!(connection, withdrawn);
     let silence = async {
         tokio::time::sleep(PREFACE_DEADLINE).await;
         if has_begun() {
             std::future::pending::<()>().await;
         }
     };
-    let outcome = tokio::select! {
-        outcome = connection.as_mut() => outcome,
-        () = silence => return tracing::debug!("a client that said nothing was cut off"),
-        // Whoever drains the listener has a deadline for it.
-        () = ended.reached() => {
-            if !has_begun() {
-                return;
-            }
-            connection.as_mut().graceful_shutdown();
-            connection.await
+    let aged = async {
+        match bounds.age {
+            Some(age) => tokio::time::sleep(age).await,
+            None => std::future::pending().await,
         }
-        () = withdrawn.as_mut() => {
-            connection.as_mut().graceful_shutdown();
-            match tokio::time::timeout(WITHDRAWN_DEADLINE, connection).await {
-                Ok(outcome) => outcome,
-                Err(_elapsed) => return tracing::info!("requests of a client that lost its access were cut off"),
+    };
+    tokio::pin!(connection, withdrawn, silence, aged);
+    // Each of them comes once at most, and the later ones still count while the earlier ones are waited for.
+    let (mut is_ending, mut is_withdrawn, mut is_aged) = (false, false, false);
+    let cut = tokio::time::sleep(Duration::MAX);
+    tokio::pin!(cut);
+    let outcome = loop {
+        tokio::select! {
+            outcome = connection.as_mut() => break outcome,
+            () = silence.as_mut() => {
+                COUNTERS.connections_refused.add(Refused::Silent as usize, 1);
+                return tracing::debug!("a client that said nothing was cut off");
             }
+            // Whoever drains the listener has a deadline for it.
+            () = ended.reached(), if !is_ending => {
+                if !has_begun() {
+                    return;
+                }
+                is_ending = true;
+            }
+            () = withdrawn.as_mut(), if !is_withdrawn => {
+                is_withdrawn = true;
+                cut.as_mut().reset(Instant::now() + WITHDRAWN_DEADLINE);
+            }
+            () = aged.as_mut(), if !is_aged && !is_withdrawn => {
+                is_aged = true;
+                cut.as_mut().reset(Instant::now() + AGED_DEADLINE);
+            }
+            () = cut.as_mut() => match is_withdrawn {
+                true => return tracing::info!("requests of a client that lost its access were cut off"),
+                false => return tracing::info!("requests on a connection of old age were cut off"),
+            },
         }
+        connection.as_mut().graceful_shutdown();
     };
     if let Err(error) = outcome {
         tracing::debug!(%error, "a connection broke");
@@ -171,5 +208,20 @@ impl<I: AsyncWrite + Unpin> AsyncWrite for Beginning<I> {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.io).poll_shutdown(context)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connections_that_came_together_do_not_end_together() {
+        let hour = Duration::from_secs(3600);
+        let ages: Vec<Duration> = (0..100).filter_map(|_| Bounds::client(Some(hour)).age).collect();
+        assert!(ages.iter().all(|age| (hour.mul_f64(0.899)..=hour.mul_f64(1.101)).contains(age)), "{ages:?}");
+        let (first, last) = (ages.iter().min().unwrap(), ages.iter().max().unwrap());
+        assert!(*last - *first > Duration::from_secs(60), "{ages:?}");
+        assert_eq!(Bounds::client(None).age, None);
     }
 }

@@ -17,9 +17,11 @@ use tower::Service;
 
 use crate::accept::connection::{self, App, Bounds};
 use crate::accept::end::Ended;
-use crate::accept::tls::{HANDSHAKE_DEADLINE, ListenerTls, Reloaded, TlsError};
+use crate::accept::tls::{HANDSHAKE_DEADLINE, HandshakeError, ListenerTls, Reloaded, TlsError};
 use crate::authenticate::{Gate, Identity};
 use crate::config::{Clients, ListenAddress, ListenerConfig, limits};
+use crate::observe::counters::{COUNTERS, OpenConnection};
+use crate::observe::labels::{Refused, Transport};
 use crate::serve::Access;
 
 /// How often certificates and trust files are looked at. A removal is effective within this time.
@@ -131,7 +133,7 @@ impl fmt::Display for Bound {
 }
 
 /// The sockets of an address: two for `localhost`, on the same port.
-async fn sockets(address: &ListenAddress) -> io::Result<Vec<TcpListener>> {
+pub(super) async fn sockets(address: &ListenAddress) -> io::Result<Vec<TcpListener>> {
     if address.host != "localhost" {
         return Ok(vec![one_socket(address).await?]);
     }
@@ -193,6 +195,7 @@ async fn accept(socket: TcpListener, newcomer: Newcomer, places: Arc<Semaphore>,
                     });
                 }
                 Err(error) => {
+                    COUNTERS.connections_refused.add(Refused::Accept as usize, 1);
                     tracing::warn!(%error, "a connection could not be accepted");
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
@@ -251,26 +254,34 @@ impl Watch {
 
 impl Newcomer {
     async fn meet(mut self, stream: TcpStream, from: SocketAddr, ended: Ended) {
+        let transport = if self.tls.is_some() { Transport::Tls } else { Transport::Plaintext };
+        let _counted = OpenConnection::begin(transport);
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, %from, "a connection broke before it began");
             return;
         }
         let Some(tls) = self.tls.clone() else {
             let service = self.admitted(Identity::anonymous());
-            return connection::serve(stream, service, Bounds::CLIENT, ended, std::future::pending()).await;
+            let bounds = Bounds::client(self.config.connection_age);
+            return connection::serve(stream, service, bounds, ended, std::future::pending()).await;
         };
         // However many handshakes there are, they cost memory within the bound on connections, and the processor in turns.
         match tokio::time::timeout(HANDSHAKE_DEADLINE, tls.accept(stream)).await {
             Ok(Ok((stream, identity))) => {
                 tracing::debug!(%from, %identity, "connected");
                 let service = self.admitted(identity.clone());
-                connection::serve(stream, service, Bounds::CLIENT, ended, self.withdrawn(&tls, &identity)).await;
+                let bounds = Bounds::client(self.config.connection_age);
+                connection::serve(stream, service, bounds, ended, self.withdrawn(&tls, &identity)).await;
             }
             Ok(Err(error)) => {
+                COUNTERS.connections_refused.add(refused(&error) as usize, 1);
                 let error = &error as &dyn std::error::Error;
                 tracing::info!(%from, error, "a client was not let in");
             }
-            Err(_elapsed) => tracing::info!(%from, "a client did not finish its TLS handshake in time"),
+            Err(_elapsed) => {
+                COUNTERS.connections_refused.add(Refused::Timeout as usize, 1);
+                tracing::info!(%from, "a client did not finish its TLS handshake in time");
+            }
         }
     }
 
@@ -290,7 +301,19 @@ impl Newcomer {
         let who = identity.to_string().into();
         let access = Access { who, permissions: self.config.allow, services: self.config.services };
         let proof = self.tls.clone().map(|tls| (tls, identity));
-        Admitted { gate: Gate::new(self.app.clone(), access), proof }
+        Admitted { gate: Gate::new(self.app.clone(), access, self.config.reflection), proof }
+    }
+}
+
+fn refused(error: &HandshakeError) -> Refused {
+    match error {
+        HandshakeError::Refused(_) | HandshakeError::Overtaken(_) => Refused::Certificate,
+        HandshakeError::NoCertificate => Refused::NoCertificate,
+        HandshakeError::NotHttp2 => Refused::NotHttp2,
+        HandshakeError::NotTls(_) => Refused::NotTls,
+        HandshakeError::Alert(_) => Refused::Alert,
+        HandshakeError::Failed(_) => Refused::Failed,
+        HandshakeError::Broken(_) => Refused::Broken,
     }
 }
 

@@ -1,11 +1,13 @@
-//! Listeners: bind, accept, TLS, limits, and the way out.
+//! Listeners: bind, accept, TLS, limits, and the way out; and the admin port.
 
+mod admin;
 mod connection;
 mod end;
 mod listener;
 mod owner_socket;
 mod tls;
 
+pub use admin::AdminPort;
 pub use connection::App;
 pub use end::{End, Ended};
 pub use listener::{BindError, Bound};

@@ -118,7 +118,8 @@ impl Service<http::Request<Incoming>> for Instance {
 
     fn call(&mut self, request: http::Request<Incoming>) -> Self::Future {
         match Access::from_header(request.headers()) {
-            Some(access) => Either::Left(Gate::new(self.app.clone(), access).call(request.map(Body::new))),
+            // What the instance does not offer, it has refused already.
+            Some(access) => Either::Left(Gate::new(self.app.clone(), access, true).call(request.map(Body::new))),
             None => {
                 let status = Status::permission_denied("the instance did not say for whom it asks");
                 Either::Right(std::future::ready(Ok(status.into_http())))

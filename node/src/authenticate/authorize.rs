@@ -3,15 +3,16 @@
 //! Every method of the API is named here once, with what it takes to call it. What is not named is not served.
 
 use std::convert::Infallible;
-use std::future::{Ready, ready};
 use std::task::{Context, Poll};
 
-use futures_util::future::Either;
+use futures_util::future::BoxFuture;
 use tonic::Status;
 use tonic::body::Body;
 use tower::Service;
+use tracing::Instrument as _;
 
 use crate::config::Services;
+use crate::observe::calls::Call;
 use crate::serve::Access;
 
 /// What a method does, as far as permissions go.
@@ -19,6 +20,8 @@ use crate::serve::Access;
 enum Operation {
     /// Health and Capabilities: whoever may connect may ask.
     Ask,
+    /// What the services look like: for readers, where the listener offers it.
+    Reflect,
     /// Whether blobs are there: for readers, and for writers before they upload.
     Find,
     /// Blobs out.
@@ -36,6 +39,10 @@ fn operation(path: &str) -> Option<Operation> {
     Some(match (service, method) {
         ("grpc.health.v1.Health", "Check" | "Watch" | "List") => Operation::Ask,
         ("build.bazel.remote.execution.v2.Capabilities", "GetCapabilities") => Operation::Ask,
+        ("grpc.reflection.v1.ServerReflection" | "grpc.reflection.v1alpha.ServerReflection", method) => match method {
+            "ServerReflectionInfo" => Operation::Reflect,
+            _ => return None,
+        },
         ("build.bazel.remote.execution.v2.ContentAddressableStorage", method) => match method {
             "FindMissingBlobs" => Operation::Find,
             "BatchReadBlobs" | "GetTree" | "SplitBlob" => Operation::Read,
@@ -52,13 +59,13 @@ fn operation(path: &str) -> Option<Operation> {
     })
 }
 
-/// Whether the call of this method is allowed.
-fn check(path: &str, access: &Access) -> Result<(), Status> {
-    let Some(operation) = operation(path) else {
+/// Whether the call of this method is allowed, where the services describe themselves or do not.
+fn check(path: &str, access: &Access, reflection: bool) -> Result<(), Status> {
+    let Some(operation) = operation(path).filter(|operation| reflection || *operation != Operation::Reflect) else {
         return Err(Status::unimplemented(format!("this server does not offer {path}")));
     };
     let served = match operation {
-        Operation::Ask => true,
+        Operation::Ask | Operation::Reflect => true,
         Operation::Find | Operation::Read | Operation::Write => access.services != Services::Index,
         Operation::Fetch | Operation::Push => access.services != Services::Storage,
     };
@@ -70,7 +77,7 @@ fn check(path: &str, access: &Access) -> Result<(), Status> {
     let (allowed, verb) = match operation {
         Operation::Ask => (true, "ask"),
         Operation::Find => (may.read || may.write, "look for blobs"),
-        Operation::Read | Operation::Fetch => (may.read, "read"),
+        Operation::Read | Operation::Fetch | Operation::Reflect => (may.read, "read"),
         Operation::Write | Operation::Push => (may.write, "write"),
     };
     match operation {
@@ -84,43 +91,50 @@ fn check(path: &str, access: &Access) -> Result<(), Status> {
     }
 }
 
-/// Lets a request through to the services only when its caller may make it, and tells them who it is.
+/// Lets a request through to the services only when its caller may make it, tells them who it is, and the log how it went.
 #[derive(Clone)]
 pub struct Gate<S> {
     inner: S,
     access: Access,
+    reflection: bool,
 }
 
 // === impl Gate ===
 
 impl<S> Gate<S> {
-    /// In front of `inner`, for a caller with this access.
-    pub fn new(inner: S, access: Access) -> Gate<S> {
-        Gate { inner, access }
+    /// In front of `inner`, for a caller with this access; `reflection`: whether the services describe themselves.
+    pub fn new(inner: S, access: Access, reflection: bool) -> Gate<S> {
+        Gate { inner, access, reflection }
     }
 }
 
 impl<S, B> Service<http::Request<B>> for Gate<S>
 where
     S: Service<http::Request<B>, Response = http::Response<Body>, Error = Infallible>,
+    S::Future: Send + 'static,
 {
     type Response = http::Response<Body>;
     type Error = Infallible;
-    type Future = Either<S::Future, Ready<Result<Self::Response, Infallible>>>;
+    type Future = BoxFuture<'static, Result<Self::Response, Infallible>>;
 
     fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
         self.inner.poll_ready(context)
     }
 
     fn call(&mut self, mut request: http::Request<B>) -> Self::Future {
-        let path = request.uri().path();
-        tracing::debug!(who = %self.access.who, path, "call");
-        match check(path, &self.access) {
+        let call = Call::begin(request.uri(), request.headers(), &self.access.who);
+        let span = call.span().clone();
+        let _entered = span.enter();
+        match check(request.uri().path(), &self.access, self.reflection) {
             Ok(()) => {
                 request.extensions_mut().insert(self.access.clone());
-                Either::Left(self.inner.call(request))
+                let answer = self.inner.call(request).instrument(span.clone());
+                Box::pin(async move {
+                    let Ok(response) = answer.await;
+                    Ok(call.answered(response))
+                })
             }
-            Err(status) => Either::Right(ready(Ok(status.into_http()))),
+            Err(status) => Box::pin(std::future::ready(Ok(call.answered(status.into_http())))),
         }
     }
 }
@@ -144,7 +158,7 @@ mod tests {
     }
 
     fn code(path: &str, access: &Access) -> Code {
-        check(path, access).map_or_else(|status| status.code(), |()| Code::Ok)
+        check(path, access, true).map_or_else(|status| status.code(), |()| Code::Ok)
     }
 
     #[test]
@@ -167,6 +181,16 @@ mod tests {
         }
         for path in [READ, FETCH] {
             assert_eq!(code(path, &writer), Code::PermissionDenied, "{path}");
+        }
+    }
+
+    #[test]
+    fn the_services_are_described_to_readers_where_that_is_offered() {
+        let (reader, writer) = (access(true, false, Services::Index), access(false, true, Services::All));
+        for version in ["v1", "v1alpha"] {
+            let path = format!("/grpc.reflection.{version}.ServerReflection/ServerReflectionInfo");
+            assert_eq!((code(&path, &reader), code(&path, &writer)), (Code::Ok, Code::PermissionDenied), "{path}");
+            assert_eq!(check(&path, &reader, false).unwrap_err().code(), Code::Unimplemented, "{path}");
         }
     }
 
@@ -203,6 +227,8 @@ mod tests {
             "/google.bytestream.ByteStream/Read/",
             "/build.bazel.remote.execution.v2.ContentAddressableStorage/Erase",
             "/build.bazel.remote.execution.v2.Execution/Execute",
+            "/grpc.reflection.v1.ServerReflection/Erase",
+            "/grpc.reflection.v2.ServerReflection/ServerReflectionInfo",
         ] {
             assert_eq!(code(path, &all), Code::Unimplemented, "{path}");
         }

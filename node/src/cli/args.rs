@@ -33,6 +33,10 @@ pub enum Command {
     /// For those who had it: units and scripts go on working with only the path changed. Several instances may share one
     /// REPO, such as one for pulling and one for pushing.
     BstArtifactServer(BstArguments),
+    /// Print how a node is, as its admin port says
+    ///
+    /// The node's configuration sets admin.address; a node of `casbah dev` has an admin port.
+    Status(StatusArguments),
     /// Check a configuration, show it, or start one
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -133,7 +137,8 @@ pub struct DevArguments {
     /// Where data and certificates are; kept, and used again the next time [default: temporary]
     #[arg(long, value_name = "DIR")]
     pub dir: Option<PathBuf>,
-    /// The first node listens on PORT+1 (reading) and PORT+2 (reading and writing); 0 for any free ports
+    /// The first node listens on PORT+1 (reading), PORT+2 (reading and writing) and PORT+3 (its admin port); 0 for any free
+    /// ports
     #[arg(long, value_name = "PORT", default_value_t = 11000)]
     pub port_base: u16,
     /// Plaintext, and everybody on this machine may write
@@ -142,6 +147,23 @@ pub struct DevArguments {
     /// How to print what was started
     #[arg(long, value_name = "FORMAT", default_value_t = OutputFormat::Text)]
     pub output: OutputFormat,
+}
+
+/// Arguments of `casbah status`.
+#[derive(Debug, Args)]
+pub struct StatusArguments {
+    /// The admin port of the node
+    #[arg(long, value_name = "ADDRESS", default_value = "localhost:8982")]
+    pub admin: String,
+    /// How to print it
+    #[arg(long, value_name = "FORMAT", default_value_t = OutputFormat::Text)]
+    pub output: OutputFormat,
+    /// Look again every two seconds
+    #[arg(long)]
+    pub watch: bool,
+    /// Say only whether the node takes requests; the exit code is 0 or 1, as probes of containers want it
+    #[arg(long, conflicts_with_all = ["watch", "output"])]
+    pub ready: bool,
 }
 
 /// `casbah config`.

@@ -10,8 +10,10 @@ pub mod config;
 pub mod dev;
 pub mod error;
 pub mod generate;
+mod http;
 pub mod output;
 pub mod serve;
+pub mod status;
 pub mod version;
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ use clap::CommandFactory as _;
 
 use super::args::Arguments;
 use crate::config::reference;
+use crate::observe::metrics;
 
 /// Compares with a file of the repository, or writes it when asked to.
 pub(super) fn assert_same(path: &str, actual: &str) {
@@ -61,6 +62,11 @@ fn the_reference_of_commands_is_what_help_prints() {
 #[test]
 fn the_reference_of_settings_is_what_the_structs_say() {
     assert_same("docs/reference/config.md", &reference::markdown());
+}
+
+#[test]
+fn the_reference_of_metrics_is_what_the_catalogue_has() {
+    assert_same("docs/reference/metrics.md", &metrics::markdown());
 }
 
 #[test]

@@ -83,8 +83,11 @@ pub enum Problem {
     #[error("the value is not UTF-8")]
     NotText,
     /// A table of a list that has fewer of them.
-    #[error("there is no listener before this one: listeners are numbered from 0 without gaps")]
-    Gap,
+    #[error("there is no {list} before this one: they are numbered from 0 without gaps")]
+    Gap {
+        /// The list.
+        list: String,
+    },
     /// Not of the form that the key asks for.
     #[error("{found} is not {expected}")]
     Form {

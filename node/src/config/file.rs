@@ -25,11 +25,20 @@ pub struct File {
     pub index: IndexSection,
     /// What is written to standard error.
     pub log: LogSection,
+    /// The admin port: probes, metrics and a status page, in plain HTTP.
+    ///
+    /// Whoever reaches it may look, and nothing can be changed there.
+    pub admin: AdminSection,
     /// The addresses that clients connect to, one `[[listener]]` each.
     ///
     /// Without any, the node listens on `localhost:8980` in plaintext, where this machine alone reaches it, and
     /// everybody there may read and write.
     pub listener: Vec<ListenerSection>,
+    /// The instance names that clients may send, one `[[instance]]` each.
+    ///
+    /// Results of actions and assets of one instance are not seen in another; blobs are shared by all. Without any, every
+    /// name is served. With some, calls for other names are refused with INVALID_ARGUMENT.
+    pub instance: Vec<InstanceSection>,
 }
 
 /// The node itself.
@@ -84,6 +93,16 @@ pub struct LogSection {
     pub format: LogFormat,
 }
 
+/// The admin port: probes, metrics and a status page, in plain HTTP.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct AdminSection {
+    /// `HOST:PORT`, as for listeners. An address that other machines reach shows them names, addresses and numbers, but no
+    /// blob. Default: none, and there is no such port.
+    #[schemars(example = "localhost:8982")]
+    pub address: Option<ListenAddress>,
+}
+
 /// An address that clients connect to.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
@@ -108,9 +127,27 @@ pub struct ListenerSection {
     pub allow: Vec<Permission>,
     /// What is served.
     pub services: Services,
+    /// Whether clients that may read can ask for the descriptions of the services (gRPC reflection, v1 and v1alpha), as
+    /// grpcurl does.
+    pub reflection: bool,
+    /// After about this time (10 % more or less, drawn for each connection), a client is asked to connect again; what is
+    /// under way on the old connection is finished first. Clients behind a balancer come to other nodes in this way, for
+    /// which `1h` is enough. Some clients, those that are made with tonic among them, let one call fail then, which they
+    /// have to try again. 0s: never.
+    pub connection_age: TimeSpan,
     /// Allows plaintext with more than reading on an address that other machines reach. Anybody on the network can then
     /// replace what is in the cache.
     pub insecure: bool,
+}
+
+/// An instance name.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct InstanceSection {
+    /// As clients send it (Bazel: `--remote_instance_name`). It may have slashes. `""` is the name of clients that send
+    /// none.
+    #[schemars(example = "team/a")]
+    pub name: Option<String>,
 }
 
 /// The certificate a listener shows.
@@ -191,6 +228,8 @@ impl Default for ListenerSection {
             authorities: None,
             allow: vec![Permission::Read],
             services: Services::All,
+            reflection: false,
+            connection_age: TimeSpan::from_millis(0),
             insecure: false,
         }
     }

@@ -366,7 +366,7 @@ mod tests {
             open.extend(key.children());
         }
         let sections: Vec<&str> = root().children().iter().map(|key| key.name.as_str()).collect();
-        assert_eq!(sections, ["node", "store", "index", "log", "listener"]);
+        assert_eq!(sections, ["node", "store", "index", "log", "admin", "listener", "instance"]);
     }
 
     #[test]

@@ -44,7 +44,8 @@ impl Layers {
 
     /// Where the first listener was set.
     pub(super) fn first_element_origin(&self) -> Option<Origin> {
-        self.elements.values().next().cloned()
+        let listeners = KeyPath::default().name("listener");
+        self.elements.iter().find(|(path, _)| path.is_within(&listeners)).map(|(_, origin)| origin.clone())
     }
 
     /// Remembers that something is wrong.
@@ -82,7 +83,10 @@ impl Layers {
         for (path, origin) in std::mem::take(&mut self.elements) {
             match insert(&mut table, path.segments(), Value::Table(Table::new())) {
                 Some(()) => drop(self.elements.insert(path, origin)),
-                None => self.fail(Some(path), origin, Problem::Gap),
+                None => {
+                    let list = path.segments().first().map(Segment::to_string).unwrap_or_default();
+                    self.fail(Some(path), origin, Problem::Gap { list });
+                }
             }
         }
         for (path, (value, _)) in &self.values {
@@ -123,8 +127,11 @@ impl Layers {
             }
             (kind, value) => {
                 let is_list = matches!(kind, Kind::List(_)) && !in_element;
-                let expected = if is_list { "a list of tables, each under [[listener]]" } else { "a table" };
-                let problem = Problem::Form { found: value.to_string(), expected: expected.into() };
+                let expected = match is_list {
+                    true => format!("a list of tables, each under [[{path}]]"),
+                    false => "a table".to_owned(),
+                };
+                let problem = Problem::Form { found: value.to_string(), expected };
                 self.fail(Some(path.clone()), origin(path), problem);
             }
         }

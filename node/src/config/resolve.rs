@@ -1,5 +1,6 @@
 //! The checked configuration.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -17,8 +18,12 @@ pub struct Config {
     pub index: IndexConfig,
     /// At least one.
     pub listeners: Vec<ListenerConfig>,
+    /// The instance names that are served.
+    pub instances: InstanceNames,
     /// What is written to standard error.
     pub log: LogConfig,
+    /// Where the admin port is; `None`: there is none.
+    pub admin: Option<ListenAddress>,
 }
 
 /// The node itself.
@@ -84,6 +89,20 @@ pub struct ListenerConfig {
     pub allow: Permissions,
     /// What is served.
     pub services: Services,
+    /// Whether the services describe themselves.
+    pub reflection: bool,
+    /// After about how long a client is asked to connect again; `None`: never.
+    pub connection_age: Option<Duration>,
+}
+
+/// The instance names that are served.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum InstanceNames {
+    /// Every one.
+    #[default]
+    Any,
+    /// These.
+    Listed(BTreeSet<String>),
 }
 
 /// A host and a port. `localhost` stands for both loopback addresses; port 0 for any free one.

@@ -1,12 +1,15 @@
 //! From the settings as written to the checked configuration: what must hold between them.
 
+use std::collections::BTreeSet;
+use std::time::Duration;
+
 use super::error::{ConfigError, Problem};
 use super::file::{ClientPolicy, File, FilePath, ListenerSection, Permission, TlsSection};
 use super::keys::{KeyPath, Segment};
 use super::layers::Layers;
 use super::resolve::{
-    Clients, Config, IndexConfig, ListenAddress, ListenerConfig, LogConfig, NodeConfig, Permissions, StoreConfig,
-    SyncPolicy, TlsConfig,
+    Clients, Config, IndexConfig, InstanceNames, ListenAddress, ListenerConfig, LogConfig, NodeConfig, Permissions,
+    StoreConfig, SyncPolicy, TlsConfig,
 };
 use super::units::ByteSize;
 
@@ -15,6 +18,16 @@ pub const STORE_CAPACITY_MIN: ByteSize = ByteSize::from_bytes(1_000_000);
 
 /// Writes that wait longer than this for the disk are better told so by name: `"never"`.
 const SYNC_INTERVAL_MAX_SECONDS: u64 = 60;
+
+/// A connection that ends sooner than this costs more than it is good for.
+const CONNECTION_AGE_MIN: Duration = Duration::from_secs(1);
+
+/// Instance names are part of every key of the indexes.
+const INSTANCE_NAME_BYTES_MAX: usize = 255;
+
+/// Segments that no instance name may have: in resource names they end it.
+pub const RESERVED_SEGMENTS: [&str; 8] =
+    ["blobs", "uploads", "actions", "actionResults", "operations", "capabilities", "compressed-blobs", "executions"];
 
 /// Longer names do not fit where names of hosts go.
 const NODE_NAME_MAX: usize = 253;
@@ -69,11 +82,31 @@ pub enum Broken {
         /// `write` or `admin`.
         allowed: &'static str,
     },
+    /// Connections that end as soon as they are made.
+    #[error("connections cannot be younger than {}s", CONNECTION_AGE_MIN.as_secs())]
+    ConnectionAge,
+    /// An instance without a name.
+    #[error("the instance has no name")]
+    InstanceNameless,
+    /// An instance that no resource name could name.
+    #[error("\"{name}\" is not a name for an instance")]
+    InstanceName {
+        /// As it was given.
+        name: String,
+    },
+    /// An instance that is there twice.
+    #[error("the instance \"{name}\" is there already")]
+    InstanceTwice {
+        /// As it was given.
+        name: String,
+    },
     /// Two listeners that cannot both be.
-    #[error("{address} is taken by the listener on {other}")]
+    #[error("{address} is taken by the {what} on {other}")]
     AddressTaken {
         /// The second.
         address: ListenAddress,
+        /// What is there.
+        what: &'static str,
         /// The first.
         other: ListenAddress,
     },
@@ -87,7 +120,9 @@ pub(super) fn check(file: &File, layers: &Layers) -> Result<Config, Vec<ConfigEr
         store: checker.store(file),
         index: checker.index(file),
         listeners: checker.listeners(file),
+        instances: checker.instances(file),
         log: LogConfig { level: file.log.level, format: file.log.format },
+        admin: file.admin.address.clone(),
     };
     if checker.errors.is_empty() { Ok(config) } else { Err(checker.errors) }
 }
@@ -125,7 +160,15 @@ impl Broken {
                                                 the network may replace what is in the cache"
                     .into()
             }
-            Broken::AddressTaken { .. } => "give each listener a port of its own".into(),
+            Broken::ConnectionAge => "write \"0s\" to let connections grow as old as they will".into(),
+            Broken::InstanceNameless => "set name = \"team/a\", or name = \"\" for clients that send none".into(),
+            Broken::InstanceName { .. } => format!(
+                "use at most {INSTANCE_NAME_BYTES_MAX} bytes, no slash at either end or beside another, and none of {} \
+                 between slashes",
+                RESERVED_SEGMENTS.join(", ")
+            ),
+            Broken::InstanceTwice { .. } => "give each instance a name of its own".into(),
+            Broken::AddressTaken { .. } => "give each a port of its own".into(),
         }
     }
 }
@@ -185,7 +228,11 @@ impl Checker<'_> {
             let config = self.listener(&at, listener);
             if let Some(other) = checked.iter().find(|other| other.address.overlaps(&config.address)) {
                 let (address, other) = (config.address.clone(), other.address.clone());
-                self.broken(at.name("address"), Broken::AddressTaken { address, other });
+                self.broken(at.name("address"), Broken::AddressTaken { address, what: "listener", other });
+            }
+            if let Some(admin) = file.admin.address.as_ref().filter(|admin| admin.overlaps(&config.address)) {
+                let (address, other) = (config.address.clone(), admin.clone());
+                self.broken(at.name("address"), Broken::AddressTaken { address, what: "admin port", other });
             }
             checked.push(config);
         }
@@ -215,7 +262,39 @@ impl Checker<'_> {
             clients: self.clients(at, listener),
             allow,
             services: listener.services,
+            reflection: listener.reflection,
+            connection_age: self.connection_age(at, listener),
         }
+    }
+
+    fn connection_age(&mut self, at: &KeyPath, listener: &ListenerSection) -> Option<Duration> {
+        let age = listener.connection_age.duration();
+        if !age.is_zero() && age < CONNECTION_AGE_MIN {
+            self.broken(at.name("connection_age"), Broken::ConnectionAge);
+        }
+        Some(age).filter(|age| !age.is_zero())
+    }
+
+    fn instances(&mut self, file: &File) -> InstanceNames {
+        let mut names = BTreeSet::new();
+        for (index, instance) in file.instance.iter().enumerate() {
+            let at = KeyPath::from_dotted("instance").join(Segment::Index(index));
+            if self.layers.is_broken(&at) {
+                continue;
+            }
+            match &instance.name {
+                None => self.broken(at, Broken::InstanceNameless),
+                Some(name) if !is_instance_name(name) => {
+                    self.broken(at.name("name"), Broken::InstanceName { name: name.clone() });
+                }
+                Some(name) => {
+                    if !names.insert(name.clone()) {
+                        self.broken(at.name("name"), Broken::InstanceTwice { name: name.clone() });
+                    }
+                }
+            }
+        }
+        if file.instance.is_empty() { InstanceNames::Any } else { InstanceNames::Listed(names) }
     }
 
     fn tls(&mut self, at: &KeyPath, tls: &TlsSection) -> TlsConfig {
@@ -251,6 +330,11 @@ impl Checker<'_> {
             }
         }
     }
+}
+
+fn is_instance_name(name: &str) -> bool {
+    let fits = |segment: &str| !segment.is_empty() && !RESERVED_SEGMENTS.contains(&segment);
+    name.is_empty() || (name.len() <= INSTANCE_NAME_BYTES_MAX && name.split('/').all(fits))
 }
 
 fn path(path: &Option<FilePath>) -> Option<std::path::PathBuf> {

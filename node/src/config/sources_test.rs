@@ -1,7 +1,7 @@
 use std::time::Duration;
 
 use super::*;
-use crate::config::{Clients, ListenAddress, Permissions, Services, SyncPolicy};
+use crate::config::{Clients, InstanceNames, ListenAddress, Permissions, Services, SyncPolicy};
 
 fn machine() -> Machine {
     Machine { host_name: "host-1".into(), current_dir: "/here".into(), data_dir: "/data/casbah".into() }
@@ -243,6 +243,20 @@ fn each_rule_is_kept() {
             "listener = [{ address = \"localhost:1\" }, { address = \"127.0.0.1:1\" }]",
             "127.0.0.1:1 is taken by the listener on localhost:1",
         ),
+        (
+            "admin.address = \"localhost:1\"\nlistener = [{ address = \"[::]:1\" }]",
+            "[::]:1 is taken by the admin port on localhost:1",
+        ),
+        ("admin.address = \"8982\"", "\"8982\" has no port"),
+        ("admin.port = 8982", "no such key"),
+        ("listener = [{ connection_age = \"100ms\" }]", "connections cannot be younger than 1s"),
+        ("instance = [{}]", "the instance has no name"),
+        ("instance = [{ name = \"a\" }, { name = \"a\" }]", "the instance \"a\" is there already"),
+        ("instance = [{ name = \"/a\" }]", "\"/a\" is not a name for an instance"),
+        ("instance = [{ name = \"a//b\" }]", "\"a//b\" is not a name for an instance"),
+        ("instance = [{ name = \"team/blobs\" }]", "\"team/blobs\" is not a name for an instance"),
+        ("instance = [{ nam = \"a\" }]", "did you mean instance.0.name?"),
+        ("instance = \"a\"", "\"a\" is not a list of tables, each under [[instance]]"),
         ("listener = 1", "1 is not a list of tables, each under [[listener]]"),
         ("listener = { address = \"localhost:1\" }", "is not a list of tables, each under [[listener]]"),
         ("listener = [1]", "1 is not a table"),
@@ -252,6 +266,19 @@ fn each_rule_is_kept() {
         let errors = file_errors(text);
         assert!(errors.iter().any(|error| error.contains(expected)), "{text}: {errors:?}");
     }
+}
+
+#[test]
+fn instances_are_listed_or_all_are_served() {
+    assert_eq!(file("").instances, InstanceNames::Any);
+    let text = "[[instance]]\nname = \"team/a\"\n[[instance]]\nname = \"\"\n";
+    assert_eq!(file(text).instances, InstanceNames::Listed(["", "team/a"].map(str::to_owned).into()));
+    let loaded = with_environment(&[("CASBAH_INSTANCE__0__NAME", "main")]).load().unwrap();
+    assert_eq!(loaded.config.instances, InstanceNames::Listed(["main".to_owned()].into()));
+    assert!(errors(with_flags(&["instance.1.name=a"]).load()).concat().contains("no instance before"));
+    // They are not listeners.
+    let further = Sources { listen: vec!["localhost:1".into()], ..with_flags(&[]) };
+    assert!(load(text, further).1.is_ok());
 }
 
 #[test]

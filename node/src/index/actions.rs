@@ -4,7 +4,7 @@ use std::path::Path;
 
 use casbah_cluster::digest::Digest;
 
-use crate::index::records::{IndexError, Records};
+use crate::index::records::{IndexCounts, IndexError, Records};
 
 const VERSION: u8 = 1;
 
@@ -47,6 +47,11 @@ impl ActionIndex {
     /// Dropped half-way, the update may or may not happen.
     pub async fn update(&self, instance: &str, action: &Digest, result: Vec<u8>) -> Result<(), IndexError> {
         self.records.put(key(instance, action), result, None).await
+    }
+
+    /// The index in numbers. May wait for the disk.
+    pub fn counts(&self) -> IndexCounts {
+        self.records.counts()
     }
 
     /// Writes what waits. Later updates fail with [`IndexError::Closed`]. Blocks until done.

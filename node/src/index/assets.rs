@@ -4,7 +4,7 @@ use std::path::Path;
 
 use casbah_cluster::asset::{AssetKey, AssetRecord};
 
-use crate::index::records::{IndexError, Records};
+use crate::index::records::{IndexCounts, IndexError, Records};
 
 /// The Remote Asset index of this node. Cheap to clone.
 #[derive(Clone)]
@@ -48,6 +48,11 @@ impl AssetIndex {
     /// Dropped half-way, the push may or may not happen.
     pub async fn push(&self, key: &AssetKey, record: &AssetRecord) -> Result<(), IndexError> {
         self.records.put(key.as_bytes().to_vec(), record.encode()?, record.expires_at).await
+    }
+
+    /// The index in numbers. May wait for the disk.
+    pub fn counts(&self) -> IndexCounts {
+        self.records.counts()
     }
 
     /// Writes what waits. Later pushes fail with [`IndexError::Closed`]. Blocks until done.

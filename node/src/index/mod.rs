@@ -11,5 +11,5 @@ mod writer;
 
 pub use actions::ActionIndex;
 pub use assets::AssetIndex;
-pub use records::{IndexError, now};
+pub use records::{IndexCounts, IndexError, now};
 pub use splits::SplitIndex;

@@ -6,10 +6,10 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use casbah_cluster::asset::Moment;
 use casbah_cluster::codec::CodecError;
-use redb::{Database, ReadableDatabase as _, ReadableTable as _, TableDefinition};
+use redb::{Database, ReadableDatabase as _, ReadableTable as _, ReadableTableMetadata as _, TableDefinition};
 use tokio::sync::oneshot;
 
-use crate::index::writer::{Put, Writer};
+use crate::index::writer::{Gone, Put, Writer};
 
 /// The format of the whole database. Another one is refused, never guessed at.
 const FORMAT: u64 = 1;
@@ -64,12 +64,24 @@ impl From<redb::Error> for IndexError {
     }
 }
 
+/// An index in numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct IndexCounts {
+    /// Records, ended ones that were not swept yet included; `None` when the database fails.
+    pub records: Option<u64>,
+    /// Records that made room for others since the index was opened.
+    pub evicted: u64,
+    /// Records that were removed because they had ended, since the index was opened.
+    pub expired: u64,
+}
+
 /// A table of records on disk, bounded: the least recently used go first. Cheap to clone.
 #[derive(Clone)]
 pub struct Records {
     database: Arc<Database>,
     /// `None` once closed. Dropping the last sender ends the writer.
     writer: Arc<Mutex<Option<Writer>>>,
+    gone: Arc<Gone>,
 }
 
 // === impl Records ===
@@ -85,8 +97,9 @@ impl Records {
             return Err(IndexError::Format { path: path.to_owned(), found });
         }
         let database = Arc::new(database);
-        let writer = Writer::start(Arc::clone(&database), capacity)?;
-        Ok(Records { database, writer: Arc::new(Mutex::new(Some(writer))) })
+        let gone = Arc::new(Gone::default());
+        let writer = Writer::start(Arc::clone(&database), capacity, Arc::clone(&gone))?;
+        Ok(Records { database, writer: Arc::new(Mutex::new(Some(writer))), gone })
     }
 
     /// The record under this key, ended or not. Counts as no use: see [`Records::used`].
@@ -125,11 +138,14 @@ impl Records {
         outcome.await.unwrap_or(Err(IndexError::Closed))
     }
 
-    /// The number of records, ended ones that were not swept yet included.
-    #[cfg(test)]
-    fn len(&self) -> u64 {
-        use redb::ReadableTableMetadata as _;
-        self.database.begin_read().unwrap().open_table(RECORDS).unwrap().len().unwrap()
+    /// The table in numbers. May wait for the disk.
+    pub fn counts(&self) -> IndexCounts {
+        let (evicted, expired) = self.gone.so_far();
+        IndexCounts { records: self.len().ok(), evicted, expired }
+    }
+
+    fn len(&self) -> Result<u64, redb::Error> {
+        Ok(self.database.begin_read()?.open_table(RECORDS)?.len()?)
     }
 
     /// Writes what waits and ends the writer. Later writes fail with [`IndexError::Closed`]. Blocks until done.

@@ -1,6 +1,7 @@
 //! The one writer of a table of records: batches what waits into one transaction, and keeps the table within its bounds.
 
 use std::collections::HashSet;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -44,6 +45,20 @@ pub(super) struct Writer {
     thread: JoinHandle<()>,
 }
 
+/// Records that the writer has removed by itself since it began.
+#[derive(Debug, Default)]
+pub(super) struct Gone {
+    evicted: AtomicU64,
+    expired: AtomicU64,
+}
+
+/// The same for one transaction.
+#[derive(Debug, Clone, Copy, Default)]
+struct Removed {
+    evicted: u64,
+    expired: u64,
+}
+
 /// The tables of one transaction, which belong together: a record is in `uses` once, and in `ends` if it has an end.
 struct Tables<'t> {
     records: Table<'t, &'static [u8], Entry<'static>>,
@@ -55,13 +70,13 @@ struct Tables<'t> {
 // === impl Writer ===
 
 impl Writer {
-    pub(super) fn start(database: Arc<Database>, capacity: u64) -> Result<Writer, IndexError> {
+    pub(super) fn start(database: Arc<Database>, capacity: u64, gone: Arc<Gone>) -> Result<Writer, IndexError> {
         let (puts, waiting) = sync_channel(WAITING_MAX);
         let uses = Arc::new(Mutex::new(HashSet::new()));
         let noted = Arc::clone(&uses);
         let thread = std::thread::Builder::new()
             .name("index-writer".into())
-            .spawn(move || run(&database, capacity.max(1), &waiting, &noted))
+            .spawn(move || run(&database, capacity.max(1), &waiting, &noted, &gone))
             .map_err(redb::Error::Io)?;
         Ok(Writer { puts, uses, thread })
     }
@@ -89,7 +104,21 @@ impl Writer {
     }
 }
 
-fn run(database: &Database, capacity: u64, waiting: &Receiver<Put>, noted: &Mutex<HashSet<Vec<u8>>>) {
+// === impl Gone ===
+
+impl Gone {
+    fn add(&self, removed: Removed) {
+        self.evicted.fetch_add(removed.evicted, Ordering::Relaxed);
+        self.expired.fetch_add(removed.expired, Ordering::Relaxed);
+    }
+
+    /// Evicted, and expired.
+    pub(super) fn so_far(&self) -> (u64, u64) {
+        (self.evicted.load(Ordering::Relaxed), self.expired.load(Ordering::Relaxed))
+    }
+}
+
+fn run(database: &Database, capacity: u64, waiting: &Receiver<Put>, noted: &Mutex<HashSet<Vec<u8>>>, gone: &Gone) {
     let mut open = true;
     while open {
         let mut batch = Vec::new();
@@ -104,7 +133,7 @@ fn run(database: &Database, capacity: u64, waiting: &Receiver<Put>, noted: &Mute
         if batch.is_empty() && uses.is_empty() && !something_has_ended(database, now) {
             continue;
         }
-        let outcome = write(database, capacity, &batch, &uses, now).map_err(Arc::new);
+        let outcome = write(database, capacity, &batch, &uses, now).map(|removed| gone.add(removed)).map_err(Arc::new);
         if let Err(error) = &outcome {
             tracing::error!(%error, "an index could not be written");
         }
@@ -132,10 +161,10 @@ fn write(
     puts: &[Put],
     uses: &HashSet<Vec<u8>>,
     now: Moment,
-) -> Result<(), redb::Error> {
+) -> Result<Removed, redb::Error> {
     let mut transaction = database.begin_write()?;
     transaction.set_quick_repair(true);
-    {
+    let removed = {
         let mut tables = Tables::open(&transaction)?;
         for key in uses {
             tables.touch(key)?;
@@ -143,11 +172,10 @@ fn write(
         for put in puts {
             tables.insert(put)?;
         }
-        tables.sweep(now)?;
-        tables.shrink_to(capacity)?;
-    }
+        Removed { expired: tables.sweep(now)?, evicted: tables.shrink_to(capacity)? }
+    };
     transaction.commit()?;
-    Ok(())
+    Ok(removed)
 }
 
 // === impl Tables ===
@@ -196,8 +224,9 @@ impl<'t> Tables<'t> {
         Ok(())
     }
 
-    /// Removes records that have ended.
-    fn sweep(&mut self, now: Moment) -> Result<(), redb::Error> {
+    /// Removes records that have ended; how many.
+    fn sweep(&mut self, now: Moment) -> Result<u64, redb::Error> {
+        let mut removed = 0;
         for _ in 0..SWEEP_MAX {
             let Some((end, key)) = self.ends.first()?.map(|(end, _)| (end.value().0, end.value().1.to_vec())) else {
                 break;
@@ -206,16 +235,19 @@ impl<'t> Tables<'t> {
                 break;
             }
             self.remove(&key)?;
+            removed += 1;
         }
-        Ok(())
+        Ok(removed)
     }
 
-    /// Removes the records used least recently until no more than `capacity` are left.
-    fn shrink_to(&mut self, capacity: u64) -> Result<(), redb::Error> {
+    /// Removes the records used least recently until no more than `capacity` are left; how many.
+    fn shrink_to(&mut self, capacity: u64) -> Result<u64, redb::Error> {
+        let mut removed = 0;
         while self.records.len()? > capacity {
             let Some(key) = self.uses.first()?.map(|(_, key)| key.value().to_vec()) else { break };
             self.remove(&key)?;
+            removed += 1;
         }
-        Ok(())
+        Ok(removed)
     }
 }

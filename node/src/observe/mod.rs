@@ -1,3 +1,14 @@
-//! Logs and metrics.
+//! Logs, metrics, and what the admin port says of a node.
+//!
+//! `counters` is what the node counts as it runs, `snapshot` what it is at one moment; `metrics` is the catalogue of both,
+//! `summary` and `page` show them to people.
 
+pub mod calls;
+pub mod counters;
+pub mod exposition;
+pub mod labels;
 pub mod logs;
+pub mod metrics;
+pub mod page;
+pub mod snapshot;
+pub mod summary;

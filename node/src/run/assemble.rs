@@ -3,6 +3,7 @@
 use std::io;
 use std::io::Write as _;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::task::JoinSet;
@@ -11,12 +12,14 @@ use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 use tower::util::BoxCloneSyncService;
 
-use crate::accept::{App, BindError, Bound, End, OwnerSocket};
+use crate::accept::{AdminPort, App, BindError, Bound, End, OwnerSocket};
 use crate::config::{Config, limits};
 use crate::forward::{self, Upstream};
 use crate::index::{ActionIndex, AssetIndex, IndexError, SplitIndex};
+use crate::observe::snapshot::Phase;
 use crate::run::backend::{Backend, Route};
 use crate::run::directory::{self, Ownership};
+use crate::run::report::{self, Report};
 use crate::run::signals::Signals;
 use crate::serve::{self, Parts};
 use crate::store::{self, OpenError, Store, StoreOptions};
@@ -77,13 +80,26 @@ pub async fn serve(config: Config) -> Result<(), RunError> {
         listeners.push(Bound::bind(listener.clone()).await?);
     }
 
+    let report = Arc::new(Report::new(&config, &listeners));
+    // Cut off when this function returns, after everything else has ended.
+    let mut admin = JoinSet::new();
+    let mut admin_url = None;
+    if let Some(address) = &config.admin {
+        let port = AdminPort::bind(address).await?;
+        admin_url = Some(port.to_string());
+        admin.spawn(port.serve(report.clone()));
+    }
+
     let (end_listeners, ended) = End::new();
     let mut data = match directory::claim(dir).map_err(unusable)? {
         Some(ownership) => Data::Owned(Owned::open(&config, ownership).await?),
         None => Data::Elsewhere,
     };
     let route = match &data {
-        Data::Owned(owned) => Route::Own(owned.routes.clone()),
+        Data::Owned(owned) => {
+            report.owns(owned.numbers());
+            Route::Own(owned.routes.clone())
+        }
         Data::Elsewhere => {
             tracing::info!(dir = %dir.display(), "another process owns the directory; serving through it");
             Route::Upstream(Upstream::new(forward::socket_path(dir)))
@@ -92,7 +108,9 @@ pub async fn serve(config: Config) -> Result<(), RunError> {
     let (reroute, backend) = Backend::new(route, ended.clone());
     let app: App = BoxCloneSyncService::new(backend);
 
-    announce(&listeners).map_err(|source| RunError::System { what: "write to standard output", source })?;
+    report.reached(Phase::Serving);
+    announce(&listeners, admin_url.as_deref())
+        .map_err(|source| RunError::System { what: "write to standard output", source })?;
     let mut serving = JoinSet::new();
     for listener in listeners {
         serving.spawn(listener.serve(app.clone(), signals.reload_now(), ended.clone()));
@@ -104,16 +122,20 @@ pub async fn serve(config: Config) -> Result<(), RunError> {
             ownership = directory::claim_next(dir) => {
                 let owned = Owned::open(&config, ownership.map_err(unusable)?).await?;
                 reroute.send_replace(Route::Own(owned.routes.clone()));
+                report.owns(owned.numbers());
                 tracing::info!(dir = %dir.display(), "the owner of the directory has gone; this process took it over");
                 data = Data::Owned(owned);
             }
             signal = signals.stop() => {
+                report.reached(Phase::Draining);
                 drain(signal, end_listeners, serving, None, signals).await;
                 return Ok(());
             }
         }
     }
     let signal = signals.stop().await;
+    // First, so that whoever sends clients here can know before they are sent away.
+    report.reached(Phase::Draining);
     if let Data::Owned(mut owned) = data {
         drain(signal, end_listeners, serving, Some(&mut owned), signals).await;
         owned.close().await;
@@ -161,6 +183,7 @@ impl Owned {
             splits: splits.clone(),
             capacity_bytes: config.store.capacity_bytes,
             retention_floor: config.store.retention_floor,
+            instances: config.instances.clone(),
         })
         .await;
         let (end_socket, ended) = End::new();
@@ -169,6 +192,12 @@ impl Owned {
         let bound = bound.map_err(|source| RunError::System { what: "make the socket in the directory", source })?;
         socket.spawn(bound.serve(BoxCloneSyncService::new(routes.clone()), ended));
         Ok(Owned { store, assets, actions, splits, routes, health, end_socket, socket })
+    }
+
+    /// What has numbers.
+    fn numbers(&self) -> report::Data {
+        let (assets, actions) = (self.assets.clone(), self.actions.clone());
+        report::Data { store: self.store.clone(), assets, actions }
     }
 
     /// Tells those who watch the health that it is over, and ends their streams: they have no other end.
@@ -223,11 +252,15 @@ async fn open_indexes(config: &Config) -> Result<(AssetIndex, ActionIndex, Split
     open()
 }
 
-fn announce(listeners: &[Bound]) -> io::Result<()> {
+fn announce(listeners: &[Bound], admin: Option<&str>) -> io::Result<()> {
     let mut stdout = io::stdout().lock();
     for listener in listeners {
         writeln!(stdout, "listening on {listener}")?;
         tracing::info!("listening on {listener}");
+    }
+    if let Some(url) = admin {
+        writeln!(stdout, "admin port on {url}")?;
+        tracing::info!("admin port on {url}");
     }
     writeln!(stdout, "ready")?;
     stdout.flush()

@@ -24,8 +24,11 @@ const TAKEOVER_WAIT: Duration = Duration::from_secs(5);
 /// How long a waiting request leaves the socket of the owner alone before it tries it again.
 const RETRY_PAUSE: Duration = Duration::from_millis(100);
 
-/// The one call whose answer goes on until somebody ends it.
+/// Calls whose answers go on until somebody ends them.
+const ENDLESS: [&str; 3] = [HEALTH_WATCH, REFLECTION, REFLECTION_ALPHA];
 const HEALTH_WATCH: &str = "/grpc.health.v1.Health/Watch";
+const REFLECTION: &str = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo";
+const REFLECTION_ALPHA: &str = "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo";
 
 /// One of the two ways.
 #[derive(Clone)]
@@ -57,7 +60,7 @@ impl Backend {
         loop {
             let route = self.route.borrow().clone();
             request = match route {
-                Route::Own(routes) => return own(routes, request).await,
+                Route::Own(routes) => return own(routes, request, &self.ended).await,
                 Route::Upstream(upstream) => match send(&upstream, request, &self.ended).await {
                     Ok(response) => return response,
                     Err(UpstreamError::NotSent { request, source }) => {
@@ -79,9 +82,19 @@ impl Backend {
     }
 }
 
-async fn own(routes: Routes, request: http::Request<Body>) -> http::Response<Body> {
+async fn own(routes: Routes, request: http::Request<Body>, ended: &Ended) -> http::Response<Body> {
+    // Those who watch the health are told of the end by the service itself.
+    let cut = [REFLECTION, REFLECTION_ALPHA].contains(&request.uri().path()).then(|| reached(ended.clone()));
     let Ok(response) = routes.oneshot(request).await;
-    response
+    match cut {
+        Some(cut) => response.map(|body| Body::new(Relayed::new(body, cut))),
+        None => response,
+    }
+}
+
+/// Returns at the end.
+fn reached(mut ended: Ended) -> BoxFuture<'static, ()> {
+    async move { ended.reached().await }.boxed()
 }
 
 /// Hands the request to the owner, with word of what the caller may do.
@@ -96,11 +109,9 @@ async fn send(
         Some((name, value)) => drop(request.headers_mut().insert(name, value)),
         None => return Ok(Status::internal("the request came past the access check").into_http()),
     }
-    let cut = if request.uri().path() == HEALTH_WATCH {
-        let mut ended = ended.clone();
-        async move { ended.reached().await }.boxed()
-    } else {
-        std::future::pending().boxed()
+    let cut = match ENDLESS.contains(&request.uri().path()) {
+        true => reached(ended.clone()),
+        false => std::future::pending().boxed(),
     };
     Ok(upstream.send(request).await?.map(|body| Body::new(Relayed::new(body, cut))))
 }

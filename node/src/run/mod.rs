@@ -7,6 +7,7 @@ mod assemble;
 mod backend;
 mod directory;
 mod relayed;
+mod report;
 mod signals;
 
 pub use assemble::{RunError, serve};

@@ -11,10 +11,13 @@ use casbah_proto::google::rpc;
 use tonic::{Request, Response, Status};
 
 use crate::index::{AssetIndex, IndexError, now};
+use crate::observe::counters::COUNTERS;
+use crate::observe::labels::Lookup;
 use crate::serve::access::Access;
 use crate::serve::asset_request;
 use crate::serve::cas::{function_of, to_message};
 use crate::serve::completeness::{Completeness, Incomplete};
+use crate::serve::instances::Instances;
 use crate::serve::status_map;
 
 /// The Fetch service.
@@ -23,6 +26,8 @@ pub struct Fetch {
     pub index: AssetIndex,
     /// Whether it is whole.
     pub completeness: Arc<Completeness>,
+    /// The instances that are served.
+    pub instances: Instances,
 }
 
 /// What both calls ask for.
@@ -76,8 +81,11 @@ impl Fetch {
                 }
             }
             self.index.used(&key);
+            COUNTERS.asset_lookups.add(Lookup::Hit as usize, 1);
             return Ok((uri, record));
         }
+        let outcome = if incomplete.is_some() { Lookup::Incomplete } else { Lookup::Miss };
+        COUNTERS.asset_lookups.add(outcome as usize, 1);
         Err(Status::not_found(match incomplete {
             Some(error) => format!("the asset was pushed but is no longer whole: {}", status_map::with_causes(&error)),
             None => format!("no asset is known as {} with these qualifiers", listed(question.uris)),
@@ -117,6 +125,7 @@ impl api::fetch_server::Fetch for Fetch {
     ) -> Result<Response<api::FetchBlobResponse>, Status> {
         let checks = Access::of(&request)?.checks_assets();
         let request = request.into_inner();
+        self.instances.check(&request.instance_name)?;
         let question = Question {
             instance: &request.instance_name,
             kind: AssetKind::Blob,
@@ -143,6 +152,7 @@ impl api::fetch_server::Fetch for Fetch {
     ) -> Result<Response<api::FetchDirectoryResponse>, Status> {
         let checks = Access::of(&request)?.checks_assets();
         let request = request.into_inner();
+        self.instances.check(&request.instance_name)?;
         let question = Question {
             instance: &request.instance_name,
             kind: AssetKind::Directory,

@@ -12,6 +12,7 @@ use crate::index::{AssetIndex, now};
 use crate::serve::access::Access;
 use crate::serve::cas::function_of;
 use crate::serve::completeness::Completeness;
+use crate::serve::instances::Instances;
 use crate::serve::{asset_fetch, asset_request, status_map};
 
 /// The Push service.
@@ -20,6 +21,8 @@ pub struct Push {
     pub index: AssetIndex,
     /// Whether it is whole.
     pub completeness: Arc<Completeness>,
+    /// The instances that are served.
+    pub instances: Instances,
 }
 
 // === impl Push ===
@@ -75,6 +78,7 @@ impl api::push_server::Push for Push {
     ) -> Result<Response<api::PushBlobResponse>, Status> {
         let checks = Access::of(&request)?.checks_assets();
         let request = request.into_inner();
+        self.instances.check(&request.instance_name)?;
         let kind = AssetKind::Blob;
         let function = function_of(request.digest_function, request.blob_digest.as_ref())?;
         let keys = asset_request::keys(&request.instance_name, kind, function, &request.uris, &request.qualifiers)?;
@@ -92,6 +96,7 @@ impl api::push_server::Push for Push {
     ) -> Result<Response<api::PushDirectoryResponse>, Status> {
         let checks = Access::of(&request)?.checks_assets();
         let request = request.into_inner();
+        self.instances.check(&request.instance_name)?;
         let kind = AssetKind::Directory;
         let function = function_of(request.digest_function, request.root_directory_digest.as_ref())?;
         let keys = asset_request::keys(&request.instance_name, kind, function, &request.uris, &request.qualifiers)?;

@@ -8,8 +8,11 @@ use casbah_cluster::digest::Digest;
 use casbah_proto::google::bytestream as api;
 use futures_util::stream::{self, Stream, StreamExt as _};
 use tonic::{Request, Response, Status, Streaming};
+use tracing::Instrument as _;
 
+use crate::observe::counters::COUNTERS;
 use crate::serve::compression::{Compression, DecodeError, Decoder, Form};
+use crate::serve::instances::Instances;
 use crate::serve::partial_uploads::{ActiveUpload, PartialUploads, UploadName};
 use crate::serve::resource_name::ResourceName;
 use crate::serve::status_map;
@@ -34,25 +37,32 @@ pub struct ByteStream {
     store: Store,
     compression: Compression,
     partial: PartialUploads,
+    instances: Instances,
 }
 
 // === impl ByteStream ===
 
 impl ByteStream {
-    /// On this store, which may take so many bytes.
-    pub fn new(store: Store, compression: Compression, capacity_bytes: u64) -> ByteStream {
-        ByteStream { store, compression, partial: PartialUploads::new(capacity_bytes / KEPT_SHARE) }
+    /// On this store, which may take so many bytes, for these instances.
+    pub fn new(store: Store, compression: Compression, capacity_bytes: u64, instances: Instances) -> ByteStream {
+        ByteStream { store, compression, partial: PartialUploads::new(capacity_bytes / KEPT_SHARE), instances }
     }
 
     /// The upload to go on with at `offset`, which is 0 or where an upload of this name was cut off. It counts bytes of the
     /// blob, whatever the form.
     async fn resume_or_begin(&self, name: UploadName, offset: i64) -> Result<ActiveUpload, Status> {
         self.partial.discard_old(Instant::now());
+        if let Ok(offset @ 1..) = u64::try_from(offset) {
+            self.partial.end_call_at(&name, offset).await;
+        }
         let kept = self.partial.take(&name).filter(|upload| offset > 0 || upload.written_bytes() == 0);
         let upload = match kept {
             Some(upload) => upload,
             // Before room is made for a blob that will not come.
-            None if offset != 0 => return Err(wrong_offset(name.digest, offset, 0)),
+            None if offset != 0 => {
+                let written = self.partial.written_bytes(&name).unwrap_or(0);
+                return Err(wrong_offset(name.digest, offset, written));
+            }
             None => self.begin(&name.digest).await?,
         };
         let written = upload.written_bytes();
@@ -83,6 +93,7 @@ impl ByteStream {
             return Err(Status::invalid_argument("the upload ended before it began: no message came"));
         };
         let name = ResourceName::for_writing(&first.resource_name).map_err(|error| status_map::name(&error))?;
+        self.instances.check(&name.instance)?;
         let ResourceName { uuid, form, digest, .. } = name;
         if self.store.touch(&[digest]).iter().all(|present| *present) {
             return Ok(present_already(form, &digest));
@@ -118,7 +129,7 @@ impl ByteStream {
         requests: &mut Streaming<api::WriteRequest>,
         active: &mut ActiveUpload,
     ) -> Result<Finished, Stopped> {
-        let (resource_name, digest) = (first.resource_name.clone(), active.digest());
+        let (resource_name, digest, call) = (first.resource_name.clone(), active.digest(), active.call());
         // Where the call began, in bytes of the blob, and what it has sent since, in whatever form: so the API counts.
         let mut next_offset = active.upload().written_bytes();
         let mut decoder = match form {
@@ -129,14 +140,23 @@ impl ByteStream {
         loop {
             check_message(&message, &resource_name, digest, next_offset).map_err(Stopped::Refused)?;
             next_offset += message.data.len() as u64;
+            COUNTERS.received_bytes.add(form.encoding() as usize, message.data.len() as u64);
             take_data(message.data, decoder.as_mut(), active).await?;
             let finish = message.finish_write;
-            let next = requests.message();
-            let next = match finish {
-                false => next.await,
-                true => tokio::time::timeout(HALF_CLOSE_PATIENCE, next).await.unwrap_or(Ok(None)),
+            let next = async {
+                match finish {
+                    false => requests.message().await,
+                    true => {
+                        let next = tokio::time::timeout(HALF_CLOSE_PATIENCE, requests.message());
+                        next.await.unwrap_or(Ok(None))
+                    }
+                }
             };
-            match next.map_err(Stopped::Cut)? {
+            let next = tokio::select! {
+                next = next => next.map_err(Stopped::Cut)?,
+                () = call.superseded() => return Err(Stopped::Cut(superseded(digest))),
+            };
+            match next {
                 Some(_) if finish => {
                     let text = format!("the upload of {digest} goes on after the message with finish_write");
                     return Err(Stopped::Refused(Status::invalid_argument(text)));
@@ -155,16 +175,16 @@ impl ByteStream {
     }
 
     /// The messages of a read whose pieces come as they are.
-    fn as_it_is(first: Option<Bytes>, pieces: Pieces) -> ReadStream {
-        let rest = stream::unfold(Some(pieces), |pieces| async move {
+    fn as_it_is(form: Form, first: Option<Bytes>, pieces: Pieces) -> ReadStream {
+        let rest = stream::unfold(Some(pieces), move |pieces| async move {
             let mut pieces = pieces?;
             match pieces.next().await {
-                Ok(Some(data)) => Some((Ok(api::ReadResponse { data }), Some(pieces))),
+                Ok(Some(data)) => Some((Ok(sent(form, data)), Some(pieces))),
                 Ok(None) => None,
                 Err(error) => Some((Err(status_map::read_midway(&error)), None)),
             }
         });
-        let first = stream::iter(first.map(|data| Ok(api::ReadResponse { data })));
+        let first = stream::iter(first.map(|data| Ok(sent(form, data))));
         Box::pin(first.chain(rest))
     }
 
@@ -185,7 +205,7 @@ impl ByteStream {
                     },
                 };
                 match compression.compress(piece).await {
-                    Ok(data) => Some((Ok(api::ReadResponse { data }), Some((None, pieces)))),
+                    Ok(data) => Some((Ok(sent(Form::Zstd, data)), Some((None, pieces)))),
                     Err(error) => Some((Err(status_map::encode(&error)), None)),
                 }
             }
@@ -240,6 +260,7 @@ impl api::byte_stream_server::ByteStream for ByteStream {
     async fn read(&self, request: Request<api::ReadRequest>) -> Result<Response<Self::ReadStream>, Status> {
         let request = request.into_inner();
         let name = ResourceName::for_reading(&request.resource_name).map_err(|error| status_map::name(&error))?;
+        self.instances.check(&name.instance)?;
         let Ok(offset) = u64::try_from(request.read_offset) else {
             return Err(Status::out_of_range(format!("the read offset {} is below zero", request.read_offset)));
         };
@@ -260,7 +281,7 @@ impl api::byte_stream_server::ByteStream for ByteStream {
             let frames = self.store.read_stored(&name.digest).await.map_err(|error| status_map::read(&error))?;
             if let Some(frames) = frames {
                 let (first, pieces) = first_piece(Pieces::Frames(frames)).await?;
-                return Ok(Response::new(ByteStream::as_it_is(first, pieces)));
+                return Ok(Response::new(ByteStream::as_it_is(Form::Zstd, first, pieces)));
             }
         }
         let reader = self.store.read(&name.digest, offset, length).await;
@@ -268,7 +289,7 @@ impl api::byte_stream_server::ByteStream for ByteStream {
         // The first piece is read before the answer begins, so that a damaged copy is a clean miss.
         let (first, pieces) = first_piece(Pieces::Blob(reader)).await?;
         Ok(Response::new(match name.form {
-            Form::Identity => ByteStream::as_it_is(first, pieces),
+            Form::Identity => ByteStream::as_it_is(Form::Identity, first, pieces),
             Form::Zstd => self.compressed(first, pieces),
         }))
     }
@@ -280,7 +301,7 @@ impl api::byte_stream_server::ByteStream for ByteStream {
         // In a task of its own, because a call is dropped wherever it stands when its client goes away, and what is here
         // of the upload is to be kept. The task ends with the stream.
         let (service, requests) = (self.clone(), request.into_inner());
-        let taken_in = tokio::spawn(async move { service.take_in(requests).await }).await;
+        let taken_in = tokio::spawn(async move { service.take_in(requests).await }.in_current_span()).await;
         let response = taken_in.map_err(|error| Status::internal(format!("taking in the upload failed: {error}")))?;
         Ok(Response::new(response?))
     }
@@ -291,6 +312,7 @@ impl api::byte_stream_server::ByteStream for ByteStream {
     ) -> Result<Response<api::QueryWriteStatusResponse>, Status> {
         let request = request.into_inner();
         let name = ResourceName::for_writing(&request.resource_name).map_err(|error| status_map::name(&error))?;
+        self.instances.check(&name.instance)?;
         let ResourceName { uuid, form, digest, .. } = name;
         if self.store.contains(&digest) {
             let committed_size = committed(digest.size_bytes());
@@ -358,9 +380,19 @@ fn check_message(
     }
 }
 
+/// A message with a piece of a blob.
+fn sent(form: Form, data: Bytes) -> api::ReadResponse {
+    COUNTERS.sent_bytes.add(form.encoding() as usize, data.len() as u64);
+    api::ReadResponse { data }
+}
+
 async fn first_piece(mut pieces: Pieces) -> Result<(Option<Bytes>, Pieces), Status> {
     let first = pieces.next().await.map_err(|error| status_map::read(&error))?;
     Ok((first, pieces))
+}
+
+fn superseded(digest: Digest) -> Status {
+    Status::aborted(format!("another call goes on with this upload of {digest}"))
 }
 
 fn wrong_offset(digest: Digest, offset: i64, expected: u64) -> Status {

@@ -10,11 +10,14 @@ use crate::config::Services;
 use crate::serve::access::Access;
 use crate::serve::cas::MAX_BATCH_BYTES;
 use crate::serve::compression::COMPRESSORS;
+use crate::serve::instances::Instances;
 
 /// The Capabilities service.
 pub struct Capabilities {
     /// The largest blob that the store can hold.
     pub max_blob_bytes: u64,
+    /// The instances that are served.
+    pub instances: Instances,
 }
 
 #[tonic::async_trait]
@@ -24,7 +27,10 @@ impl api::capabilities_server::Capabilities for Capabilities {
         request: Request<api::GetCapabilitiesRequest>,
     ) -> Result<Response<api::ServerCapabilities>, Status> {
         let access = Access::of(&request)?;
+        self.instances.check(&request.get_ref().instance_name)?;
         let versions = api::ServerCapabilities {
+            // Nothing that works is deprecated.
+            deprecated_api_version: Some(version(2, 0)),
             low_api_version: Some(version(2, 0)),
             high_api_version: Some(version(2, 3)),
             ..Default::default()
@@ -50,7 +56,10 @@ impl api::capabilities_server::Capabilities for Capabilities {
                 avg_chunk_size_bytes: chunking::AVERAGE_CHUNK_BYTES as u64,
                 seed: chunking::SEED,
             }),
+            // What a link points to is the client's business: it is stored and not followed.
             symlink_absolute_path_strategy: api::symlink_absolute_path_strategy::Value::Allowed as i32,
+            // Priorities are not looked at: what is least recently used goes first.
+            cache_priority_capabilities: None,
             ..Default::default()
         };
         Ok(Response::new(api::ServerCapabilities { cache_capabilities: Some(cache), ..versions }))

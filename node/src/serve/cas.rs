@@ -9,8 +9,11 @@ use casbah_proto::build::bazel::remote::execution::v2 as api;
 use futures_util::stream::{self, Stream, StreamExt as _};
 use tonic::{Request, Response, Status};
 
+use crate::observe::counters::COUNTERS;
+use crate::observe::labels::Presence;
 use crate::serve::chunks::Chunks;
 use crate::serve::compression::{Compression, Form, OFFERED};
+use crate::serve::instances::Instances;
 use crate::serve::{status_map, tree};
 use crate::store::Store;
 
@@ -34,6 +37,8 @@ pub struct Cas {
     pub store: Store,
     /// Blobs in chunks.
     pub chunks: Chunks,
+    /// The instances that are served.
+    pub instances: Instances,
     /// For those that travel compressed.
     pub compression: Compression,
 }
@@ -99,6 +104,7 @@ impl api::content_addressable_storage_server::ContentAddressableStorage for Cas 
         request: Request<api::FindMissingBlobsRequest>,
     ) -> Result<Response<api::FindMissingBlobsResponse>, Status> {
         let request = request.into_inner();
+        self.instances.check(&request.instance_name)?;
         let function = function_of(request.digest_function, request.blob_digests.first())?;
         let mut seen = HashSet::with_capacity(request.blob_digests.len());
         let mut digests = Vec::with_capacity(request.blob_digests.len());
@@ -110,7 +116,10 @@ impl api::content_addressable_storage_server::ContentAddressableStorage for Cas 
         }
         let present = self.store.touch(&digests);
         let missing = digests.iter().zip(present).filter(|(_, present)| !present);
-        let missing_blob_digests = missing.map(|(digest, _)| to_message(digest)).collect();
+        let missing_blob_digests: Vec<_> = missing.map(|(digest, _)| to_message(digest)).collect();
+        let missing = missing_blob_digests.len();
+        COUNTERS.find_missing.add(Presence::Missing as usize, missing as u64);
+        COUNTERS.find_missing.add(Presence::Present as usize, (digests.len() - missing) as u64);
         Ok(Response::new(api::FindMissingBlobsResponse { missing_blob_digests }))
     }
 
@@ -119,6 +128,7 @@ impl api::content_addressable_storage_server::ContentAddressableStorage for Cas 
         request: Request<api::BatchUpdateBlobsRequest>,
     ) -> Result<Response<api::BatchUpdateBlobsResponse>, Status> {
         let request = request.into_inner();
+        self.instances.check(&request.instance_name)?;
         let first = request.requests.iter().find_map(|blob| blob.digest.as_ref());
         let function = function_of(request.digest_function, first)?;
         check_batch(request.requests.iter().map(batch_bytes).fold(0, u64::saturating_add))?;
@@ -139,6 +149,7 @@ impl api::content_addressable_storage_server::ContentAddressableStorage for Cas 
         request: Request<api::BatchReadBlobsRequest>,
     ) -> Result<Response<api::BatchReadBlobsResponse>, Status> {
         let request = request.into_inner();
+        self.instances.check(&request.instance_name)?;
         let function = function_of(request.digest_function, request.digests.first())?;
         let sizes = request.digests.iter().map(|digest| u64::try_from(digest.size_bytes).unwrap_or(0));
         check_batch(sizes.fold(0, u64::saturating_add))?;
@@ -151,6 +162,7 @@ impl api::content_addressable_storage_server::ContentAddressableStorage for Cas 
                     Ok((data, form)) => (data, form, Ok(())),
                     Err(status) => (Bytes::new(), Form::Identity, Err(status)),
                 };
+                COUNTERS.sent_bytes.add(form.encoding() as usize, data.len() as u64);
                 api::batch_read_blobs_response::Response {
                     digest: Some(digest),
                     data,
@@ -168,6 +180,7 @@ impl api::content_addressable_storage_server::ContentAddressableStorage for Cas 
 
     async fn get_tree(&self, request: Request<api::GetTreeRequest>) -> Result<Response<Self::GetTreeStream>, Status> {
         let request = request.into_inner();
+        self.instances.check(&request.instance_name)?;
         let function = function_of(request.digest_function, request.root_digest.as_ref())?;
         let pages = tree::pages(self.store.clone(), function, request).await?;
         Ok(Response::new(Box::pin(pages)))
@@ -178,6 +191,7 @@ impl api::content_addressable_storage_server::ContentAddressableStorage for Cas 
         request: Request<api::SplitBlobRequest>,
     ) -> Result<Response<api::SplitBlobResponse>, Status> {
         let request = request.into_inner();
+        self.instances.check(&request.instance_name)?;
         let function = function_of(request.digest_function, request.blob_digest.as_ref())?;
         Ok(Response::new(self.chunks.split(function, request).await?))
     }
@@ -187,6 +201,7 @@ impl api::content_addressable_storage_server::ContentAddressableStorage for Cas 
         request: Request<api::SpliceBlobRequest>,
     ) -> Result<Response<api::SpliceBlobResponse>, Status> {
         let request = request.into_inner();
+        self.instances.check(&request.instance_name)?;
         let function = function_of(request.digest_function, request.blob_digest.as_ref())?;
         Ok(Response::new(self.chunks.splice(function, request).await?))
     }
@@ -207,6 +222,7 @@ impl Cas {
                 blob.compressor
             )));
         };
+        COUNTERS.received_bytes.add(form.encoding() as usize, blob.data.len() as u64);
         let Some(digest) = blob.digest else { return Err(Status::invalid_argument("a blob without a digest")) };
         let digest = digest_of(function, &digest).map_err(|error| status_map::digest(&error))?;
         let data = match form {

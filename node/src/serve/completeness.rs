@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use casbah_cluster::digest::{Digest, DigestError, DigestFunction};
-use casbah_proto::build::bazel::remote::execution::v2::{Directory, Tree as TreeMessage};
+use casbah_proto::build::bazel::remote::execution::v2::Directory;
 use prost::Message as _;
 
 use crate::serve::cas::digest_of;
@@ -73,6 +73,12 @@ pub enum MalformedDirectory {
         /// The entry.
         name: String,
     },
+    /// A tree without one of its directories.
+    #[error("it names the directory {child} but does not hold it")]
+    NoChild {
+        /// The directory.
+        child: Digest,
+    },
     /// A child with a malformed digest.
     #[error("one of its entries has a malformed digest")]
     Digest(#[from] DigestError),
@@ -85,6 +91,15 @@ enum Tree {
     Root(Digest),
     /// One `Tree` message with all directories.
     Message(Digest),
+}
+
+/// A `Tree` message whose directories are left as they came: their digests are those of these bytes.
+#[derive(Clone, PartialEq, prost::Message)]
+struct TreeMessage {
+    #[prost(bytes = "bytes", optional, tag = "1")]
+    root: Option<Bytes>,
+    #[prost(bytes = "bytes", repeated, tag = "2")]
+    children: Vec<Bytes>,
 }
 
 /// Says whether trees and blobs are whole, and keeps them from being evicted when they are.
@@ -117,7 +132,7 @@ impl Completeness {
     }
 
     /// Looks for every file of the trees that these blobs hold as one `Tree` message each, and for the blobs themselves, and
-    /// marks them as used.
+    /// marks them as used. A tree must hold every directory that it names.
     ///
     /// # Errors
     /// [`Incomplete`] names the first thing that is missing or wrong.
@@ -130,9 +145,20 @@ impl Completeness {
             let bytes = self.read(digest, digest, "an output directory's tree").await?;
             let malformed = |source| Incomplete::Malformed { digest: *digest, source: Box::new(source) };
             let tree = TreeMessage::decode(bytes).map_err(|error| malformed(error.into()))?;
+            let function = digest.function();
+            let mut named = HashSet::new();
             for directory in tree.root.iter().chain(&tree.children) {
-                let (files, _directories) = entries(digest.function(), directory).map_err(malformed)?;
+                tokio::task::consume_budget().await;
+                let directory = Directory::decode(directory.clone()).map_err(|error| malformed(error.into()))?;
+                let (files, directories) = entries(function, &directory).map_err(malformed)?;
                 self.all_present(&files, "a file of a tree")?;
+                named.extend(directories);
+            }
+            for child in &tree.children {
+                named.remove(&Digest::of(function, child));
+            }
+            if let Some(child) = named.into_iter().next() {
+                return Err(malformed(MalformedDirectory::NoChild { child }));
             }
             self.remember(Tree::Message(*digest), started);
         }

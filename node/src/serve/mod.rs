@@ -15,6 +15,7 @@ mod cas;
 mod chunks;
 mod completeness;
 mod compression;
+mod instances;
 mod partial_uploads;
 mod resource_name;
 mod services;

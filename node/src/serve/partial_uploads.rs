@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use casbah_cluster::digest::Digest;
+use tokio::sync::Notify;
 
 use crate::serve::compression::Form;
 use crate::store::Upload;
@@ -19,6 +20,9 @@ const KEPT_MAX: usize = 256;
 
 /// How long an interrupted upload is kept: clients come back within seconds, their longest back-off is a minute or two.
 const KEPT_FOR: Duration = Duration::from_secs(300);
+
+/// How long a call may take to end once another one goes on with its upload: it has a piece to write at the most.
+const END_PATIENCE: Duration = Duration::from_secs(1);
 
 /// The name of an upload.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -37,10 +41,21 @@ pub(super) struct PartialUploads {
 }
 
 enum Entry {
-    /// Bytes are arriving; so many are there.
-    Active(Arc<AtomicU64>),
+    /// Bytes are arriving.
+    Active(Arc<Call>),
     /// Cut off at this time.
     Kept(Upload, Instant),
+}
+
+/// A call that brings the bytes of an upload.
+#[derive(Default)]
+pub(super) struct Call {
+    /// So many are there.
+    written: AtomicU64,
+    /// Another call goes on with the upload.
+    superseded: Notify,
+    /// The upload is no longer this call's.
+    ended: Notify,
 }
 
 /// An upload while its bytes arrive. Dropped, it is kept for the client to go on with; committed, it is not.
@@ -49,7 +64,7 @@ pub(super) struct ActiveUpload {
     uploads: PartialUploads,
     /// `None` only after [`ActiveUpload::finish`].
     upload: Option<Upload>,
-    written: Arc<AtomicU64>,
+    call: Arc<Call>,
 }
 
 // === impl PartialUploads ===
@@ -63,7 +78,7 @@ impl PartialUploads {
     /// The bytes that are here of an upload that is not committed.
     pub(super) fn written_bytes(&self, name: &UploadName) -> Option<u64> {
         match self.lock().get(name)? {
-            Entry::Active(written) => Some(written.load(Ordering::Relaxed)),
+            Entry::Active(call) => Some(call.written.load(Ordering::Relaxed)),
             Entry::Kept(upload, _) => Some(upload.written_bytes()),
         }
     }
@@ -80,11 +95,35 @@ impl PartialUploads {
         }
     }
 
+    /// Has the call end whose upload of this name stands at so many bytes. A client notices first that its connection
+    /// broke, and comes back with another one while the call is still waited on here.
+    ///
+    /// # Cancel safety
+    /// May be dropped at any time; the call ends all the same.
+    pub(super) async fn end_call_at(&self, name: &UploadName, written_bytes: u64) {
+        let call = match self.lock().get(name) {
+            Some(Entry::Active(call)) if call.written.load(Ordering::Relaxed) == written_bytes => Arc::clone(call),
+            _ => return,
+        };
+        let ended = call.ended.notified();
+        tokio::pin!(ended);
+        // From here on no end is missed; one that came before is seen in the entry.
+        ended.as_mut().enable();
+        let is_active = match self.lock().get(name) {
+            Some(Entry::Active(active)) => Arc::ptr_eq(active, &call),
+            _ => false,
+        };
+        if is_active {
+            call.superseded.notify_one();
+            let _elapsed = tokio::time::timeout(END_PATIENCE, ended).await;
+        }
+    }
+
     /// Makes it known that bytes of this upload arrive.
     pub(super) fn activate(&self, name: UploadName, upload: Upload) -> ActiveUpload {
-        let written = Arc::new(AtomicU64::new(upload.written_bytes()));
-        self.lock().insert(name.clone(), Entry::Active(Arc::clone(&written)));
-        ActiveUpload { name, uploads: self.clone(), upload: Some(upload), written }
+        let call = Arc::new(Call { written: AtomicU64::new(upload.written_bytes()), ..Call::default() });
+        self.lock().insert(name.clone(), Entry::Active(Arc::clone(&call)));
+        ActiveUpload { name, uploads: self.clone(), upload: Some(upload), call }
     }
 
     /// Gives up every interrupted upload, so that the space they hold can be used.
@@ -145,7 +184,12 @@ impl ActiveUpload {
     /// Makes the bytes that are here known to [`PartialUploads::written_bytes`].
     pub(super) fn note_progress(&mut self) {
         let written = self.upload().written_bytes();
-        self.written.store(written, Ordering::Relaxed);
+        self.call.written.store(written, Ordering::Relaxed);
+    }
+
+    /// The call, which is to end when it is [`Call::superseded`].
+    pub(super) fn call(&self) -> Arc<Call> {
+        Arc::clone(&self.call)
     }
 
     /// What is being uploaded.
@@ -162,15 +206,14 @@ impl ActiveUpload {
     pub(super) fn finish(mut self) -> Upload {
         self.upload.take().expect("only finish takes it, and consumes self")
     }
-}
 
-impl Drop for ActiveUpload {
-    fn drop(&mut self) {
+    /// Leaves the upload to whoever comes back for it, if it is still this call's.
+    fn leave(&mut self) {
         {
             // Another upload of the same name may have begun meanwhile: its entry stays.
             let mut uploads = self.uploads.lock();
             match uploads.get(&self.name) {
-                Some(Entry::Active(written)) if Arc::ptr_eq(written, &self.written) => {
+                Some(Entry::Active(call)) if Arc::ptr_eq(call, &self.call) => {
                     uploads.remove(&self.name);
                 }
                 _ => return,
@@ -179,5 +222,24 @@ impl Drop for ActiveUpload {
         if let Some(upload) = self.upload.take().filter(|upload| upload.written_bytes() > 0) {
             self.uploads.keep(self.name.clone(), upload);
         }
+    }
+}
+
+impl Drop for ActiveUpload {
+    fn drop(&mut self) {
+        self.leave();
+        self.call.ended.notify_waiters();
+    }
+}
+
+// === impl Call ===
+
+impl Call {
+    /// Comes when another call goes on with the upload.
+    ///
+    /// # Cancel safety
+    /// May be dropped at any time and asked for again.
+    pub(super) async fn superseded(&self) {
+        self.superseded.notified().await;
     }
 }

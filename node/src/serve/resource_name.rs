@@ -14,11 +14,8 @@
 use casbah_cluster::digest::{Digest, DigestError, DigestFunction};
 use casbah_proto::build::bazel::remote::execution::v2 as api;
 
+use crate::config::RESERVED_SEGMENTS as KEYWORDS;
 use crate::serve::compression::{Form, OFFERED};
-
-/// Segments that no instance name may have.
-const KEYWORDS: [&str; 8] =
-    ["blobs", "uploads", "actions", "actionResults", "operations", "capabilities", "compressed-blobs", "executions"];
 
 /// The longest resource name that is looked at. A real one has an instance name and some 200 characters.
 const MAX_NAME_BYTES: usize = 4096;
@@ -173,6 +170,10 @@ fn is_function(segment: &str) -> bool {
 fn shortened(name: &str) -> String {
     name.chars().take(300).collect()
 }
+
+#[cfg(test)]
+#[path = "resource_name_mutation_test.rs"]
+mod mutation_tests;
 
 #[cfg(test)]
 mod tests {

@@ -13,7 +13,9 @@ use tonic::server::NamedService as _;
 use tonic::service::Routes;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
+use tonic_reflection::server::{v1, v1alpha};
 
+use crate::config::InstanceNames;
 use crate::index::{ActionIndex, AssetIndex, SplitIndex};
 use crate::serve::action_cache::ActionCache;
 use crate::serve::asset_fetch::Fetch;
@@ -24,6 +26,7 @@ use crate::serve::cas::{Cas, MAX_MESSAGE_BYTES};
 use crate::serve::chunks::Chunks;
 use crate::serve::completeness::Completeness;
 use crate::serve::compression::Compression;
+use crate::serve::instances::Instances;
 use crate::store::Store;
 
 /// What the services work on.
@@ -40,6 +43,8 @@ pub struct Parts {
     pub capacity_bytes: u64,
     /// How long a used blob stays at least.
     pub retention_floor: Duration,
+    /// The instance names that are served.
+    pub instances: InstanceNames,
 }
 
 /// The names under which health is asked for: of the whole, and of each service.
@@ -55,22 +60,30 @@ pub const HEALTH_NAMES: [&str; 7] = [
 
 /// The route table, and the one who says whether the services are well.
 pub async fn services(parts: Parts) -> (Routes, HealthReporter) {
-    let Parts { store, assets, actions, splits, capacity_bytes, retention_floor } = parts;
+    let Parts { store, assets, actions, splits, capacity_bytes, retention_floor, instances } = parts;
+    let instances = Instances::new(instances);
     let completeness = Arc::new(Completeness::new(store.clone(), retention_floor));
-    let capabilities = CapabilitiesServer::new(Capabilities { max_blob_bytes: capacity_bytes });
+    let capabilities =
+        CapabilitiesServer::new(Capabilities { max_blob_bytes: capacity_bytes, instances: instances.clone() });
     let chunks = Chunks::new(store.clone(), splits, capacity_bytes);
     let compression = Compression::new();
-    let cas = Cas { store: store.clone(), chunks, compression: compression.clone() };
+    let cas = Cas { store: store.clone(), instances: instances.clone(), chunks, compression: compression.clone() };
     let cas = ContentAddressableStorageServer::new(cas)
         .max_decoding_message_size(MAX_MESSAGE_BYTES)
         .max_encoding_message_size(MAX_MESSAGE_BYTES);
-    let cache = ActionCache { index: actions, store: store.clone(), completeness: Arc::clone(&completeness) };
+    let cache = ActionCache {
+        index: actions,
+        store: store.clone(),
+        completeness: Arc::clone(&completeness),
+        instances: instances.clone(),
+    };
     let action_cache = ActionCacheServer::new(cache).max_decoding_message_size(MAX_MESSAGE_BYTES);
-    let bytestream = ByteStreamServer::new(ByteStream::new(store, compression, capacity_bytes))
+    let bytestream = ByteStreamServer::new(ByteStream::new(store, compression, capacity_bytes, instances.clone()))
         .max_decoding_message_size(MAX_MESSAGE_BYTES);
-    let fetch = FetchServer::new(Fetch { index: assets.clone(), completeness: Arc::clone(&completeness) })
-        .max_decoding_message_size(MAX_MESSAGE_BYTES);
-    let push = PushServer::new(Push { index: assets, completeness }).max_decoding_message_size(MAX_MESSAGE_BYTES);
+    let fetch = Fetch { index: assets.clone(), completeness: Arc::clone(&completeness), instances: instances.clone() };
+    let fetch = FetchServer::new(fetch).max_decoding_message_size(MAX_MESSAGE_BYTES);
+    let push =
+        PushServer::new(Push { index: assets, completeness, instances }).max_decoding_message_size(MAX_MESSAGE_BYTES);
 
     let (reporter, health) = tonic_health::server::health_reporter();
     for name in HEALTH_NAMES {
@@ -78,8 +91,40 @@ pub async fn services(parts: Parts) -> (Routes, HealthReporter) {
     }
 
     let mut routes = Routes::builder();
-    routes.add_service(health);
+    routes.add_service(health).add_service(reflection_v1()).add_service(reflection_v1alpha());
     routes.add_service(capabilities).add_service(cas).add_service(action_cache).add_service(bytestream);
     routes.add_service(fetch).add_service(push);
     (routes.routes(), reporter)
+}
+
+/// What describes the services, to those whom their listener lets ask.
+fn reflection_v1() -> v1::ServerReflectionServer<impl v1::ServerReflection> {
+    reflection().build_v1().expect("descriptors that were compiled in can be read")
+}
+
+/// The same for older clients.
+fn reflection_v1alpha() -> v1alpha::ServerReflectionServer<impl v1alpha::ServerReflection> {
+    reflection().build_v1alpha().expect("descriptors that were compiled in can be read")
+}
+
+/// Of the services that are served: the descriptors have Execution as well.
+fn reflection() -> tonic_reflection::server::Builder<'static> {
+    let builder = tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(casbah_proto::FILE_DESCRIPTOR_SET)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        .with_service_name("grpc.health.v1.Health");
+    HEALTH_NAMES
+        .into_iter()
+        .filter(|name| !name.is_empty())
+        .fold(builder, |builder, name| builder.with_service_name(name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_descriptors_can_be_read() {
+        let _built = (reflection_v1(), reflection_v1alpha());
+    }
 }

@@ -69,7 +69,7 @@ mod store_test;
 mod stress_test;
 mod sync;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 mod upload;
 mod verify;
 #[cfg(test)]

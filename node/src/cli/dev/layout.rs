@@ -100,7 +100,7 @@ impl NodeLayout {
 
     /// Its configuration file. Paths in it are relative, so that the directory can be moved.
     fn settings(&self, insecure: bool) -> String {
-        let NodeLayout { name, ports: Ports { public, client }, .. } = self;
+        let NodeLayout { name, ports: Ports { public, client, admin }, .. } = self;
         let (tls, trust) = if insecure {
             ("", "")
         } else {
@@ -114,6 +114,7 @@ impl NodeLayout {
             "# Written by `casbah dev`, anew each time it starts.\n\n\
              [node]\nname = \"{name}\"\ndir = \"data\"\n\n\
              [store]\ncapacity = \"10GiB\"\n\n\
+             # Probes, metrics and status.\n[admin]\naddress = \"localhost:{admin}\"\n\n\
              # Anyone may read.\n[[listener]]\naddress = \"localhost:{public}\"\n{tls}allow = [\"read\"]\n\n\
              # {who} may read and write.\n[[listener]]\naddress = \"localhost:{client}\"\n{tls}{trust}\
              allow = [\"read\", \"write\"]\n"
@@ -176,6 +177,7 @@ mod tests {
         assert!(matches!(&client.clients, Clients::Certificate { authorities: Some(path), .. } if path.exists()));
         assert!(public.tls.as_ref().is_some_and(|tls| tls.certificate.exists() && tls.key.exists()));
         assert_eq!(config.node.dir, node.data);
+        assert!(config.admin.is_some_and(|admin| admin.port == node.ports.admin && admin.is_loopback()));
         assert!(!layout.temporary);
     }
 

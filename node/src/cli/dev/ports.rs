@@ -12,6 +12,8 @@ pub(super) struct Ports {
     pub(super) public: u16,
     /// Reading and writing.
     pub(super) client: u16,
+    /// Probes, metrics and status.
+    pub(super) admin: u16,
 }
 
 /// Between the ports of one node and those of the next.
@@ -20,7 +22,7 @@ const STRIDE: u16 = 10;
 /// Attempts to find a port that is free on both addresses.
 const ATTEMPTS: usize = 16;
 
-/// The ports of `nodes` nodes from `base` on: `base + 1` and `base + 2`, then ten further each; 0 for any free ones.
+/// The ports of `nodes` nodes from `base` on: `base + 1` to `base + 3`, then ten further each; 0 for any free ones.
 ///
 /// They are free now; somebody else may take one before the node does, which the node then tells.
 pub(super) fn choose(base: u16, nodes: u16) -> Result<Vec<Ports>, Failure> {
@@ -30,13 +32,13 @@ pub(super) fn choose(base: u16, nodes: u16) -> Result<Vec<Ports>, Failure> {
     let mut ports = Vec::new();
     for index in 0..nodes {
         let of_node = |offset: u16| base.checked_add(index.checked_mul(STRIDE)?)?.checked_add(offset);
-        let (Some(public), Some(client)) = (of_node(1), of_node(2)) else {
+        let (Some(public), Some(client), Some(admin)) = (of_node(1), of_node(2), of_node(3)) else {
             return Err(Failure::new(format!("--port-base {base}: ports end at 65535")).hint("take a lower one"));
         };
-        for port in [public, client] {
+        for port in [public, client, admin] {
             hold(port).map_err(|error| taken(port, &error))?;
         }
-        ports.push(Ports { public, client });
+        ports.push(Ports { public, client, admin });
     }
     Ok(ports)
 }
@@ -56,7 +58,7 @@ fn any(nodes: u16) -> Result<Vec<Ports>, Failure> {
         held.push(listeners);
         Ok::<u16, Failure>(port)
     };
-    (0..nodes).map(|_| Ok(Ports { public: next()?, client: next()? })).collect()
+    (0..nodes).map(|_| Ok(Ports { public: next()?, client: next()?, admin: next()? })).collect()
 }
 
 /// Takes the port on both addresses; a machine without IPv6 has one.
@@ -86,10 +88,10 @@ mod tests {
     #[test]
     fn free_ports_are_all_different() {
         let ports = choose(0, 3).unwrap();
-        let mut all: Vec<u16> = ports.iter().flat_map(|ports| [ports.public, ports.client]).collect();
+        let mut all: Vec<u16> = ports.iter().flat_map(|ports| [ports.public, ports.client, ports.admin]).collect();
         all.sort_unstable();
         all.dedup();
-        assert_eq!(all.len(), 6);
+        assert_eq!(all.len(), 9);
     }
 
     #[test]

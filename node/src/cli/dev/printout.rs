@@ -44,7 +44,7 @@ pub(super) fn json<'a>(layout: &'a Layout, pids: &[u32]) -> Json<'a> {
         client: format!("localhost:{}", node.ports.client),
         public: format!("localhost:{}", node.ports.public),
         peer: None,
-        admin: None,
+        admin: Some(format!("localhost:{}", node.ports.admin)),
         config: &node.config,
         dir: &node.data,
     };
@@ -70,10 +70,12 @@ pub(super) fn text(layout: &Layout, pids: &[u32], program: &Path, colours: Colou
         let _infallible = writeln!(text, "{} {}\n", colours.bold(&title), colours.dim(&format!("(pid {pid})")));
         let client = format!("{scheme}://localhost:{}", node.ports.client);
         let public = format!("{scheme}://localhost:{}", node.ports.public);
-        let width = client.len().max(public.len());
+        let admin = format!("http://localhost:{}", node.ports.admin);
+        let width = client.len().max(public.len()).max(admin.len());
         let rows = [
             ("client", format!("{}  reading and writing, {who}", colours.cyan(&format!("{client:width$}")))),
             ("public", format!("{}  reading, anyone", colours.cyan(&format!("{public:width$}")))),
+            ("admin", format!("{}  status, metrics and probes", colours.cyan(&format!("{admin:width$}")))),
             ("log", node.log.display().to_string()),
             ("restart", restart_line(program, &node.config)),
         ];
@@ -184,7 +186,7 @@ mod tests {
             dir: dir.to_path_buf(),
             temporary,
             certificates: secure.then(|| Throwaway::at(&dir.join("tls"))),
-            nodes: vec![NodeLayout::at(dir, 1, Ports { public: 11001, client: 11002 })],
+            nodes: vec![NodeLayout::at(dir, 1, Ports { public: 11001, client: 11002, admin: 11003 })],
         }
     }
 
@@ -216,7 +218,7 @@ mod tests {
             line,
             r#"{"dir":"/d","ca":"/d/tls/ca.crt","client_cert":"/d/tls/client.crt","client_key":"/d/tls/client.key","nodes":[{"#
                 .to_owned()
-                + r#""name":"node-1","pid":4711,"client":"localhost:11002","public":"localhost:11001","peer":null,"admin":null,"#
+                + r#""name":"node-1","pid":4711,"client":"localhost:11002","public":"localhost:11001","peer":null,"admin":"localhost:11003","#
                 + r#""config":"/d/node-1/casbah.toml","dir":"/d/node-1/data"}]}"#
         );
         let line = serde_json::to_string(&json(&layout("/d", false, false), &[4711])).unwrap();

@@ -4,6 +4,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 
+/// The rooms that are used again, and one byte more than the largest piece, which shows that there would be more.
+pub const ROOM_BYTES: usize = (1 << 20) + 1;
+
 /// Rooms that are kept while nobody uses them: 16 MiB.
 const IDLE_MAX: usize = 16;
 
@@ -20,11 +23,14 @@ pub struct Buffer {
 // === impl Buffers ===
 
 impl Buffers {
-    /// An empty room for so many bytes at least; all callers that ask for most should ask for the same.
+    /// An empty room for exactly so many bytes: what is decoded into it stops there.
     pub fn take(self: &Arc<Self>, room_bytes: usize) -> Buffer {
-        let mut bytes = self.0.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default();
+        let idle = match room_bytes {
+            ROOM_BYTES => self.0.lock().unwrap_or_else(PoisonError::into_inner).pop(),
+            _ => None,
+        };
+        let mut bytes = idle.unwrap_or_else(|| Vec::with_capacity(room_bytes));
         bytes.clear();
-        bytes.reserve_exact(room_bytes);
         Buffer { bytes, home: Arc::clone(self) }
     }
 }
@@ -54,6 +60,9 @@ impl AsRef<[u8]> for Buffer {
 
 impl Drop for Buffer {
     fn drop(&mut self) {
+        if self.bytes.capacity() != ROOM_BYTES {
+            return;
+        }
         let mut idle = self.home.0.lock().unwrap_or_else(PoisonError::into_inner);
         if idle.len() < IDLE_MAX {
             idle.push(std::mem::take(&mut self.bytes));
@@ -68,29 +77,36 @@ mod tests {
     #[test]
     fn a_room_is_used_again_when_its_bytes_are_gone_and_begins_empty() {
         let buffers = Arc::new(Buffers::default());
-        let mut room = buffers.take(1000);
-        room.bytes().extend([1; 900]);
+        let mut room = buffers.take(ROOM_BYTES);
+        room.bytes().resize(ROOM_BYTES - 100, 1);
         let place = room.as_ref().as_ptr();
-        let (bytes, clone) = {
-            let bytes = room.freeze();
-            (bytes.clone(), bytes)
-        };
+        let bytes = room.freeze();
+        let clone = bytes.clone();
         drop(bytes);
-        let other = buffers.take(1000);
+        let other = buffers.take(ROOM_BYTES);
         assert_ne!(other.as_ref().as_ptr(), place, "somebody has it still");
         drop(clone);
-        let again = buffers.take(1000);
+        let again = buffers.take(ROOM_BYTES);
         assert_eq!((again.as_ref().as_ptr(), again.as_ref().len()), (place, 0));
     }
 
     #[test]
     fn a_few_bytes_do_not_keep_a_large_room() {
         let buffers = Arc::new(Buffers::default());
-        let mut room = buffers.take(1000);
+        let mut room = buffers.take(ROOM_BYTES);
         room.bytes().extend([1; 10]);
         let place = room.as_ref().as_ptr();
         let few = room.freeze();
-        assert_eq!(buffers.take(1000).as_ref().as_ptr(), place);
+        assert_eq!(buffers.take(ROOM_BYTES).as_ref().as_ptr(), place);
         assert_eq!(few, [1; 10].as_slice());
+    }
+
+    #[test]
+    fn a_smaller_room_has_no_more_than_was_asked_for() {
+        let buffers = Arc::new(Buffers::default());
+        drop(buffers.take(ROOM_BYTES));
+        assert_eq!(buffers.take(1000).bytes().capacity(), 1000);
+        drop(buffers.take(1000));
+        assert_eq!(buffers.take(ROOM_BYTES).bytes().capacity(), ROOM_BYTES);
     }
 }

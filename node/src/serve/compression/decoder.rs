@@ -2,11 +2,12 @@
 
 use bytes::{Buf as _, Bytes};
 
+use super::buffers::ROOM_BYTES;
 use super::frames::{DecodeError, Frames, Step};
 use super::workers::{Compression, INLINE_BYTES, Memory};
 
 /// The most that comes out at once: as much as an upload gathers before it hashes and writes it.
-const PIECE_BYTES: u64 = 1 << 20;
+const PIECE_BYTES: u64 = ROOM_BYTES as u64 - 1;
 
 /// The most that goes into one job: it may make nothing of it, and take some 20 ms for that (frames without content).
 const JOB_INPUT_BYTES: usize = 1 << 20;

@@ -2,6 +2,8 @@
 
 use casbah_proto::build::bazel::remote::execution::v2::compressor::Value;
 
+use crate::observe::labels::Encoding;
+
 /// The compressors that are offered, as Capabilities lists them. IDENTITY is always offered and never listed.
 pub const COMPRESSORS: [Value; 1] = [Value::Zstd];
 
@@ -20,6 +22,14 @@ pub enum Form {
 // === impl Form ===
 
 impl Form {
+    /// As metrics have it.
+    pub fn encoding(self) -> Encoding {
+        match self {
+            Form::Identity => Encoding::Identity,
+            Form::Zstd => Encoding::Zstd,
+        }
+    }
+
     /// By the name that stands in resource names.
     pub fn by_name(name: &str) -> Option<Form> {
         match name {

@@ -1,0 +1,164 @@
+//! The snapshot for eyes: groups of rows, which the status page and `casbah status` both show.
+
+use super::snapshot::{Index, Snapshot, Store};
+
+/// Rows that belong together.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Group {
+    /// What they are about.
+    pub title: &'static str,
+    /// Name and value.
+    pub rows: Vec<(&'static str, String)>,
+    /// The part of a whole that is used, in percent, where there is one.
+    pub used_percent: Option<u64>,
+}
+
+/// Everything, in the order in which it is read.
+pub fn groups(snapshot: &Snapshot) -> Vec<Group> {
+    let Snapshot { connections, calls, traffic, .. } = snapshot;
+    let commit = snapshot.commit.as_ref().map(|commit| format!(" ({commit})")).unwrap_or_default();
+    let node = vec![
+        ("phase", snapshot.phase.name().to_owned()),
+        ("version", format!("{}{commit}", snapshot.version)),
+        ("uptime", span(snapshot.uptime_seconds as u64)),
+        ("process", snapshot.pid.to_string()),
+        ("directory", snapshot.dir.clone()),
+    ];
+    let listeners =
+        snapshot.listeners.iter().map(|listener| ("", format!("{} ({})", listener.url, listener.description)));
+    let clients = vec![
+        (
+            "connections",
+            format!(
+                "{} open, {} so far, {} came to nothing",
+                count(connections.open),
+                count(connections.accepted),
+                count(connections.refused)
+            ),
+        ),
+        (
+            "calls",
+            format!(
+                "{} under way, {} so far, {} failed here",
+                count(calls.under_way),
+                count(calls.begun),
+                count(calls.failed)
+            ),
+        ),
+        ("blobs received", size(traffic.received_bytes)),
+        ("blobs sent", size(traffic.sent_bytes)),
+    ];
+    let group = |title, rows| Group { title, rows, used_percent: None };
+    let mut groups =
+        vec![group("node", node), group("listeners", listeners.collect::<Vec<_>>()), group("clients", clients)];
+    match &snapshot.store {
+        Some(store) => groups.push(Group {
+            title: "store",
+            rows: store_rows(store),
+            used_percent: store.bytes.saturating_mul(100).checked_div(store.usable_bytes.max(1)),
+        }),
+        None => groups.push(group("store", vec![("", "none in this process (yet)".to_owned())])),
+    }
+    if let Some(indexes) = &snapshot.indexes {
+        let rows = vec![("assets", index(&indexes.assets)), ("results of actions", index(&indexes.actions))];
+        groups.push(group("index", rows));
+    }
+    groups
+}
+
+fn store_rows(store: &Store) -> Vec<(&'static str, String)> {
+    let usable = match store.usable_bytes < store.capacity_bytes {
+        true => format!(" ({} have room on the disk)", size(store.usable_bytes)),
+        false => String::new(),
+    };
+    let writes = store.read_only.map_or_else(|| "taken".to_owned(), |reason| format!("refused: {}", reason.phrase()));
+    let oldest = store.oldest_use_age_seconds.map_or_else(|| "none".to_owned(), |age| format!("{} ago", span(age)));
+    vec![
+        ("blobs", count(store.blobs)),
+        ("disk", format!("{} of {}{usable}", size(store.bytes), size(store.capacity_bytes))),
+        ("writes", writes),
+        ("reserved", format!("{} for uploads under way", size(store.reserved_bytes))),
+        ("small blobs", format!("{} in files, {} of them dead", size(store.segment_bytes), size(store.dead_bytes))),
+        ("least recent use", oldest),
+        ("evicted", format!("{} blobs, {}", count(store.evicted_blobs), size(store.evicted_bytes))),
+        ("damaged", format!("{} blobs; {} checked", count(store.damaged_blobs), size(store.scrubbed_bytes))),
+        ("memory", format!("{} for the index", size(store.index_memory_bytes))),
+    ]
+}
+
+fn index(index: &Index) -> String {
+    let records = index.records.map_or_else(|| "unknown".to_owned(), count);
+    format!(
+        "{records} of {}; {} evicted, {} expired",
+        count(index.capacity),
+        count(index.evicted),
+        count(index.expired)
+    )
+}
+
+/// `1,234,567`
+fn count(number: u64) -> String {
+    let digits = number.to_string();
+    let mut grouped = String::with_capacity(digits.len() + digits.len() / 3);
+    for (place, digit) in digits.chars().enumerate() {
+        if place > 0 && (digits.len() - place).is_multiple_of(3) {
+            grouped.push(',');
+        }
+        grouped.push(digit);
+    }
+    grouped
+}
+
+/// `3.2 GiB`
+fn size(bytes: u64) -> String {
+    let mut value = bytes as f64;
+    for unit in ["B", "KiB", "MiB", "GiB"] {
+        if value < 1024.0 {
+            return if unit == "B" { format!("{bytes} B") } else { format!("{value:.1} {unit}") };
+        }
+        value /= 1024.0;
+    }
+    format!("{value:.1} TiB")
+}
+
+/// `1d 2h`: the two largest units.
+fn span(seconds: u64) -> String {
+    let (minutes, hours, days) = (seconds / 60, seconds / 3600, seconds / 86_400);
+    match (days, hours, minutes) {
+        (0, 0, 0) => format!("{seconds}s"),
+        (0, 0, _) => format!("{minutes}m {}s", seconds % 60),
+        (0, ..) => format!("{hours}h {}m", minutes % 60),
+        _ => format!("{days}d {}h", hours % 24),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_for_eyes() {
+        assert_eq!([0, 999, 1000, 1_234_567].map(count), ["0", "999", "1,000", "1,234,567"]);
+        assert_eq!([0, 1023, 1024, 3 << 30, 5 << 40].map(size), ["0 B", "1023 B", "1.0 KiB", "3.0 GiB", "5.0 TiB"]);
+        assert_eq!([59, 61, 3661, 93_784].map(span), ["59s", "1m 1s", "1h 1m", "1d 2h"]);
+    }
+
+    #[test]
+    fn a_store_that_is_not_here_is_told_and_not_guessed_at() {
+        let groups = groups(&Snapshot { store: None, indexes: None, ..Snapshot::sample() });
+        let store = groups.iter().find(|group| group.title == "store").unwrap();
+        assert_eq!(store.rows, [("", "none in this process (yet)".to_owned())]);
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_store_is_told() {
+        let mut snapshot = Snapshot::sample();
+        let store = snapshot.store.as_mut().unwrap();
+        store.usable_bytes = 4 << 30;
+        let groups = groups(&snapshot);
+        let store = groups.iter().find(|group| group.title == "store").unwrap();
+        assert!(store.rows.contains(&("disk", "3.0 GiB of 10.0 GiB (4.0 GiB have room on the disk)".to_owned())));
+        assert!(store.rows.contains(&("writes", "refused: the disk is full".to_owned())));
+        assert_eq!(store.used_percent, Some(75));
+    }
+}
