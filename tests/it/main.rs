@@ -26,5 +26,6 @@ mod quota;
 mod reading;
 mod reflection;
 mod restart;
+mod resumption;
 mod takeover;
 mod tree;

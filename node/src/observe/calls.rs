@@ -214,7 +214,7 @@ mod tests {
     use casbah_proto::build::bazel::remote::execution::v2::ToolDetails;
     use http_body_util::BodyExt as _;
     use std::io;
-    use std::sync::{Mutex, PoisonError};
+    use std::sync::{LazyLock, Mutex, PoisonError};
     use tonic::metadata::MetadataValue;
 
     #[derive(Clone, Default)]
@@ -231,8 +231,16 @@ mod tests {
         }
     }
 
+    /// As long as there is one dispatcher alone, tracing asks that of whichever thread comes first whether an event matters
+    /// to anybody, and another test has none. With a second one, it asks them all.
+    static SECOND: LazyLock<tracing::Dispatch> = LazyLock::new(|| {
+        let subscriber = tracing_subscriber::fmt().with_max_level(Level::TRACE).with_writer(io::sink);
+        tracing::Dispatch::new(subscriber.finish())
+    });
+
     /// What is logged at this level while this is done.
     fn logged(level: Level, action: impl FnOnce()) -> String {
+        LazyLock::force(&SECOND);
         let lines = Lines::default();
         let writer = lines.clone();
         let subscriber = tracing_subscriber::fmt()

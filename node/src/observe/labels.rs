@@ -90,6 +90,8 @@ label! {
         StreamRead = "stream_read",
         StreamWrite = "stream_write",
         Tree = "tree",
+        Split = "split",
+        Splice = "splice",
         ResultGet = "result_get",
         ResultUpdate = "result_update",
         Fetch = "fetch",
@@ -203,11 +205,13 @@ impl Method {
             Method::Read => Class::StreamRead,
             Method::Write => Class::StreamWrite,
             Method::GetTree => Class::Tree,
+            Method::SplitBlob => Class::Split,
+            Method::SpliceBlob => Class::Splice,
             Method::GetActionResult => Class::ResultGet,
             Method::UpdateActionResult => Class::ResultUpdate,
             Method::FetchBlob | Method::FetchDirectory => Class::Fetch,
             Method::PushBlob | Method::PushDirectory => Class::Push,
-            Method::SplitBlob | Method::SpliceBlob | Method::Watch | Method::Reflection | Method::Other => return None,
+            Method::Watch | Method::Reflection | Method::Other => return None,
         })
     }
 }
