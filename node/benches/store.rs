@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use casbah::config::SyncPolicy;
+use casbah::config::{Compression, SyncPolicy};
 use casbah::store::{Store, StoreOptions};
 use casbah_cluster::digest::{Digest, DigestFunction};
 use rand::rngs::SmallRng;
@@ -36,6 +36,11 @@ fn main() -> Result<()> {
         if wants("large") {
             large(true).await?;
             large(false).await?;
+        }
+        if wants("zstd") {
+            for size in [4096, 16_384, 131_072, 16 * MIB] {
+                compressed(size).await?;
+            }
         }
         if wants("million") {
             million().await?;
@@ -140,6 +145,36 @@ async fn large_round(aligned: bool, told: bool) -> Result<()> {
     Ok(())
 }
 
+/// What compression costs: of bytes that shrink to a half.
+async fn compressed(size: usize) -> Result<()> {
+    for compression in [Compression::None, Compression::Zstd] {
+        let mut place = Place::new()?;
+        place.compression = compression;
+        let store = place.open(8 << 30).await?;
+        let count = (256 * MIB / size).min(20_000);
+        let blobs: Vec<(Digest, Bytes)> = (0..count as u64).map(|seed| text(seed, size)).collect();
+        let total = (count * size) as u64;
+        let meter = Meter::start();
+        for (digest, bytes) in &blobs {
+            store.put(digest, bytes.clone()).await?;
+        }
+        meter.per_gib(&format!("put {} KiB of text, {compression:?}", size / 1024), total, "");
+        meter.per_operation("", count, "");
+        let meter = Meter::start();
+        for (digest, _) in &blobs {
+            let mut reader = store.read(digest, 0, None).await?;
+            while let Some(piece) = reader.next().await? {
+                black_box(piece);
+            }
+        }
+        meter.per_gib(&format!("get {} KiB of text, {compression:?}", size / 1024), total, "");
+        meter.per_operation("", count, "");
+        println!("{:44} {:>9.2}", "disk, of what it takes as it is", store.status().bytes as f64 / total as f64);
+        store.close().await;
+    }
+    Ok(())
+}
+
 async fn million() -> Result<()> {
     let place = Place::new()?;
     let store = place.open(64 << 30).await?;
@@ -195,6 +230,15 @@ fn named(seed: u64, size: usize) -> (Digest, Bytes) {
     (digest(&bytes), bytes)
 }
 
+fn text(seed: u64, size: usize) -> (Digest, Bytes) {
+    let digits = b"0123456789abcdef";
+    let bytes = random_bytes(seed, size)
+        .iter()
+        .filter_map(|byte| digits.get(usize::from(byte % 16)).copied())
+        .collect::<Vec<u8>>();
+    (digest(&bytes), Bytes::from(bytes))
+}
+
 fn digest(bytes: &[u8]) -> Digest {
     Digest::of(DigestFunction::Sha256, bytes)
 }
@@ -212,6 +256,7 @@ fn millis(time: Duration) -> f64 {
 /// A directory for a store, removed on drop.
 struct Place {
     dir: PathBuf,
+    compression: Compression,
 }
 
 impl Place {
@@ -219,7 +264,7 @@ impl Place {
         let base =
             std::env::var_os("CASBAH_BENCH_DIR").map_or_else(|| env!("CARGO_TARGET_TMPDIR").into(), PathBuf::from);
         let dir = base.join(format!("bench-store-{}", std::process::id()));
-        Ok(Place { dir })
+        Ok(Place { dir, compression: Compression::None })
     }
 
     async fn open(&self, capacity_bytes: u64) -> Result<Store> {
@@ -228,6 +273,7 @@ impl Place {
             capacity_bytes,
             retention_floor: Duration::ZERO,
             sync: SyncPolicy::Interval(Duration::from_millis(50)),
+            compression: self.compression,
         })
         .await?)
     }

@@ -112,6 +112,38 @@ async fn a_flipped_bit_in_a_segment_and_one_in_a_large_file_are_named_and_nothin
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_compresses_serves_what_it_was_given_and_uses_less_of_the_disk() -> Result<()> {
+    let mut node = Node::start(&["store.compression=zstd"])?;
+    let client = node.client().await?;
+    let mut blobs = Vec::new();
+    for size in [300, 5000, 100_000, 3 * MIB] {
+        // Half of each byte is the same everywhere.
+        let bytes: Bytes = new_bytes(size).iter().map(|byte| b'a' + byte % 16).collect::<Vec<u8>>().into();
+        blobs.push((client.upload(bytes.clone()).await?, bytes));
+    }
+    node.server().stop()?;
+    let used: u64 =
+        files(&node.dir().join("store/blobs"))?.iter().map(|path| path.metadata().map_or(0, |m| m.len())).sum();
+    ensure!((1..2 * MIB as u64).contains(&used), "3 MiB take {used} bytes");
+    let output = verify(node.dir(), &[])?;
+    ensure!(output.status.code() == Some(0) && stdout(&output).starts_with("4 blobs ("), "{}", stdout(&output));
+    // Whatever is configured later.
+    for settings in [&["store.compression=none"][..], &["store.compression=zstd"]] {
+        node.start_again(settings)?;
+        let client = node.client().await?;
+        for (digest, bytes) in &blobs {
+            assert!(client.download(digest).await? == *bytes);
+            let half = bytes.len() / 2;
+            let part = client.read(&client.blob_name(digest), half as i64, 10).await?;
+            assert_eq!(part, bytes.slice(half..half + 10));
+        }
+        drop(client);
+        node.server().stop()?;
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_file_that_is_gone_and_one_that_is_cut_are_named() -> Result<()> {
     let (node, blobs) = stopped_node(&[MIB, MIB, MIB, 1000]).await?;
     let file_of = |at: usize| -> Result<PathBuf> {

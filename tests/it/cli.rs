@@ -108,6 +108,7 @@ fn a_value_of_the_wrong_kind_is_refused_by_name_with_what_was_expected() -> Resu
         ("store.capacity=much", "much"),
         ("store.capacity=-1", "-1"),
         ("store.retention_floor=soon", "soon"),
+        ("store.compression=lz4", "lz4"),
         ("log.level=loud", "loud"),
     ] {
         let key = setting.split('=').next().unwrap_or_default();

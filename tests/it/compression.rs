@@ -10,7 +10,7 @@ use casbah_tests::clients::{Client, digest_of, empty_digest, refused_with, write
 use casbah_tests::deadline::{eventually, within_deadline};
 use casbah_tests::faults::Wire;
 use casbah_tests::load::new_bytes;
-use casbah_tests::target::Target;
+use casbah_tests::target::{Node, Target};
 use futures_util::future::join_all;
 use tonic::{Code, Status};
 
@@ -523,6 +523,46 @@ async fn a_batch_is_read_compressed_where_the_client_takes_it_and_it_pays() -> R
             assert!(answer.compressor == 0 && answer.data == *blob, "{acceptable:?}");
         }
     }
+    Ok(())
+}
+
+// === what is stored compressed ===
+
+#[tokio::test]
+async fn what_is_stored_compressed_is_sent_as_it_is_stored() -> Result<()> {
+    let node = Node::start(&["store.compression=zstd"])?;
+    let client = node.client().await?;
+    let mut digests = Vec::new();
+    let blobs = [new_text(3000), new_text(100_000), new_text(3 * MIB + 17), new_bytes(MIB), new_text(200)];
+    for blob in &blobs {
+        digests.push(client.upload(blob.clone()).await?);
+    }
+    for (digest, blob) in digests.iter().zip(&blobs) {
+        for offset in [0, 1, blob.len() / 2, blob.len()] {
+            let expected = blob.get(offset..).context("it is in the blob")?;
+            assert!(read(&client, digest, offset).await? == expected, "{offset} of {}", blob.len());
+        }
+        assert!(client.download(digest).await? == *blob);
+    }
+    // The bytes on the wire are those on the disk.
+    let sent = client.read(&compressed(&client.blob_name(&digests[2])), 0, 0).await?;
+    let hash = &digests[2].hash;
+    let folder = node.dir().join("store/blobs").join(&hash[..2]);
+    let mut files = std::fs::read_dir(folder)?.filter_map(|entry| Some(entry.ok()?.path()));
+    let file = files.find(|path| path.to_string_lossy().contains(hash.as_str())).context("the blob has no file")?;
+    ensure!(std::fs::read(file)?.starts_with(&sent), "they were compressed anew");
+
+    let small: Vec<Digest> = digests.iter().filter(|digest| digest.size_bytes < 1 << 20).cloned().collect();
+    for (answer, size) in batch_read(&client, &small, &[Compressor::Zstd]).await?.iter().zip([3000, 100_000, 200]) {
+        let blob = blobs.iter().find(|blob| blob.len() == size).context("it was stored")?;
+        assert_eq!(answer.compressor, i32::from(size > 256));
+        match answer.compressor {
+            0 => assert!(answer.data == *blob),
+            _ => assert!(zstd::decode_all(&answer.data[..])? == *blob),
+        }
+    }
+    let absent = digest_of(&new_bytes(1000));
+    refused_with(Code::NotFound, client.read(&compressed(&client.blob_name(&absent)), 0, 0).await)?;
     Ok(())
 }
 

@@ -10,7 +10,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::resolve::{ListenAddress, LogFormat, LogLevel, Services, SyncPolicy};
+use super::resolve::{Compression, ListenAddress, LogFormat, LogLevel, Services, SyncPolicy};
 use super::units::{ByteSize, TimeSpan};
 
 /// Everything that can be set.
@@ -68,6 +68,10 @@ pub struct StoreSection {
     /// `"never"` (when the operating system sees fit). It is what a power failure may cost; a crash of the
     /// program costs nothing either way.
     pub sync_interval: SyncInterval,
+    /// How new blobs are stored. With `"zstd"`, those that get an eighth smaller at least take less of the disk and of
+    /// the capacity, and more time to store (about 5 s of CPU a GiB) and to read (about 1 s). What is stored already is
+    /// read either way.
+    pub compression: Compression,
 }
 
 /// The Remote Asset index.
@@ -197,6 +201,7 @@ impl Default for StoreSection {
             capacity: ByteSize::from_bytes(50 << 30),
             retention_floor: TimeSpan::from_hours(3),
             sync_interval: SyncInterval(SyncPolicy::Interval(TimeSpan::from_millis(50).duration())),
+            compression: Compression::None,
         }
     }
 }

@@ -23,8 +23,8 @@ pub use keys::{Choice, Form, Key, KeyPath, Kind, Segment, root};
 pub use layers::Layers;
 pub use machine::Machine;
 pub use resolve::{
-    Clients, Config, IndexConfig, InstanceNames, ListenAddress, ListenerConfig, LogConfig, LogFormat, LogLevel,
-    NodeConfig, Permissions, Services, StoreConfig, SyncPolicy, TlsConfig,
+    Clients, Compression, Config, IndexConfig, InstanceNames, ListenAddress, ListenerConfig, LogConfig, LogFormat,
+    LogLevel, NodeConfig, Permissions, Services, StoreConfig, SyncPolicy, TlsConfig,
 };
 pub use rules::{Broken, RESERVED_SEGMENTS, STORE_CAPACITY_MIN};
 pub use sources::{Assignment, Loaded, Sources};

@@ -44,6 +44,18 @@ pub struct StoreConfig {
     pub retention_floor: Duration,
     /// When written bytes are forced to the disk.
     pub sync: SyncPolicy,
+    /// How new blobs are stored.
+    pub compression: Compression,
+}
+
+/// How new blobs are stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Compression {
+    /// As they are.
+    None,
+    /// Compressed with zstd, those that get an eighth smaller at least.
+    Zstd,
 }
 
 /// When written bytes are forced to the disk.

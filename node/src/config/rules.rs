@@ -205,6 +205,7 @@ impl Checker<'_> {
             capacity_bytes: store.capacity.bytes(),
             retention_floor: store.retention_floor.duration(),
             sync: store.sync_interval.0,
+            compression: store.compression,
         }
     }
 

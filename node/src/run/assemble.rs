@@ -172,6 +172,7 @@ impl Owned {
             capacity_bytes: config.store.capacity_bytes,
             retention_floor: config.store.retention_floor,
             sync: config.store.sync,
+            compression: config.store.compression,
         })
         .await?;
         let (assets, actions, splits) = open_indexes(config).await?;

@@ -16,7 +16,7 @@ use crate::serve::instances::Instances;
 use crate::serve::partial_uploads::{ActiveUpload, PartialUploads, UploadName};
 use crate::serve::resource_name::ResourceName;
 use crate::serve::status_map;
-use crate::store::{Reader, Store, Upload};
+use crate::store::{ReadError, Reader, Store, StoredReader, Upload};
 
 /// How long the end of the stream is waited for after the message with finish_write. A client that keeps its side open
 /// until it has the answer is not wrong.
@@ -175,41 +175,60 @@ impl ByteStream {
     }
 
     /// The messages of a read whose pieces come as they are.
-    fn as_it_is(first: Option<Bytes>, reader: Reader) -> ReadStream {
-        let rest = stream::unfold(Some(reader), |reader| async move {
-            let mut reader = reader?;
-            match reader.next().await {
-                Ok(Some(data)) => Some((Ok(sent(Form::Identity, data)), Some(reader))),
+    fn as_it_is(form: Form, first: Option<Bytes>, pieces: Pieces) -> ReadStream {
+        let rest = stream::unfold(Some(pieces), move |pieces| async move {
+            let mut pieces = pieces?;
+            match pieces.next().await {
+                Ok(Some(data)) => Some((Ok(sent(form, data)), Some(pieces))),
                 Ok(None) => None,
                 Err(error) => Some((Err(status_map::read_midway(&error)), None)),
             }
         });
-        let first = stream::iter(first.map(|data| Ok(sent(Form::Identity, data))));
+        let first = stream::iter(first.map(|data| Ok(sent(form, data))));
         Box::pin(first.chain(rest))
     }
 
     /// The messages of a read whose pieces are compressed, each for itself.
-    fn compressed(&self, first: Option<Bytes>, reader: Reader) -> ReadStream {
+    fn compressed(&self, first: Option<Bytes>, pieces: Pieces) -> ReadStream {
         // Nothing has a compressed form too, which clients may insist on.
         let first = first.unwrap_or_default();
         let compression = self.compression.clone();
-        Box::pin(stream::unfold(Some((Some(first), reader)), move |state| {
+        Box::pin(stream::unfold(Some((Some(first), pieces)), move |state| {
             let compression = compression.clone();
             async move {
-                let (piece, mut reader) = state?;
+                let (piece, mut pieces) = state?;
                 let piece = match piece {
                     Some(piece) => piece,
-                    None => match reader.next().await {
+                    None => match pieces.next().await {
                         Ok(piece) => piece?,
                         Err(error) => return Some((Err(status_map::read_midway(&error)), None)),
                     },
                 };
                 match compression.compress(piece).await {
-                    Ok(data) => Some((Ok(sent(Form::Zstd, data)), Some((None, reader)))),
+                    Ok(data) => Some((Ok(sent(Form::Zstd, data)), Some((None, pieces)))),
                     Err(error) => Some((Err(status_map::encode(&error)), None)),
                 }
             }
         }))
+    }
+}
+
+/// What an answer is made of.
+enum Pieces {
+    /// A blob.
+    Blob(Reader),
+    /// A blob as it is stored, in zstd frames.
+    Frames(StoredReader),
+}
+
+// === impl Pieces ===
+
+impl Pieces {
+    async fn next(&mut self) -> Result<Option<Bytes>, ReadError> {
+        match self {
+            Pieces::Blob(reader) => reader.next().await,
+            Pieces::Frames(reader) => reader.next().await,
+        }
     }
 }
 
@@ -257,13 +276,21 @@ impl api::byte_stream_server::ByteStream for ByteStream {
                 return Err(Status::invalid_argument(message));
             }
         };
+        if name.form == Form::Zstd && offset == 0 {
+            // What is stored compressed is sent as it is stored. From another place on, a blob is compressed anew.
+            let frames = self.store.read_stored(&name.digest).await.map_err(|error| status_map::read(&error))?;
+            if let Some(frames) = frames {
+                let (first, pieces) = first_piece(Pieces::Frames(frames)).await?;
+                return Ok(Response::new(ByteStream::as_it_is(Form::Zstd, first, pieces)));
+            }
+        }
         let reader = self.store.read(&name.digest, offset, length).await;
         let reader = reader.map_err(|error| status_map::read(&error))?;
         // The first piece is read before the answer begins, so that a damaged copy is a clean miss.
-        let (first, reader) = first_piece(reader).await?;
+        let (first, pieces) = first_piece(Pieces::Blob(reader)).await?;
         Ok(Response::new(match name.form {
-            Form::Identity => ByteStream::as_it_is(first, reader),
-            Form::Zstd => self.compressed(first, reader),
+            Form::Identity => ByteStream::as_it_is(Form::Identity, first, pieces),
+            Form::Zstd => self.compressed(first, pieces),
         }))
     }
 
@@ -359,9 +386,9 @@ fn sent(form: Form, data: Bytes) -> api::ReadResponse {
     api::ReadResponse { data }
 }
 
-async fn first_piece(mut reader: Reader) -> Result<(Option<Bytes>, Reader), Status> {
-    let first = reader.next().await.map_err(|error| status_map::read(&error))?;
-    Ok((first, reader))
+async fn first_piece(mut pieces: Pieces) -> Result<(Option<Bytes>, Pieces), Status> {
+    let first = pieces.next().await.map_err(|error| status_map::read(&error))?;
+    Ok((first, pieces))
 }
 
 fn superseded(digest: Digest) -> Status {

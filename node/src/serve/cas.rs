@@ -248,6 +248,13 @@ impl Cas {
         takes_zstd: bool,
     ) -> Result<(Bytes, Form), Status> {
         let digest = digest_of(function, digest).map_err(|error| status_map::digest(&error))?;
+        if takes_zstd && digest.size_bytes() <= MAX_BATCH_BYTES {
+            // What is stored compressed is sent as it is stored.
+            let frames = self.store.read_stored(&digest).await.map_err(|error| status_map::read(&error))?;
+            if let Some(frames) = frames {
+                return Ok((frames.whole().await.map_err(|error| status_map::read(&error))?, Form::Zstd));
+            }
+        }
         let blob = self.store.get(&digest, MAX_BATCH_BYTES).await.map_err(|error| status_map::read(&error))?;
         if !takes_zstd || blob.len() < COMPRESSED_BYTES_MIN {
             return Ok((blob, Form::Identity));

@@ -12,9 +12,9 @@ use tokio::sync::oneshot;
 
 use super::error::WriteError;
 use super::health;
-use super::key::{Key, Place, Stored};
+use super::key::{Form, Key, Place, Stored};
 use super::limits::FILE_SERIALS;
-use super::segment::{self, RecordHeader};
+use super::segment::RecordHeader;
 use super::shared::{Reservation, Shared};
 use super::sync::{self, Reveal};
 use super::upload::UploadFile;
@@ -40,7 +40,7 @@ pub fn present(shared: &Shared, digest: &Digest) -> Result<(), WriteError> {
 pub fn file(
     shared: &Arc<Shared>,
     digest: &Digest,
-    file: File,
+    (file, form): (File, Form),
     upload: UploadFile,
     reservation: Reservation,
 ) -> io::Result<Result<Answer, WriteError>> {
@@ -48,7 +48,7 @@ pub fn file(
     let serial = name(shared, &key, upload)?;
     let [first, ..] = key.hash;
     shared.sync.add_file(Arc::new(file), Some(first));
-    let stored = Stored { key, size_bytes: digest.size_bytes(), place: Place::File { serial } };
+    let stored = Stored { key, size_bytes: digest.size_bytes(), place: Place::File { serial }, form };
     record(shared, digest, &stored, Some(reservation))
 }
 
@@ -92,19 +92,33 @@ fn rename(shared: &Shared, from: &Path, key: &Key, serial: u8) -> io::Result<()>
     }
 }
 
+/// What is to be stored of a small blob, which is right.
+#[derive(Debug, Clone)]
+pub struct Payload {
+    /// One after the other.
+    pub pieces: Vec<Bytes>,
+    /// They are the blob, or a frame of it.
+    pub form: Form,
+}
+
 /// Writes a small blob into a segment, and records it. `None`: a segment must be made first.
 pub fn small(
     shared: &Arc<Shared>,
     digest: &Digest,
-    pieces: &[Bytes],
+    payload: &Payload,
     reservation: &mut Option<Reservation>,
 ) -> io::Result<Option<Result<Answer, WriteError>>> {
     let (key, size_bytes) = (Key::of(digest), digest.size_bytes());
-    let Some(room) = shared.lock().allocate(segment::record_bytes(size_bytes)) else { return Ok(None) };
+    let Payload { pieces, form } = payload;
+    let mut stored = Stored { key, size_bytes, place: Place::Segment { slot: 0, offset_bytes: 0 }, form: *form };
+    let Some(room) = shared.lock().allocate(stored.charge_bytes()) else { return Ok(None) };
     let place = Place::Segment { slot: room.slot, offset_bytes: room.offset_bytes };
+    stored.place = place;
+    let length: usize = pieces.iter().map(Bytes::len).sum();
     let header = RecordHeader {
         key,
         size_bytes: size_bytes as u32,
+        frame_bytes: if *form == Form::Plain { 0 } else { length as u32 },
         checksum: pieces.iter().fold(0, |sum, piece| crc32c::crc32c_append(sum, piece)),
         segment: room.file.number,
         offset_bytes: room.offset_bytes as u32,
@@ -115,7 +129,7 @@ pub fn small(
     }
     shared.sync.add_segment(&room.file);
     let reservation = reservation.take();
-    record(shared, digest, &Stored { key, size_bytes, place }, reservation).map(Some)
+    record(shared, digest, &stored, reservation).map(Some)
 }
 
 /// Records a blob whose bytes are in place, and shows it.

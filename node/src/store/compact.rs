@@ -15,7 +15,7 @@ use super::error::Damage;
 use super::index::Found;
 use super::key::{Place, Stored};
 use super::maintenance::make_spare;
-use super::segment::{self, HEADER_BYTES, RecordHeader};
+use super::segment::{HEADER_BYTES, RecordHeader};
 use super::segment_walk::SegmentWalk;
 use super::segments::{Room, SegmentFile};
 use super::shared::{Shared, lock};
@@ -67,11 +67,7 @@ pub fn compact(shared: &Shared, slot: u32, file: &Arc<SegmentFile>, end: u64) ->
         if shared.maintenance.is_stopped() {
             return Ok(());
         }
-        let stored = Stored {
-            key: header.key,
-            size_bytes: u64::from(header.size_bytes),
-            place: Place::Segment { slot, offset_bytes: u64::from(header.offset_bytes) },
-        };
+        let Some(stored) = header.stored(slot) else { continue };
         if is_live(shared, &stored, file) {
             match walk.blob(&header) {
                 Ok(Some(blob)) => move_record(shared, &stored, file, &header, blob)?,
@@ -111,7 +107,7 @@ fn move_record(
     blob: &[u8],
 ) -> io::Result<()> {
     let room = loop {
-        let room = shared.lock().allocate(segment::record_bytes(from.size_bytes));
+        let room = shared.lock().allocate(from.charge_bytes());
         match room {
             Some(room) => break room,
             None => make_spare(shared)?,
@@ -153,7 +149,7 @@ fn move_missed(shared: &Shared, slot: u32, file: &SegmentFile) -> io::Result<()>
         if here != slot {
             continue;
         }
-        let (mut header, mut blob) = ([0; HEADER_BYTES], vec![0; stored.size_bytes as usize]);
+        let (mut header, mut blob) = ([0; HEADER_BYTES], vec![0; stored.record_payload_bytes() as usize]);
         let read = shared.disk.read_exact_at(&file.file, &mut header, offset_bytes);
         let read =
             read.and_then(|()| shared.disk.read_exact_at(&file.file, &mut blob, offset_bytes + HEADER_BYTES as u64));
@@ -169,9 +165,11 @@ fn move_missed(shared: &Shared, slot: u32, file: &SegmentFile) -> io::Result<()>
                 continue;
             }
         }
-        let checked = RecordHeader::check(&header, &blob, &stored.key, (file.number, offset_bytes as u32));
+        let checked = RecordHeader::check(&header, &blob, &stored, file.number);
         match (checked, RecordHeader::decode(&header)) {
-            (Ok(()), Some(header)) => move_record(shared, &stored, file, &header, &blob)?,
+            (Ok(length), Some(header)) => {
+                move_record(shared, &stored, file, &header, blob.get(..length).unwrap_or_default())?;
+            }
             (checked, _) => drop_damaged(shared, &stored, file, checked.err().unwrap_or(Damage::Label)),
         }
     }

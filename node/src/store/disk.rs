@@ -81,6 +81,12 @@ impl Disk {
         }
     }
 
+    /// Gives back what a file has beyond this length.
+    pub fn truncate(&self, file: &File, length: u64) -> io::Result<()> {
+        self.check(Operation::Write, None)?;
+        file.set_len(length)
+    }
+
     /// Bytes that the file system of this path has left for us.
     pub fn free_bytes(&self, path: &Path) -> io::Result<u64> {
         #[cfg(test)]

@@ -105,6 +105,9 @@ pub enum Damage {
     /// The bytes do not match their checksum.
     #[error("its bytes do not match their checksum")]
     Checksum,
+    /// The bytes match their checksum, and are no zstd frame of the right length.
+    #[error("its compressed bytes cannot be decoded")]
+    Frame,
 }
 
 /// Why a write failed. Nothing of the blob is visible then, and its space is free again.

@@ -1,10 +1,10 @@
 use std::time::Duration;
 
-use crate::config::SyncPolicy;
+use crate::config::{Compression, SyncPolicy};
 
 use super::disk::Operation;
 use super::error::{ReadError, ReadOnlyReason, WriteError};
-use super::testing::{Bench, blob, digest, put, settle};
+use super::testing::{Bench, blob, digest, put, settle, text};
 use super::{Store, health, sync};
 
 const ENOSPC: i32 = 28;
@@ -203,14 +203,26 @@ async fn a_file_that_cannot_be_removed_is_tried_again() {
 
 #[tokio::test]
 async fn one_write_failing_anywhere_leaves_a_store_that_works() {
+    fail_anywhere(Compression::None, blob).await;
+}
+
+#[tokio::test]
+async fn one_write_failing_anywhere_leaves_a_store_that_compresses_and_works() {
+    fail_anywhere(Compression::Zstd, text).await;
+}
+
+async fn fail_anywhere(compression: Compression, content: fn(u64, usize) -> bytes::Bytes) {
+    let length = |seed: u64| if seed.is_multiple_of(2) { 1000 } else { 3 * MIB };
     // Whatever call is the one that fails: nothing wrong is visible, and everything works afterwards.
     for operation in [Operation::Create, Operation::Write, Operation::Rename, Operation::Sync, Operation::Remove] {
         for after in 0..12 {
-            let bench = bench();
+            let mut bench = bench();
+            bench.options.compression = compression;
             let store = bench.open().await;
             bench.disk.faults.fail_once_after(operation, EIO, after);
             for seed in 0..6 {
-                let _ = try_put(&store, seed, if seed % 2 == 0 { 1000 } else { 3 * MIB }).await;
+                let bytes = content(seed, length(seed));
+                let _ = store.put(&digest(&bytes), bytes).await;
                 let _ = sync::pass(store.shared());
             }
             let _ = super::maintenance::take_snapshot(store.shared());
@@ -219,14 +231,15 @@ async fn one_write_failing_anywhere_leaves_a_store_that_works() {
             drop(store);
             let store = bench.open().await;
             for seed in 0..6 {
-                let bytes = blob(seed, if seed % 2 == 0 { 1000 } else { 3 * MIB });
+                let bytes = content(seed, length(seed));
                 if store.contains(&digest(&bytes)) {
                     assert_eq!(store.get(&digest(&bytes), u64::MAX).await.unwrap(), bytes);
                 }
-                try_put(&store, seed, bytes.len()).await.unwrap();
+                store.put(&digest(&bytes), bytes).await.unwrap();
             }
             settle(&store).await;
-            let large = (0..6).filter(|seed| seed % 2 == 1 && store.contains(&digest(&blob(*seed, 3 * MIB)))).count();
+            let is_here = |seed: &u64| store.contains(&digest(&content(*seed, length(*seed))));
+            let large = (0..6).filter(|seed| seed % 2 == 1 && is_here(seed)).count();
             assert_eq!(bench.files().len(), large, "{operation:?} {after}");
         }
     }

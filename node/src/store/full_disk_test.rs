@@ -2,7 +2,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use crate::config::SyncPolicy;
+use crate::config::{Compression, SyncPolicy};
 
 use super::disk::Operation;
 use super::error::WriteError;
@@ -20,7 +20,7 @@ const BLOBS: u64 = 300;
 
 fn options(dir: PathBuf, retention_floor: Duration) -> StoreOptions {
     let sync = SyncPolicy::Interval(Duration::from_millis(5));
-    StoreOptions { dir, capacity_bytes: CAPACITY_BYTES, retention_floor, sync }
+    StoreOptions { dir, capacity_bytes: CAPACITY_BYTES, retention_floor, sync, compression: Compression::None }
 }
 
 fn length(seed: u64) -> usize {

@@ -7,9 +7,12 @@
 use std::fs::File;
 use std::io::{Cursor, Write as _};
 
+use super::blob_file::{self, Frames, Layout};
+use super::codecs::Codecs;
 use super::disk::Disk;
 use super::journal::{self, FoundJournal};
 use super::key::{KEY_HASH_BYTES, Key, RECORD_ALIGN};
+use super::limits::{PIECE_BYTES, ZSTD_FRAME_BYTES};
 use super::record::{DiskEntry, ENTRY_BYTES, Position, RECORD_HEADER_BYTES, Record};
 use super::segment::{self, HEADER_BYTES, RecordHeader};
 use super::segment_walk::SegmentWalk;
@@ -94,6 +97,7 @@ pub fn segment(data: &[u8]) {
         let header = RecordHeader {
             key: Key { function: *function, hash: [*low; KEY_HASH_BYTES] },
             size_bytes: if *function % 2 == 0 { lie } else { blob.len() as u32 },
+            frame_bytes: if *function % 3 == 0 { blob.len() as u32 } else { 0 },
             checksum: crc32c::crc32c(blob),
             segment: SEGMENT,
             offset_bytes: bytes.len() as u32,
@@ -106,10 +110,7 @@ pub fn segment(data: &[u8]) {
 }
 
 fn read_segment(bytes: &[u8]) {
-    let memory = rustix::fs::memfd_create("segment", rustix::fs::MemfdFlags::CLOEXEC).expect("there is memory");
-    let mut file = File::from(memory);
-    file.write_all(bytes).expect("there is memory");
-    let (disk, file) = (Disk::default(), SegmentFile::new(SEGMENT, file));
+    let (disk, file) = (Disk::default(), SegmentFile::new(SEGMENT, in_memory(bytes)));
     let mut walk = SegmentWalk::new(&disk, &file, bytes.len() as u64);
     let mut last = 0;
     while let Some(header) = walk.next().expect("memory can be read") {
@@ -121,12 +122,51 @@ fn read_segment(bytes: &[u8]) {
             walk.distrust(&header);
             continue;
         };
-        let found = bytes.get(at + HEADER_BYTES..at + HEADER_BYTES + header.size_bytes as usize);
+        let found = bytes.get(at + HEADER_BYTES..at + HEADER_BYTES + header.stored_bytes() as usize);
         assert_eq!(found, Some(blob.as_slice()), "a blob follows its header");
-        let place = (SEGMENT, header.offset_bytes);
-        let checked = RecordHeader::check(&header.encode(), &blob, &header.key, place);
-        assert_eq!(checked, Ok(()), "what the walk takes for good, a read does");
+        let stored = header.stored(0).expect("a header that is found describes a record");
+        let checked = RecordHeader::check(&header.encode(), &blob, &stored, SEGMENT);
+        assert_eq!(checked, Ok(blob.len()), "what the walk takes for good, a read does");
     }
+}
+
+/// The reader of compressed files. Whatever the table of frames says, it reads no more than the frames of the blob can be,
+/// and makes as many bytes of them as the blob has.
+pub fn frames(data: &[u8]) {
+    if let Some(found) = data.last_chunk()
+        && let Some(digest) = blob_file::digest_in_trailer(found)
+        && let Ok(layout) = blob_file::check_label(&digest, data.len() as u64, found)
+    {
+        read_frames(data, layout);
+    }
+    let Some(([a, b, c, d], rest)) = data.split_first_chunk::<4>() else { return };
+    let size_bytes = u64::from(u32::from_le_bytes([*a, *b, *c, 0])) + 1;
+    // The frames' length may be anything, and the file then is as long as it has to be.
+    let layout = Layout::zstd(size_bytes, rest.len() as u64 * u64::from(*d) / 256 + 1);
+    let mut bytes = rest.to_vec();
+    bytes.resize(layout.end() as usize, *d);
+    read_frames(&bytes, layout);
+}
+
+fn read_frames(bytes: &[u8], layout: Layout) {
+    let (disk, codecs, file) = (Disk::default(), Codecs::default(), in_memory(bytes));
+    let step = (PIECE_BYTES / ZSTD_FRAME_BYTES) as u64;
+    for first in (0..layout.zstd_frames()).step_by(step as usize) {
+        let frames = first..(first + step).min(layout.zstd_frames());
+        let Ok(frames) = Frames::read(&disk, &file, layout, frames).expect("memory can be read") else { continue };
+        let sizes: usize = frames.each().map(|(_, size)| size).sum();
+        assert!(sizes <= PIECE_BYTES, "a piece at a time");
+        let mut out = vec![0; sizes];
+        // Junk with a checksum that is right is no frame; what is one fills the buffer.
+        let _ = frames.decode(&codecs, &mut out);
+    }
+}
+
+fn in_memory(bytes: &[u8]) -> File {
+    let memory = rustix::fs::memfd_create("fuzzed", rustix::fs::MemfdFlags::CLOEXEC).expect("there is memory");
+    let mut file = File::from(memory);
+    file.write_all(bytes).expect("there is memory");
+    file
 }
 
 /// Cuts any bytes into pieces: a byte says how long the next one is, in units that make some of them large.

@@ -4,12 +4,16 @@ use std::path::{Path, PathBuf};
 use rand::RngExt as _;
 use rand::rngs::SmallRng;
 
+use super::blob_file::{Layout, trailer};
+use super::codecs::Codecs;
 use super::error::ReadError;
-use super::key::Key;
+use super::key::{Form, Key};
+use super::limits::ZSTD_FRAME_BYTES;
 use super::record::{DiskEntry, DiskPlace, Position, Record};
 use super::segment::RecordHeader;
-use super::testing::{Bench, blob, digest, put, random, seed};
+use super::testing::{Bench, blob, digest, random, seed, text};
 use super::{fuzzing, journal, maintenance, segment, snapshot};
+use crate::config::Compression;
 
 /// Mutations for each reader.
 const MUTATIONS: usize = 4000;
@@ -49,7 +53,11 @@ fn mutate(bytes: &mut Vec<u8>, random: &mut SmallRng) {
 
 fn entries() -> Vec<DiskEntry> {
     let places = [DiskPlace::File { serial: 3 }, DiskPlace::Segment { number: 3, offset_bytes: 640 }];
-    let entry = |(at, place)| DiskEntry { key: Key { function: 1, hash: [at; 32] }, used: 9, size_bytes: 70, place };
+    let form = |at| if at % 3 == 0 { Form::Zstd { share: 5 } } else { Form::Plain };
+    let entry = |(at, place)| {
+        let key = Key { function: 1, hash: [at; 32] };
+        DiskEntry { key, used: 9, size_bytes: 70, place, form: form(at) }
+    };
     (0..6).zip(places.into_iter().cycle()).map(entry).collect()
 }
 
@@ -78,6 +86,7 @@ fn a_segment() -> Vec<u8> {
         let header = RecordHeader {
             key: Key::of(&digest(&blob)),
             size_bytes: blob.len() as u32,
+            frame_bytes: 0,
             checksum: crc32c::crc32c(&blob),
             segment: 3,
             offset_bytes: bytes.len() as u32,
@@ -89,12 +98,32 @@ fn a_segment() -> Vec<u8> {
     bytes
 }
 
+fn a_compressed_file() -> Vec<u8> {
+    let (blob, codecs) = (text(1, 300_000), Codecs::default());
+    let (mut bytes, mut table) = (Vec::new(), Vec::new());
+    for part in blob.chunks(ZSTD_FRAME_BYTES) {
+        let frame = codecs.compress(&part[..1000]).unwrap();
+        bytes.extend(&frame);
+        table.extend((bytes.len() as u64).to_le_bytes());
+        table.extend(crc32c::crc32c(&frame).to_le_bytes());
+    }
+    let layout = Layout::zstd(blob.len() as u64, bytes.len() as u64);
+    bytes.resize(bytes.len().next_multiple_of(8), 0);
+    bytes.extend(table);
+    bytes.extend(trailer(&digest(&blob), layout));
+    bytes
+}
+
 #[test]
 fn no_reader_breaks_its_word_whatever_it_is_given() {
     let mut random = random(seed());
     type Reader = (fn(&[u8]), fn() -> Vec<u8>);
-    let readers: [Reader; 3] =
-        [(fuzzing::journal, a_journal), (fuzzing::snapshot, a_snapshot), (fuzzing::segment, a_segment)];
+    let readers: [Reader; 4] = [
+        (fuzzing::journal, a_journal),
+        (fuzzing::snapshot, a_snapshot),
+        (fuzzing::segment, a_segment),
+        (fuzzing::frames, a_compressed_file),
+    ];
     for (read, good) in readers {
         read(&[]);
         read(&good());
@@ -132,15 +161,23 @@ fn all_files(dir: &Path) -> Vec<PathBuf> {
     found
 }
 
+/// Every other one can be compressed.
+fn content(seed: u64, length: usize) -> bytes::Bytes {
+    if seed.is_multiple_of(2) { blob(seed, length) } else { text(seed, length) }
+}
+
 #[tokio::test]
 async fn a_store_of_which_any_file_is_mutated_opens_and_serves_no_wrong_byte() {
     let mut random = random(seed());
-    let bench = Bench { threads: false, ..Bench::new(4 << 20) };
+    let mut bench = Bench { threads: false, ..Bench::new(4 << 20) };
+    bench.options.compression = Compression::Zstd;
     let lengths = [100, 1000, 140_000, 5000, 64, 0, 200_000];
     let store = bench.open().await;
     let mut names = Vec::new();
     for (seed, length) in (0..).zip(lengths) {
-        names.push(put(&store, seed, length).await);
+        let bytes = content(seed, length);
+        names.push(digest(&bytes));
+        store.put(&digest(&bytes), bytes).await.unwrap();
         if seed == 3 {
             maintenance::take_snapshot(store.shared()).unwrap();
         }
@@ -173,14 +210,15 @@ async fn a_store_of_which_any_file_is_mutated_opens_and_serves_no_wrong_byte() {
         let store = bench.open().await;
         for (seed, (name, length)) in (0..).zip(names.iter().zip(lengths)) {
             match store.get(name, u64::MAX).await {
-                Ok(found) => assert_eq!(found, blob(seed, length)),
+                Ok(found) => assert_eq!(found, content(seed, length)),
                 Err(ReadError::NotFound { .. } | ReadError::Damaged { .. }) => lost += 1,
                 Err(error) => panic!("{error}"),
             }
         }
         // One that was lost can be stored again.
         for (seed, length) in (0..).zip(lengths) {
-            put(&store, seed, length).await;
+            let bytes = content(seed, length);
+            store.put(&digest(&bytes), bytes).await.unwrap();
         }
         assert_eq!(store.touch(&names), [true; 7], "{} in the index: {in_index}", victim.display());
     }

@@ -143,7 +143,7 @@ fn check_suspects(shared: &Shared) {
             }
             (None, Place::Segment { .. }) => Ok(()),
         };
-        let checked = verify::check(&shared.disk, &shared.paths, segment.as_deref(), &stored, |_| {});
+        let checked = verify::check(&shared.disk, &shared.paths, segment.as_deref(), &stored);
         if (forgotten.is_err() || checked.is_err()) && shared.drop_damaged(&key, stored.place, segment.as_deref()) {
             tracing::error!(hash = key.hash_hex(), "a blob did not make it to the disk and was dropped");
         }

@@ -120,7 +120,7 @@ impl Index {
         let packed = Packed::from_halves(entry.packed);
         let key = Key { function: packed.function(), hash: entry.hash };
         packed.is_blob().then(|| Found {
-            stored: Stored { key, size_bytes: packed.size_bytes(), place: packed.place() },
+            stored: Stored { key, size_bytes: packed.size_bytes(), place: packed.place(), form: packed.form() },
             used: entry.used,
             hidden: packed.is_hidden(),
         })
@@ -147,7 +147,7 @@ impl Index {
             bucket_of([a, b, c, d, e, f, g, h])
         });
         self.blobs += 1;
-        self.charged_bytes += stored.place.charge_bytes(stored.size_bytes);
+        self.charged_bytes += stored.charge_bytes();
         if !hidden {
             self.count(&stored.key, true);
         }
@@ -173,7 +173,7 @@ impl Index {
         self.unlink(slot);
         self.release(slot);
         self.blobs -= 1;
-        self.charged_bytes -= found.stored.place.charge_bytes(found.stored.size_bytes);
+        self.charged_bytes -= found.stored.charge_bytes();
         if !found.hidden {
             self.count(&key, false);
         }
@@ -184,8 +184,8 @@ impl Index {
     pub fn relocate(&mut self, slot: Slot, stored: &Stored) {
         let Some(found) = self.get(slot).filter(|found| found.stored.key == stored.key) else { return };
         let Some(packed) = Packed::new(stored, found.hidden) else { return };
-        self.charged_bytes -= found.stored.place.charge_bytes(found.stored.size_bytes);
-        self.charged_bytes += stored.place.charge_bytes(stored.size_bytes);
+        self.charged_bytes -= found.stored.charge_bytes();
+        self.charged_bytes += stored.charge_bytes();
         self.entry_mut(slot).packed = packed.halves();
     }
 

@@ -1,7 +1,7 @@
 use rand::RngExt as _;
 
 use super::index::{Index, Mark};
-use super::key::{Key, Place, Stored};
+use super::key::{Form, Key, Place, Stored};
 use super::testing::{random, seed};
 
 fn stored(name: u32) -> Stored {
@@ -9,7 +9,8 @@ fn stored(name: u32) -> Stored {
     let mut hash = [0; 32];
     hash[0] = name as u8 % 4;
     hash[20..24].copy_from_slice(&name.to_le_bytes());
-    Stored { key: Key { function: 1, hash }, size_bytes: u64::from(name) + 1, place: Place::File { serial: 0 } }
+    let place = Place::File { serial: 0 };
+    Stored { key: Key { function: 1, hash }, size_bytes: u64::from(name) + 1, place, form: Form::Plain }
 }
 
 /// The blobs in the order of their use, as a walk sees them.
@@ -100,7 +101,7 @@ fn an_entry_takes_less_than_64_bytes_all_told() {
         let hash =
             casbah_cluster::digest::Digest::of(casbah_cluster::digest::DigestFunction::Sha256, &name.to_le_bytes());
         let place = Place::Segment { slot: 0, offset_bytes: 0 };
-        index.insert(&Stored { key: Key::of(&hash), size_bytes: 8, place }, 0, false).unwrap();
+        index.insert(&Stored { key: Key::of(&hash), size_bytes: 8, place, form: Form::Plain }, 0, false).unwrap();
     }
     let each = index.memory_bytes() as f64 / 1e6;
     assert!(each < 64.0, "{each}");

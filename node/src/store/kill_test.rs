@@ -6,9 +6,9 @@ use rand::RngExt as _;
 
 use super::error::WriteError;
 use super::limits::{MAX_GARBAGE_BYTES, SNAPSHOT_JOURNAL_BYTES};
-use super::testing::{Bench, blob, digest, random, seed};
+use super::testing::{Bench, blob, digest, random, seed, text};
 use super::{Store, StoreOptions, verify};
-use crate::config::SyncPolicy;
+use crate::config::{Compression, SyncPolicy};
 
 const DIR: &str = "CASBAH_TEST_KILL_DIR";
 const CAPACITY_BYTES: u64 = 24 << 20;
@@ -21,7 +21,18 @@ const KILLS: u64 = 6;
 
 fn options(dir: std::path::PathBuf) -> StoreOptions {
     let sync = SyncPolicy::Interval(Duration::from_millis(5));
-    StoreOptions { dir, capacity_bytes: CAPACITY_BYTES, retention_floor: Duration::ZERO, sync }
+    StoreOptions {
+        dir,
+        capacity_bytes: CAPACITY_BYTES,
+        retention_floor: Duration::ZERO,
+        sync,
+        compression: Compression::Zstd,
+    }
+}
+
+/// Every third one can be compressed.
+fn content(seed: u64) -> bytes::Bytes {
+    if seed.is_multiple_of(3) { text(seed, length(seed)) } else { blob(seed, length(seed)) }
 }
 
 fn length(seed: u64) -> usize {
@@ -38,7 +49,7 @@ async fn writer() {
         let store = store.clone();
         tokio::spawn(async move {
             for seed in (first + writer..).step_by(4) {
-                let bytes = blob(seed, length(seed));
+                let bytes = content(seed);
                 let digest = digest(&bytes);
                 let mut upload = store.upload(&digest).await.unwrap();
                 for piece in bytes.chunks(100_000) {
@@ -103,7 +114,7 @@ async fn a_killed_process_has_stored_what_it_said_and_nothing_half() {
         let mut newest: Vec<u64> = newest.copied().collect();
         newest.reverse();
         for seed in &newest {
-            let expected = blob(*seed, length(*seed));
+            let expected = content(*seed);
             let found = store.get(&digest(&expected), u64::MAX).await;
             assert_eq!(found.unwrap_or_else(|error| panic!("after round {first}: {seed}: {error}")), expected);
         }

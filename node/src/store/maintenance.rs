@@ -97,6 +97,10 @@ pub fn make_spare(shared: &Shared) -> io::Result<()> {
         if state.segments.has_spare() {
             return Ok(());
         }
+        if state.segments.is_full() {
+            // Evicting helps, as it does on a full disk.
+            return Err(io::ErrorKind::StorageFull.into());
+        }
         (state.segments.take_number(), state.segments.segment_bytes())
     };
     let path = shared.paths.segment(number);

@@ -10,8 +10,10 @@
 //! up with `compact`, and `recover` brings it back.
 
 mod blob_file;
+mod blob_writer;
 mod buffers;
 mod clock;
+mod codecs;
 mod commit;
 mod compact;
 mod disk;
@@ -72,13 +74,15 @@ mod upload;
 mod verify;
 #[cfg(test)]
 mod verify_test;
+#[cfg(test)]
+mod zstd_test;
 
 pub use clock::{Clock, SystemClock};
 pub use error::{Damage, Mismatch, OpenError, ReadError, ReadOnlyReason, WriteError};
 pub use index::Inventory;
 pub use options::{StoreOptions, Surroundings};
 pub use paths::DIRECTORY;
-pub use reader::Reader;
+pub use reader::{Reader, StoredReader};
 pub use store::{Store, StoreStatus};
 pub use upload::Upload;
 pub use verify::{Finding, VerifyReport, verify};

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::config::SyncPolicy;
+use crate::config::{Compression, SyncPolicy};
 
 use super::clock::{Clock, SystemClock};
 use super::disk::Disk;
@@ -20,6 +20,8 @@ pub struct StoreOptions {
     pub retention_floor: Duration,
     /// When written bytes are forced to the disk.
     pub sync: SyncPolicy,
+    /// How new blobs are stored; what is there is read either way.
+    pub compression: Compression,
 }
 
 /// What a store finds around it.

@@ -7,11 +7,11 @@ use std::sync::Arc;
 use bytes::Bytes;
 use casbah_cluster::digest::Digest;
 
-use super::blob_file::{self, Layout, TRAILER_BYTES};
+use super::blob_file::{self, Frames, Layout, TRAILER_BYTES};
 use super::error::{Damage, ReadError};
-use super::key::{Key, Place};
-use super::limits::{FRAME_BYTES, PIECE_BYTES};
-use super::segment::{self, RecordHeader};
+use super::key::{Form, Key, Place, Stored};
+use super::limits::{FRAME_BYTES, PIECE_BYTES, ZSTD_FRAME_BYTES};
+use super::segment::{HEADER_BYTES, RecordHeader};
 use super::segments::SegmentFile;
 use super::shared::{AsMutBytes, JobError, Shared};
 
@@ -19,6 +19,8 @@ use super::shared::{AsMutBytes, JobError, Shared};
 pub struct Reader {
     shared: Arc<Shared>,
     digest: Digest,
+    /// How it lies there.
+    form: Form,
     source: Source,
     /// The next byte to return.
     offset: u64,
@@ -33,7 +35,21 @@ enum Source {
     /// A segment, from this offset on. Holding the file, the read goes on when the blob is evicted or moved.
     Segment { slot: u32, offset_bytes: u64, file: Arc<SegmentFile> },
     /// A file of its own, once it is open.
-    File { serial: u8, file: Option<Arc<File>> },
+    File { serial: u8, file: Option<Opened> },
+}
+
+/// A blob's file, which says that it is the blob's.
+#[derive(Clone)]
+struct Opened {
+    file: Arc<File>,
+    layout: Layout,
+}
+
+/// A read of a compressed blob as it is stored. Pieces come in order; dropping it ends the read.
+pub struct StoredReader {
+    reader: Reader,
+    /// The next frame to return.
+    next: u64,
 }
 
 /// The whole blob.
@@ -49,10 +65,23 @@ pub async fn get(shared: &Arc<Shared>, digest: &Digest, limit_bytes: u64) -> Res
         Source::Segment { .. } => reader.record().await,
         Source::File { .. } => {
             let Ok(size) = usize::try_from(digest.size_bytes()) else { return Err(too_large) };
-            let file = reader.open().await?;
-            Ok(Bytes::from(reader.read_frames(&file, vec![0; size], 0).await?))
+            let opened = reader.open().await?;
+            Ok(Bytes::from(reader.read_frames(&opened, vec![0; size], 0).await?))
         }
     }
+}
+
+/// The whole blob as it is stored, if that is compressed.
+pub fn read_stored(shared: &Arc<Shared>, digest: &Digest) -> Result<Option<StoredReader>, ReadError> {
+    {
+        let state = shared.lock();
+        let found = state.find(digest).map(|(_, found)| found.stored.form);
+        if digest.is_empty_blob() || found == Some(Form::Plain) {
+            return Ok(None);
+        }
+    }
+    let reader = find(shared, digest)?;
+    Ok((reader.form != Form::Plain).then_some(StoredReader { reader, next: 0 }))
 }
 
 /// A range of a blob.
@@ -67,21 +96,22 @@ pub fn read(shared: &Arc<Shared>, digest: &Digest, offset: u64, length: Option<u
 /// A reader of the whole blob, which is used now.
 fn find(shared: &Arc<Shared>, digest: &Digest) -> Result<Reader, ReadError> {
     let digest = *digest;
-    let source = if digest.is_empty_blob() {
-        Source::Nowhere
+    let (source, form) = if digest.is_empty_blob() {
+        (Source::Nowhere, Form::Plain)
     } else {
         let now = shared.now();
         let mut state = shared.lock();
         let found = state.find_and_touch(&digest, now).ok_or(ReadError::NotFound { digest })?;
-        match found.stored.place {
+        let source = match found.stored.place {
             Place::File { serial } => Source::File { serial, file: None },
             Place::Segment { slot, offset_bytes } => {
                 let file = state.segments.file(slot).ok_or(ReadError::NotFound { digest })?;
                 Source::Segment { slot, offset_bytes, file: Arc::clone(file) }
             }
-        }
+        };
+        (source, found.stored.form)
     };
-    Ok(Reader { shared: Arc::clone(shared), digest, source, offset: 0, end: digest.size_bytes() })
+    Ok(Reader { shared: Arc::clone(shared), digest, form, source, offset: 0, end: digest.size_bytes() })
 }
 
 // === impl Reader ===
@@ -108,15 +138,15 @@ impl Reader {
             self.offset = self.end;
             return Ok(Some(bytes));
         }
-        let file = self.open().await?;
+        let opened = self.open().await?;
         // Whole frames are read, since only those can be verified, up to the next multiple of a piece.
-        let frame = FRAME_BYTES as u64;
+        let frame = if opened.layout.is_zstd() { ZSTD_FRAME_BYTES as u64 } else { FRAME_BYTES as u64 };
         let start = self.offset / frame * frame;
         let piece = PIECE_BYTES as u64;
         let end = (start / piece + 1) * piece;
         let end = end.min(self.end.next_multiple_of(frame)).min(self.digest.size_bytes());
         let buffer = self.shared.buffers.take((end - start) as usize);
-        let buffer = self.read_frames(&file, buffer, start).await?;
+        let buffer = self.read_frames(&opened, buffer, start).await?;
         let upto = end.min(self.end);
         let bytes = buffer.freeze().slice((self.offset - start) as usize..(upto - start) as usize);
         self.offset = upto;
@@ -125,31 +155,51 @@ impl Reader {
 
     /// The whole blob out of its segment, verified.
     async fn record(&self) -> Result<Bytes, ReadError> {
-        let Source::Segment { file, offset_bytes, .. } = &self.source else { return Err(self.damaged(Damage::Gone)) };
+        let stored = self.stored_record().await?;
+        if self.form == Form::Plain {
+            return Ok(stored);
+        }
+        let mut blob = vec![0; self.digest.size_bytes() as usize];
+        // At most 128 KiB, which takes less time than the way to another thread and back.
+        self.shared.codecs.decompress(&stored, &mut blob).map_err(|reason| self.damaged(reason))?;
+        Ok(Bytes::from(blob))
+    }
+
+    /// What is stored of the blob in its segment, verified.
+    async fn stored_record(&self) -> Result<Bytes, ReadError> {
+        let Source::Segment { slot, file, offset_bytes } = &self.source else {
+            return Err(self.damaged(Damage::Gone));
+        };
         let at = *offset_bytes;
-        let (mut header, mut blob) = ([0; segment::HEADER_BYTES], vec![0; self.digest.size_bytes() as usize]);
+        let place = Place::Segment { slot: *slot, offset_bytes: at };
+        let (key, size_bytes) = (Key::of(&self.digest), self.digest.size_bytes());
+        let stored = Stored { key, size_bytes, place, form: self.form };
+        let (mut header, mut blob) = ([0; HEADER_BYTES], vec![0; stored.record_payload_bytes() as usize]);
         let cached = self.shared.disk.read_record_cached(&file.file, &mut header, &mut blob, at);
         if !cached.map_err(|error| self.failed(JobError::Io(error)))? {
             let (disk, file) = (Arc::clone(&self.shared.disk), Arc::clone(file));
             let job = move || {
                 disk.read_exact_at(&file.file, &mut header, at)?;
-                disk.read_exact_at(&file.file, &mut blob, at + segment::HEADER_BYTES as u64)?;
+                disk.read_exact_at(&file.file, &mut blob, at + HEADER_BYTES as u64)?;
                 Ok((header, blob))
             };
             (header, blob) = self.shared.blocking(job).await.map_err(|error| self.failed(error))?;
         }
-        let (key, place) = (Key::of(&self.digest), (file.number, at as u32));
-        RecordHeader::check(&header, &blob, &key, place).map_err(|reason| self.damaged(reason))?;
+        let length = RecordHeader::check(&header, &blob, &stored, file.number);
+        blob.truncate(length.map_err(|reason| self.damaged(reason))?);
         Ok(Bytes::from(blob))
     }
 
     /// Fills a buffer from a frame's beginning on and verifies it.
-    async fn read_frames<B>(&self, file: &Arc<File>, buffer: B, start: u64) -> Result<B, ReadError>
+    async fn read_frames<B>(&self, opened: &Opened, buffer: B, start: u64) -> Result<B, ReadError>
     where
         B: AsMutBytes + Send + 'static,
     {
+        let Opened { file, layout } = opened;
+        if layout.is_zstd() {
+            return self.decode_frames(opened, buffer, start).await;
+        }
         let mut buffer = self.shared.read_exact(file, buffer, start).await.map_err(|error| self.failed(error))?;
-        let layout = Layout::new(self.digest.size_bytes());
         let bytes = buffer.as_mut_bytes();
         let frames = bytes.len().div_ceil(FRAME_BYTES);
         let offset = layout.checksum_offset(start / FRAME_BYTES as u64);
@@ -159,9 +209,36 @@ impl Reader {
         Ok(buffer)
     }
 
-    async fn open(&mut self) -> Result<Arc<File>, ReadError> {
+    /// The same for compressed frames, on a thread of the pool: decoding a piece takes a millisecond.
+    async fn decode_frames<B>(&self, opened: &Opened, mut buffer: B, start: u64) -> Result<B, ReadError>
+    where
+        B: AsMutBytes + Send + 'static,
+    {
+        let Opened { file, layout } = opened.clone();
+        let (disk, codecs) = (Arc::clone(&self.shared.disk), Arc::clone(&self.shared.codecs));
+        let job = move || {
+            let mut next = start / ZSTD_FRAME_BYTES as u64;
+            // A part at a time, so that a large blob does not lie in memory twice.
+            for part in buffer.as_mut_bytes().chunks_mut(PIECE_BYTES) {
+                let after = next + part.len().div_ceil(ZSTD_FRAME_BYTES) as u64;
+                let frames = match Frames::read(&disk, &file, layout, next..after)? {
+                    Ok(frames) => frames,
+                    Err(reason) => return Ok(Err(reason)),
+                };
+                if let Err(reason) = frames.decode(&codecs, part) {
+                    return Ok(Err(reason));
+                }
+                next = after;
+            }
+            Ok(Ok(buffer))
+        };
+        let decoded = self.shared.blocking(job).await.map_err(|error| self.failed(error))?;
+        decoded.map_err(|reason| self.damaged(reason))
+    }
+
+    async fn open(&mut self) -> Result<Opened, ReadError> {
         let serial = match &self.source {
-            Source::File { file: Some(file), .. } => return Ok(Arc::clone(file)),
+            Source::File { file: Some(opened), .. } => return Ok(opened.clone()),
             Source::File { serial, file: None } => *serial,
             _ => return Err(self.damaged(Damage::Gone)),
         };
@@ -176,12 +253,16 @@ impl Reader {
         };
         let length = file.metadata().map_err(|error| self.failed(JobError::Io(error)))?.len();
         let file = Arc::new(file);
-        let layout = Layout::new(self.digest.size_bytes());
-        let trailer = self.shared.read_exact(&file, vec![0; TRAILER_BYTES], layout.trailer_offset()).await;
+        let Some(at) = length.checked_sub(TRAILER_BYTES as u64) else { return Err(self.damaged(Damage::Short)) };
+        let trailer = self.shared.read_exact(&file, vec![0; TRAILER_BYTES], at).await;
         let trailer = trailer.map_err(|error| self.failed(error))?;
-        blob_file::check_label(&self.digest, length, &trailer).map_err(|reason| self.damaged(reason))?;
-        self.source = Source::File { serial, file: Some(Arc::clone(&file)) };
-        Ok(file)
+        let layout = blob_file::check_label(&self.digest, length, &trailer).map_err(|reason| self.damaged(reason))?;
+        if layout.form() != Some(self.form) {
+            return Err(self.damaged(Damage::Label));
+        }
+        let opened = Opened { file, layout };
+        self.source = Source::File { serial, file: Some(opened.clone()) };
+        Ok(opened)
     }
 
     fn failed(&self, error: JobError) -> ReadError {
@@ -213,5 +294,57 @@ impl Reader {
         } else {
             ReadError::Damaged { digest, reason }
         }
+    }
+}
+
+// === impl StoredReader ===
+
+impl StoredReader {
+    /// The next frames, about a megabyte of them; `None` at the end.
+    ///
+    /// # Errors
+    /// [`ReadError`]. After an error no piece follows.
+    ///
+    /// # Cancel safety
+    /// May be dropped half-way; the next call returns the same piece.
+    pub async fn next(&mut self) -> Result<Option<Bytes>, ReadError> {
+        let reader = &mut self.reader;
+        if let Source::Segment { .. } = reader.source {
+            if self.next > 0 {
+                return Ok(None);
+            }
+            let record = reader.stored_record().await?;
+            self.next = 1;
+            return Ok(Some(record));
+        }
+        let Opened { file, layout } = reader.open().await?;
+        let step = (PIECE_BYTES / ZSTD_FRAME_BYTES) as u64;
+        let frames = self.next..(self.next + step).min(layout.zstd_frames());
+        if frames.is_empty() {
+            return Ok(None);
+        }
+        let (disk, wanted) = (Arc::clone(&reader.shared.disk), frames.clone());
+        let read = reader.shared.blocking(move || Frames::read(&disk, &file, layout, wanted)).await;
+        let read = read.map_err(|error| reader.failed(error))?.map_err(|reason| reader.damaged(reason))?;
+        self.next = frames.end;
+        Ok(Some(read.into_bytes()))
+    }
+
+    /// All of them.
+    ///
+    /// # Errors
+    /// [`ReadError`].
+    ///
+    /// # Cancel safety
+    /// May be dropped half-way.
+    pub async fn whole(mut self) -> Result<Bytes, ReadError> {
+        let mut pieces = Vec::new();
+        while let Some(piece) = self.next().await? {
+            pieces.push(piece);
+        }
+        Ok(match <[Bytes; 1]>::try_from(pieces) {
+            Ok([piece]) => piece,
+            Err(pieces) => Bytes::from(pieces.concat()),
+        })
     }
 }

@@ -4,10 +4,12 @@
 //! checksum covers the journal's generation, the record's offset in the file, kind, length and payload, so that bytes
 //! left over from elsewhere are no record. Numbers are little-endian.
 
-use super::key::{KEY_HASH_BYTES, Key};
+use super::key::{Form, KEY_HASH_BYTES, Key, Place};
 
-/// Length of an entry: function (1), kind of place (1: file, 2: segment), serial (1), zero (1), last use in Unix
-/// seconds (4), size (8), segment number (4), offset in the segment (4), key (32).
+/// Length of an entry: function (1), kind of place (1: file, 2: segment), serial of a file (1), zero (1), last use in Unix
+/// seconds (4), size (8), segment number (4), offset in the segment (4), key (32). Compressed blobs have the kinds 3 (file)
+/// and 4 (segment), and their share of the disk: a file's in the place of the segment number, a segment's in that of the
+/// serial.
 pub const ENTRY_BYTES: usize = 56;
 
 /// Bytes of a journal record before its payload.
@@ -24,6 +26,8 @@ pub struct DiskEntry {
     pub size_bytes: u64,
     /// Where it lies.
     pub place: DiskPlace,
+    /// How it lies there.
+    pub form: Form,
 }
 
 /// Where a blob lies, in names that last.
@@ -86,9 +90,12 @@ const SYNCED: u8 = 5;
 impl DiskEntry {
     /// The entry's bytes.
     pub fn encode(&self) -> [u8; ENTRY_BYTES] {
-        let (kind, serial, number, offset_bytes) = match self.place {
-            DiskPlace::File { serial } => (1, serial, 0, 0),
-            DiskPlace::Segment { number, offset_bytes } => (2, 0, number, offset_bytes),
+        let share = self.form.share();
+        let (kind, serial, number, offset_bytes) = match (self.place, self.form) {
+            (DiskPlace::File { serial }, Form::Plain) => (1, serial, 0, 0),
+            (DiskPlace::Segment { number, offset_bytes }, Form::Plain) => (2, 0, number, offset_bytes),
+            (DiskPlace::File { serial }, Form::Zstd { .. }) => (3, serial, u32::from(share), 0),
+            (DiskPlace::Segment { number, offset_bytes }, Form::Zstd { .. }) => (4, share as u8, number, offset_bytes),
         };
         let mut fields = Fields::<ENTRY_BYTES>::new();
         fields.add(&[self.key.function, kind, serial, 0]);
@@ -109,16 +116,23 @@ impl DiskEntry {
         let (size, rest) = rest.split_first_chunk()?;
         let (number, offset) = rest.split_first_chunk()?;
         let (number, offset_bytes) = (u32::from_le_bytes(*number), u32::from_le_bytes(offset.try_into().ok()?));
-        let place = match (kind, serial, number, offset_bytes) {
-            (1, serial, 0, 0) => DiskPlace::File { serial: *serial },
-            (2, 0, number, offset_bytes) => DiskPlace::Segment { number, offset_bytes },
+        let (place, share) = match (kind, serial, number, offset_bytes) {
+            (1, serial, 0, 0) => (DiskPlace::File { serial: *serial }, 0),
+            (2, 0, number, offset_bytes) => (DiskPlace::Segment { number, offset_bytes }, 0),
+            (3, serial, 1.., 0) => (DiskPlace::File { serial: *serial }, u16::try_from(number).ok()?),
+            (4, 1.., number, offset_bytes) => (DiskPlace::Segment { number, offset_bytes }, u16::from(*serial)),
             _ => return None,
+        };
+        let of = match place {
+            DiskPlace::File { serial } => Place::File { serial },
+            DiskPlace::Segment { .. } => Place::Segment { slot: 0, offset_bytes: 0 },
         };
         Some(DiskEntry {
             key: Key { function: *function, hash: hash.try_into().ok()? },
             used: u32::from_le_bytes(*used),
             size_bytes: u64::from_le_bytes(*size),
             place,
+            form: Form::from_share(share, &of)?,
         })
     }
 }
@@ -241,7 +255,7 @@ mod tests {
     const HERE: Position = Position { generation: 3, offset_bytes: 64 };
 
     fn entry(place: DiskPlace) -> DiskEntry {
-        DiskEntry { key: Key { function: 1, hash: [9; 32] }, used: 77, size_bytes: 1 << 40, place }
+        DiskEntry { key: Key { function: 1, hash: [9; 32] }, used: 77, size_bytes: 1 << 40, place, form: Form::Plain }
     }
 
     fn records() -> Vec<Record> {
@@ -249,6 +263,11 @@ mod tests {
             Record::Put(entry(DiskPlace::File { serial: 3 })),
             Record::Put(entry(DiskPlace::Segment { number: 7, offset_bytes: 640 })),
             Record::Move(entry(DiskPlace::Segment { number: u32::MAX, offset_bytes: u32::MAX })),
+            Record::Put(DiskEntry { form: Form::Zstd { share: 1023 }, ..entry(DiskPlace::File { serial: 15 }) }),
+            Record::Move(DiskEntry {
+                form: Form::Zstd { share: 1 },
+                ..entry(DiskPlace::Segment { number: 7, offset_bytes: 640 })
+            }),
             Record::Remove(Key { function: 1, hash: [1; 32] }),
             Record::Touch { used: 5, prefixes: vec![[1; 8], [2; 8]] },
             Record::Touch { used: 5, prefixes: vec![] },

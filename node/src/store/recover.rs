@@ -11,6 +11,7 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
+use super::codecs::Codecs;
 use super::disk::Disk;
 use super::error::OpenError;
 use super::index::{Found, Index};
@@ -134,6 +135,8 @@ pub struct Recovery {
     found: Vec<Option<Arc<SegmentFile>>>,
     /// Their slots by number.
     slots: HashMap<u32, u32>,
+    /// The slot of those that are gone.
+    gone: Option<u32>,
     /// Blobs that may not have made it to the disk.
     doubts: Vec<Key>,
     /// Bytes of journals replayed.
@@ -168,6 +171,7 @@ impl Recovery {
             segments: Segments::new(capacity_bytes),
             found: Vec::new(),
             slots: HashMap::new(),
+            gone: None,
             doubts: Vec::new(),
             replayed_bytes: 0,
             newest: 0,
@@ -334,7 +338,7 @@ impl Recovery {
                 Place::Segment { slot, .. } => self.segments.file(slot).cloned(),
                 Place::File { .. } => None,
             };
-            match verify::check(disk, &self.paths, segment.as_deref(), &found.stored, |_| {}) {
+            match verify::check(disk, &self.paths, segment.as_deref(), &found.stored) {
                 Ok(()) => continue,
                 Err(Finding::Io(error)) => {
                     // Reads check it again, so that keeping it harms nobody.
@@ -348,7 +352,7 @@ impl Recovery {
             self.index.remove(slot);
             if let Place::Segment { slot, .. } = found.stored.place {
                 // The sweep removes the file if nothing else is in it.
-                self.segments.release(slot, found.stored.place.charge_bytes(found.stored.size_bytes));
+                self.segments.release(slot, found.stored.charge_bytes());
             }
         }
     }
@@ -361,7 +365,7 @@ impl Recovery {
                 Place::Segment { slot: self.slot(number)?, offset_bytes: u64::from(offset_bytes) }
             }
         };
-        Some(Stored { key: entry.key, size_bytes: entry.size_bytes, place })
+        Some(Stored { key: entry.key, size_bytes: entry.size_bytes, place, form: entry.form })
     }
 
     /// The slot of a segment, which is opened when it is first named. It may be gone: a later record says then where its
@@ -370,7 +374,6 @@ impl Recovery {
         if let Some(slot) = self.slots.get(&number) {
             return Some(*slot);
         }
-        let slot = u32::try_from(self.found.len()).ok().filter(|slot| *slot < MAX_SEGMENTS)?;
         let path = self.paths.segment(number);
         // Whichever is the newest is written to.
         let file = match fs::OpenOptions::new().read(true).write(!self.read_only).open(&path) {
@@ -381,7 +384,16 @@ impl Recovery {
                 None
             }
         };
-        self.found.push(file);
+        // All that are gone share a slot: journals name more of them than there are slots.
+        let slot = match (&file, self.gone) {
+            (None, Some(gone)) => gone,
+            _ => {
+                let slot = u32::try_from(self.found.len()).ok().filter(|slot| *slot < MAX_SEGMENTS)?;
+                self.gone = if file.is_none() { Some(slot) } else { self.gone };
+                self.found.push(file);
+                slot
+            }
+        };
         self.slots.insert(number, slot);
         self.segments.skip_number(number);
         Some(slot)
@@ -392,7 +404,7 @@ impl Recovery {
         if !self.damaged {
             return Ok(());
         }
-        let directory = self.paths.segments();
+        let (directory, codecs) = (self.paths.segments(), Codecs::default());
         tracing::warn!("the index is damaged; all files are read to find what there is, which takes its time");
         let mut numbers = Vec::new();
         for entry in fs::read_dir(&directory).map_err(failed("list", &directory))? {
@@ -409,9 +421,9 @@ impl Recovery {
             }
             let Some(slot) = slot else { continue };
             let Some(Some(file)) = self.found.get(slot as usize).cloned() else { continue };
-            added += salvage::segment(disk, &mut self.index, slot, &file);
+            added += salvage::segment(disk, &codecs, &mut self.index, slot, &file);
         }
-        added += salvage::files(disk, &self.paths, &mut self.index);
+        added += salvage::files(disk, &codecs, &self.paths, &mut self.index);
         if added > 0 {
             tracing::warn!(added, blobs = self.index.blobs(), "the index was damaged; blobs were found in their files");
         }
@@ -429,7 +441,7 @@ impl Recovery {
             let Some(Found { stored, .. }) = self.index.get(entry) else { continue };
             let Place::Segment { slot, offset_bytes } = stored.place else { continue };
             if self.segments.file(slot).is_some() {
-                self.segments.count_found(slot, offset_bytes, stored.place.charge_bytes(stored.size_bytes));
+                self.segments.count_found(slot, offset_bytes, stored.charge_bytes());
             } else {
                 tracing::warn!(hash = stored.key.hash_hex(), "the segment of a blob is gone");
                 self.index.remove(entry);

@@ -321,6 +321,7 @@ async fn a_record_forged_inside_an_upload_is_not_adopted() {
     let forged = super::segment::RecordHeader {
         key: super::key::Key::of(&wanted),
         size_bytes: 4,
+        frame_bytes: 0,
         checksum: crc32c::crc32c(evil),
         segment: 1,
         offset_bytes: 128,

@@ -12,17 +12,19 @@ use std::path::Path;
 
 use casbah_cluster::digest::DigestFunction;
 
-use super::blob_file::{TRAILER_BYTES, digest_in_trailer};
+use super::blob_file::{Layout, TRAILER_BYTES, check_label, digest_in_trailer};
+use super::codecs::Codecs;
 use super::disk::Disk;
 use super::index::Index;
 use super::key::{Key, Place, Stored};
 use super::paths::{Paths, parse_blob_name};
+use super::segment::RecordHeader;
 use super::segment_walk::SegmentWalk;
 use super::segments::SegmentFile;
 use super::verify;
 
 /// Adds what is in a segment and not in the index, as used before all else. Returns the number of blobs added.
-pub fn segment(disk: &Disk, index: &mut Index, slot: u32, file: &SegmentFile) -> u64 {
+pub fn segment(disk: &Disk, codecs: &Codecs, index: &mut Index, slot: u32, file: &SegmentFile) -> u64 {
     let length = file.file.metadata().map(|metadata| metadata.len());
     let length = length.inspect_err(|error| tracing::error!(segment = file.number, %error, "a segment cannot be read"));
     let mut walk = SegmentWalk::new(disk, file, length.unwrap_or(0));
@@ -37,10 +39,7 @@ pub fn segment(disk: &Disk, index: &mut Index, slot: u32, file: &SegmentFile) ->
             }
         };
         match walk.blob(&header) {
-            Ok(Some(blob)) if is_named(&header.key, blob) => {
-                let place = Place::Segment { slot, offset_bytes: u64::from(header.offset_bytes) };
-                found.push(Stored { key: header.key, size_bytes: u64::from(header.size_bytes), place });
-            }
+            Ok(Some(bytes)) if is_named(codecs, &header, bytes) => found.extend(header.stored(slot)),
             Ok(_) => walk.distrust(&header),
             Err(error) => {
                 tracing::error!(segment = file.number, %error, "a part of a segment cannot be read");
@@ -52,17 +51,27 @@ pub fn segment(disk: &Disk, index: &mut Index, slot: u32, file: &SegmentFile) ->
     found.iter().rev().filter(|stored| index.insert_oldest(stored).is_some()).count() as u64
 }
 
-/// Whether these are the bytes that a key names.
-fn is_named(key: &Key, blob: &[u8]) -> bool {
-    DigestFunction::from_number(key.function).is_some_and(|function| {
+/// Whether this is what is stored of the blob that the header names.
+fn is_named(codecs: &Codecs, header: &RecordHeader, bytes: &[u8]) -> bool {
+    let mut decoded = Vec::new();
+    let blob = if header.frame_bytes == 0 {
+        bytes
+    } else {
+        decoded.resize(header.size_bytes as usize, 0);
+        if codecs.decompress(bytes, &mut decoded).is_err() {
+            return false;
+        }
+        &decoded
+    };
+    DigestFunction::from_number(header.key.function).is_some_and(|function| {
         let mut hasher = function.hasher();
         hasher.update(blob);
-        Key::of(&hasher.finish()) == *key
+        Key::of(&hasher.finish()) == header.key
     })
 }
 
 /// Adds what has a file of its own and is not in the index, as used before all else. Returns the number of blobs added.
-pub fn files(disk: &Disk, paths: &Paths, index: &mut Index) -> u64 {
+pub fn files(disk: &Disk, codecs: &Codecs, paths: &Paths, index: &mut Index) -> u64 {
     let mut added = 0;
     for directory in list(&paths.blobs()) {
         for entry in list(&directory.path()) {
@@ -70,7 +79,7 @@ pub fn files(disk: &Disk, paths: &Paths, index: &mut Index) -> u64 {
             if index.find(&key).is_some() {
                 continue;
             }
-            match check(disk, paths, &entry.path(), key, serial) {
+            match check(disk, codecs, paths, (&entry.path(), key, serial)) {
                 Ok(Some(stored)) => added += u64::from(index.insert_oldest(&stored).is_some()),
                 Ok(None) => {}
                 Err(error) => tracing::error!(path = %entry.path().display(), %error, "a file cannot be read"),
@@ -90,15 +99,23 @@ fn list(path: &Path) -> Vec<DirEntry> {
 }
 
 /// The blob of a file; `None` when its bytes are not those that its name says.
-fn check(disk: &Disk, paths: &Paths, path: &Path, key: Key, serial: u8) -> io::Result<Option<Stored>> {
+fn check(
+    disk: &Disk,
+    codecs: &Codecs,
+    paths: &Paths,
+    (path, key, serial): (&Path, Key, u8),
+) -> io::Result<Option<Stored>> {
     let file = disk.open(path)?;
-    let Some(at) = file.metadata()?.len().checked_sub(TRAILER_BYTES as u64) else { return Ok(None) };
+    let length = file.metadata()?.len();
+    let Some(at) = length.checked_sub(TRAILER_BYTES as u64) else { return Ok(None) };
     let mut trailer = [0; TRAILER_BYTES];
     disk.read_exact_at(&file, &mut trailer, at)?;
     let Some(digest) = digest_in_trailer(&trailer).filter(|digest| Key::of(digest) == key) else { return Ok(None) };
-    let stored = Stored { key, size_bytes: digest.size_bytes(), place: Place::File { serial } };
+    let layout = check_label(&digest, length, &trailer).ok();
+    let Some(form) = layout.and_then(Layout::form) else { return Ok(None) };
+    let stored = Stored { key, size_bytes: digest.size_bytes(), place: Place::File { serial }, form };
     let mut hasher = digest.function().hasher();
-    match verify::check(disk, paths, None, &stored, |bytes| hasher.update(bytes)) {
+    match verify::check_and_show(disk, paths, codecs, (&stored, None), |bytes| hasher.update(bytes)) {
         Ok(()) => Ok((hasher.finish() == digest).then_some(stored)),
         Err(verify::Finding::Io(error)) => Err(error),
         Err(_) => Ok(None),

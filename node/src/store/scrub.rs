@@ -39,7 +39,7 @@ fn check(shared: &Shared, slot: u32) -> u64 {
         let Some(found) = state.index.get(slot).filter(|found| !found.hidden) else { return 0 };
         (found.stored, state.segment_of(&found.stored))
     };
-    match verify::check(&shared.disk, &shared.paths, segment.as_deref(), &stored, |_| {}) {
+    match verify::check(&shared.disk, &shared.paths, segment.as_deref(), &stored) {
         Ok(()) => {}
         Err(Finding::Io(error)) => tracing::warn!(hash = stored.key.hash_hex(), %error, "a blob could not be checked"),
         Err(finding) => {
@@ -49,6 +49,7 @@ fn check(shared: &Shared, slot: u32) -> u64 {
             }
         }
     }
-    shared.lock().counters.scrubbed_bytes += stored.size_bytes;
-    stored.size_bytes.max(64)
+    let read_bytes = stored.charge_bytes().min(stored.size_bytes);
+    shared.lock().counters.scrubbed_bytes += read_bytes;
+    read_bytes.max(64)
 }

@@ -5,7 +5,7 @@ use std::io;
 use super::disk::Disk;
 use super::key::RECORD_ALIGN;
 use super::limits::{DISK_BLOCK_BYTES, PIECE_BYTES};
-use super::segment::{HEADER_BYTES, RecordHeader, record_bytes};
+use super::segment::{HEADER_BYTES, RecordHeader};
 use super::segments::SegmentFile;
 
 /// Where a walk is. Large parts of the segment are read at a time.
@@ -56,18 +56,18 @@ impl<'a> SegmentWalk<'a> {
                 self.at += RECORD_ALIGN;
                 continue;
             };
-            self.at += record_bytes(u64::from(header.size_bytes));
+            self.at += header.record_bytes();
             return Ok(Some(header));
         }
         Ok(None)
     }
 
-    /// The blob of a record, if it is all there and matches its checksum.
+    /// What is stored of the blob of a record, if it is all there and matches its checksum.
     ///
     /// # Errors
     /// What the disk said of this blob; the walk may go on.
     pub fn blob(&mut self, header: &RecordHeader) -> io::Result<Option<&[u8]>> {
-        let length = header.size_bytes as usize;
+        let length = header.stored_bytes() as usize;
         let blob = match self.read(u64::from(header.offset_bytes) + HEADER_BYTES as u64, length) {
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
             read => read?,

@@ -145,6 +145,11 @@ impl Segments {
         number < self.first_number && !self.table.iter().flatten().any(|segment| segment.file.number == number)
     }
 
+    /// Whether the table has no place for one more segment: terabytes of small blobs are there then.
+    pub fn is_full(&self) -> bool {
+        self.table.len() >= MAX_SEGMENTS as usize && self.table.iter().all(Option::is_some)
+    }
+
     /// A segment for later.
     pub fn add_spare(&mut self, file: Arc<SegmentFile>) {
         self.spare = Some(file);

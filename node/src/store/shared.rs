@@ -8,8 +8,11 @@ use std::time::Instant;
 
 use tokio::sync::{Notify, Semaphore, oneshot};
 
+use crate::config::Compression;
+
 use super::buffers::Buffers;
 use super::clock::Clock;
+use super::codecs::Codecs;
 use super::disk::Disk;
 use super::gathered::GatheredTotal;
 use super::journal::Journal;
@@ -44,6 +47,8 @@ pub struct Shared {
     pub pace: Pace,
     /// Memory for readers.
     pub buffers: Arc<Buffers>,
+    /// zstd.
+    pub codecs: Arc<Codecs>,
     /// Told when reserved bytes are given back or become evictable.
     pub space: Notify,
     /// Names this run's uploads.
@@ -101,12 +106,21 @@ impl Shared {
             maintenance: Maintenance::default(),
             pace: Pace::new(),
             buffers: Arc::default(),
+            codecs: Arc::default(),
             space: Notify::new(),
             run: parts.run,
             uploads: AtomicU64::new(0),
             gathered: GatheredTotal::default(),
             jobs: Arc::new(Semaphore::new(BLOCKING_JOBS)),
             waiting: AtomicUsize::new(0),
+        }
+    }
+
+    /// What compresses new blobs, if anything does.
+    pub fn compression(&self) -> Option<&Arc<Codecs>> {
+        match self.options.compression {
+            Compression::None => None,
+            Compression::Zstd => Some(&self.codecs),
         }
     }
 

@@ -214,7 +214,7 @@ impl State {
             return None;
         };
         if let Place::Segment { slot, .. } = stored.place {
-            let gone = self.segments.settle(slot, stored.place.charge_bytes(stored.size_bytes));
+            let gone = self.segments.settle(slot, stored.charge_bytes());
             self.discard_segments(gone);
         }
         let record = Record::Put(self.disk_entry(stored, now));
@@ -229,12 +229,12 @@ impl State {
         self.queue.push(&Record::Remove(found.stored.key));
         match found.stored.place {
             Place::File { serial } => {
-                let bytes = found.stored.place.charge_bytes(found.stored.size_bytes);
+                let bytes = found.stored.charge_bytes();
                 self.garbage_bytes += bytes;
                 self.discard_blob(&found.stored.key, serial, bytes);
             }
             Place::Segment { slot, .. } => {
-                let charge = found.stored.place.charge_bytes(found.stored.size_bytes);
+                let charge = found.stored.charge_bytes();
                 let gone = self.segments.release(slot, charge);
                 self.discard_segments(gone);
             }
@@ -271,7 +271,7 @@ impl State {
             return false;
         };
         let moved = Stored { place: to, ..*from };
-        let charge = to.charge_bytes(from.size_bytes);
+        let charge = moved.charge_bytes();
         self.index.relocate(slot, &moved);
         let record = Record::Move(self.disk_entry(&moved, found.used));
         self.queue.push(&record);
@@ -314,6 +314,6 @@ impl State {
                 DiskPlace::Segment { number: self.segments.number(slot), offset_bytes: offset_bytes as u32 }
             }
         };
-        DiskEntry { key: stored.key, used, size_bytes: stored.size_bytes, place }
+        DiskEntry { key: stored.key, used, size_bytes: stored.size_bytes, place, form: stored.form }
     }
 }

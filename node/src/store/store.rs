@@ -12,7 +12,7 @@ use super::error::{OpenError, ReadError, ReadOnlyReason, WriteError};
 use super::index::Inventory;
 use super::limits::{LOOKUP_BATCH, MINIMUM_CAPACITY_BYTES};
 use super::options::{StoreOptions, Surroundings};
-use super::reader::{self, Reader};
+use super::reader::{self, Reader, StoredReader};
 use super::shared::{JobError, Shared, lock};
 use super::upload::{self, Upload};
 use super::{maintenance, recover, sync, verify};
@@ -149,6 +149,18 @@ impl Store {
         reader::read(self.shared(), digest, offset, length)
     }
 
+    /// The whole blob as it is stored, if it is stored compressed: zstd frames, one after the other, each of which says how
+    /// many bytes it makes. `None` when it is stored as it is, which is no use of it. Otherwise a use of it.
+    ///
+    /// # Errors
+    /// [`ReadError`].
+    ///
+    /// # Cancel safety
+    /// May be dropped.
+    pub async fn read_stored(&self, digest: &Digest) -> Result<Option<StoredReader>, ReadError> {
+        reader::read_stored(self.shared(), digest)
+    }
+
     /// Stores a whole blob. One that is here is verified and used all the same.
     ///
     /// # Errors
@@ -202,7 +214,8 @@ impl Store {
         let mut digests = Vec::with_capacity(copies.len());
         for (stored, segment) in copies {
             let shared = Arc::clone(self.shared());
-            let read = move || verify::digest(&shared.disk, &shared.paths, segment.as_deref(), &stored);
+            let read =
+                move || verify::digest(&shared.disk, &shared.paths, &shared.codecs, (&stored, segment.as_deref()));
             match self.shared().blocking(read).await {
                 Ok(digest) => digests.extend(digest),
                 Err(JobError::Busy) => return Err(io::ErrorKind::ResourceBusy.into()),

@@ -9,7 +9,7 @@ use casbah_cluster::digest::{Digest, DigestFunction};
 use rand::rngs::SmallRng;
 use rand::{Rng, RngExt as _, SeedableRng};
 
-use crate::config::SyncPolicy;
+use crate::config::{Compression, SyncPolicy};
 
 use super::clock::Clock;
 use super::disk::Disk;
@@ -50,6 +50,7 @@ impl Bench {
             capacity_bytes,
             retention_floor: Duration::ZERO,
             sync: SyncPolicy::Interval(Duration::from_millis(1)),
+            compression: Compression::None,
         };
         Bench { _dir: dir, clock: Arc::default(), disk: Arc::default(), options, threads: true }
     }
@@ -93,6 +94,12 @@ pub fn blob(seed: u64, length: usize) -> Bytes {
     let mut bytes = vec![0; length];
     SmallRng::seed_from_u64(seed).fill_bytes(&mut bytes);
     Bytes::from(bytes)
+}
+
+/// Bytes of this length that shrink to about a half, the same for the same seed.
+pub fn text(seed: u64, length: usize) -> Bytes {
+    let digits = blob(seed, length).iter().map(|byte| b"0123456789abcdef"[usize::from(byte % 16)]).collect::<Vec<u8>>();
+    Bytes::from(digits)
 }
 
 /// Stores random bytes.

@@ -8,12 +8,16 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use casbah_cluster::digest::{Digest, Hasher};
 
-use super::blob_file::BlobFileWriter;
+use super::blob_writer::BlobFileWriter;
+use super::commit::Payload;
 use super::error::{Mismatch, WriteError};
 use super::gathered::Gathered;
 use super::health;
-use super::key::{MAX_BLOB_BYTES, Place};
-use super::limits::{ROOM_ATTEMPTS, SMALL_BLOB_BYTES, SPACE_PATIENCE};
+use super::key::{Form, MAX_BLOB_BYTES, Place};
+use super::limits::{
+    DISK_BLOCK_BYTES, INLINE_COMPRESSED_BYTES, ROOM_ATTEMPTS, SMALL_BLOB_BYTES, SPACE_PATIENCE, ZSTD_FRAME_BYTES,
+    ZSTD_SLACK_SHARE,
+};
 use super::shared::{Job, JobError, Reservation, Shared};
 use super::state::{GarbageFile, NoRoom};
 use super::{commit, compact};
@@ -90,14 +94,23 @@ pub fn place_for(size_bytes: u64) -> Place {
     if size_bytes <= SMALL_BLOB_BYTES { Place::Segment { slot: 0, offset_bytes: 0 } } else { Place::File { serial: 0 } }
 }
 
+/// The most that a blob of this size may come to take.
+fn most_charge_bytes(shared: &Shared, size_bytes: u64) -> u64 {
+    let plain = place_for(size_bytes).charge_bytes(size_bytes);
+    // A few frames are never larger than the blob, since the first one pays.
+    if shared.compression().is_none() || size_bytes <= 64 * ZSTD_FRAME_BYTES as u64 {
+        return plain;
+    }
+    plain + (plain / ZSTD_SLACK_SHARE).next_multiple_of(DISK_BLOCK_BYTES)
+}
+
 async fn choose_target(shared: &Arc<Shared>, digest: Digest) -> Result<Target, WriteError> {
-    let place = place_for(digest.size_bytes());
     let size_bytes = digest.size_bytes();
     let capacity_bytes = shared.options.capacity_bytes;
     if size_bytes > MAX_BLOB_BYTES {
         return Err(WriteError::LargerThanStore { digest, capacity_bytes });
     }
-    let Some(reservation) = reserve(shared, digest, place.charge_bytes(size_bytes)).await? else {
+    let Some(reservation) = reserve(shared, digest, most_charge_bytes(shared, size_bytes)).await? else {
         return Ok(Target::Nowhere);
     };
     if size_bytes <= SMALL_BLOB_BYTES {
@@ -187,7 +200,7 @@ fn create(shared: &Arc<Shared>, size_bytes: u64) -> io::Result<(BlobFileWriter, 
     let number = shared.uploads.fetch_add(1, Ordering::Relaxed);
     let file = shared.disk.create(&shared.paths.upload(shared.run, number))?;
     let upload_file = UploadFile { shared: Arc::clone(shared), number: Some(number) };
-    Ok((BlobFileWriter::new(&shared.disk, file, size_bytes)?, upload_file))
+    Ok((BlobFileWriter::new(&shared.disk, file, size_bytes, shared.compression().cloned())?, upload_file))
 }
 
 fn failed(shared: &Shared, digest: Digest, error: JobError) -> WriteError {
@@ -316,7 +329,10 @@ fn finish(
     match incoming.target {
         Target::Nowhere | Target::Memory(_) => Ok(commit::present(shared, &digest).map(|()| None)),
         Target::File(writer, file, reservation) => {
-            commit::file(shared, &digest, writer.finish(&shared.disk, &digest)?, file, reservation)
+            let (written, layout) = writer.finish(&shared.disk, &digest)?;
+            // Frames are never much larger than what they are made of.
+            let form = layout.form().ok_or(io::ErrorKind::InvalidData)?;
+            commit::file(shared, &digest, (written, form), file, reservation)
         }
     }
 }
@@ -335,22 +351,22 @@ async fn store_small(
         return Ok(None);
     }
     if reservation.is_none() {
-        let charge = place_for(digest.size_bytes()).charge_bytes(digest.size_bytes());
-        reservation = reserve(shared, digest, charge).await?;
+        reservation = reserve(shared, digest, most_charge_bytes(shared, digest.size_bytes())).await?;
         if reservation.is_none() {
             return Ok(None);
         }
     }
+    let payload = payload(shared, digest, pieces).await?;
     loop {
         let stored = if shared.pace.is_calm() {
             let started = Instant::now();
-            let stored = commit::small(shared, &digest, pieces, &mut reservation);
+            let stored = commit::small(shared, &digest, &payload, &mut reservation);
             shared.pace.note(started);
             stored.map_err(JobError::Io)
         } else {
-            let (to, pieces) = (Arc::clone(shared), pieces.to_vec());
+            let (to, payload) = (Arc::clone(shared), payload.clone());
             let mut taken = reservation.take();
-            let job = move || Ok((commit::small(&to, &digest, &pieces, &mut taken)?, taken));
+            let job = move || Ok((commit::small(&to, &digest, &payload, &mut taken)?, taken));
             shared.blocking(job).await.map(|(stored, taken)| {
                 reservation = taken;
                 stored
@@ -362,6 +378,26 @@ async fn store_small(
         let bytes = 2 * shared.lock().segments.segment_bytes();
         with_room(shared, digest, bytes, |to| compact::make_segment(to)).await?;
     }
+}
+
+/// What is stored of a small blob: a frame of it, if blobs are compressed and it pays, and otherwise the blob.
+async fn payload(shared: &Arc<Shared>, digest: Digest, pieces: &[Bytes]) -> Result<Payload, WriteError> {
+    let plain = Payload { pieces: pieces.to_vec(), form: Form::Plain };
+    let Some(codecs) = shared.compression() else { return Ok(plain) };
+    let size_bytes = digest.size_bytes();
+    let whole = match pieces {
+        [piece] => piece.clone(),
+        pieces => Bytes::from(pieces.concat()),
+    };
+    let frame = if size_bytes <= INLINE_COMPRESSED_BYTES {
+        codecs.compress_if_it_pays(&whole).map_err(JobError::Io)
+    } else {
+        let codecs = Arc::clone(codecs);
+        shared.blocking(move || codecs.compress_if_it_pays(&whole)).await
+    };
+    let Some(frame) = frame.map_err(|error| failed(shared, digest, error))? else { return Ok(plain) };
+    let form = Form::in_segment(size_bytes, frame.len() as u64);
+    Ok(form.map_or(plain, |form| Payload { pieces: vec![Bytes::from(frame)], form }))
 }
 
 fn verify(expected: Digest, hasher: Hasher) -> Result<(), WriteError> {

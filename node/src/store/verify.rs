@@ -1,15 +1,17 @@
 //! Checks stored copies: against their checksums while the store is in use, and against their digests offline.
 
+use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use casbah_cluster::digest::{Digest, DigestFunction, Hasher};
 
-use super::blob_file::{self, Layout, TRAILER_BYTES};
+use super::blob_file::{self, Frames, Layout, TRAILER_BYTES};
+use super::codecs::Codecs;
 use super::disk::Disk;
 use super::error::{Damage, OpenError};
-use super::key::{Key, Place, Stored};
-use super::limits::{FRAME_BYTES, PIECE_BYTES};
+use super::key::{Form, Key, Place, Stored};
+use super::limits::{FRAME_BYTES, PIECE_BYTES, ZSTD_FRAME_BYTES};
 use super::paths::Paths;
 use super::recover::{Loaded, Recovery};
 use super::segment::{HEADER_BYTES, RecordHeader};
@@ -50,7 +52,7 @@ pub struct VerifyReport {
 /// [`OpenError`] when the directory is no store, or its index cannot be read.
 pub fn verify(dir: &Path, mut progress: impl FnMut(u64, u64)) -> Result<VerifyReport, OpenError> {
     let paths = Paths::new(PathBuf::from(dir));
-    let disk = Disk::default();
+    let (disk, codecs) = (Disk::default(), Codecs::default());
     let Loaded { index, segments, damaged } = Recovery::load_only(&disk, &paths)?;
     let mut report = VerifyReport { index_damaged: damaged, ..VerifyReport::default() };
     let mut done = 0;
@@ -61,7 +63,7 @@ pub fn verify(dir: &Path, mut progress: impl FnMut(u64, u64)) -> Result<VerifyRe
             Place::File { .. } => None,
         };
         let mut hasher = DigestFunction::from_number(stored.key.function).map(DigestFunction::hasher);
-        let checked = check(&disk, &paths, file, &stored, |bytes| {
+        let checked = check_and_show(&disk, &paths, &codecs, (&stored, file), |bytes| {
             if let Some(hasher) = &mut hasher {
                 hasher.update(bytes);
             }
@@ -86,40 +88,73 @@ fn name(stored: &Stored) -> String {
     stored.key.digest(stored.size_bytes).map_or_else(|| stored.key.hash_hex(), |digest| digest.to_string())
 }
 
-/// Reads a copy and compares it with its checksums; the bytes that match are shown as they come. A blob in a segment needs
-/// the segment's file.
+/// Reads a copy and compares what is stored with its checksums. A blob in a segment needs the segment's file.
 ///
 /// # Errors
 /// [`Finding`].
-pub fn check(
+pub fn check(disk: &Disk, paths: &Paths, segment: Option<&SegmentFile>, stored: &Stored) -> Result<(), Finding> {
+    walk(disk, paths, (stored, segment), |_, _| Ok(()))
+}
+
+/// The same; the blob's bytes are shown as they come.
+///
+/// # Errors
+/// [`Finding`].
+pub fn check_and_show(
     disk: &Disk,
     paths: &Paths,
-    segment: Option<&SegmentFile>,
-    stored: &Stored,
+    codecs: &Codecs,
+    (stored, segment): (&Stored, Option<&SegmentFile>),
     mut bytes_are: impl FnMut(&[u8]),
 ) -> Result<(), Finding> {
-    let read = |file: &std::fs::File, buffer: &mut [u8], offset| match disk.read_exact_at(file, buffer, offset) {
-        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Err(Finding::Damaged(Damage::Short)),
-        other => other.map_err(Finding::Io),
-    };
+    let mut decoded = Vec::new();
+    walk(disk, paths, (stored, segment), |bytes, frame_of| {
+        match frame_of {
+            None => bytes_are(bytes),
+            Some(size) => {
+                decoded.resize(size, 0);
+                codecs.decompress(bytes, &mut decoded)?;
+                bytes_are(&decoded);
+            }
+        }
+        Ok(())
+    })
+}
+
+/// Goes through what is stored of a blob: pieces of it, or frames of so many of its bytes each.
+fn walk(
+    disk: &Disk,
+    paths: &Paths,
+    (stored, segment): (&Stored, Option<&SegmentFile>),
+    mut piece: impl FnMut(&[u8], Option<usize>) -> Result<(), Damage>,
+) -> Result<(), Finding> {
+    let read = |file: &File, buffer: &mut [u8], offset| disk.read_exact_at(file, buffer, offset).map_err(finding);
     let serial = match stored.place {
         Place::File { serial } => serial,
         Place::Segment { offset_bytes, .. } => {
             let segment = segment.ok_or(Damage::Gone)?;
-            let (mut header, mut blob) = ([0; HEADER_BYTES], vec![0; stored.size_bytes as usize]);
+            let (mut header, mut bytes) = ([0; HEADER_BYTES], vec![0; stored.record_payload_bytes() as usize]);
             read(&segment.file, &mut header, offset_bytes)?;
-            read(&segment.file, &mut blob, offset_bytes + HEADER_BYTES as u64)?;
-            RecordHeader::check(&header, &blob, &stored.key, (segment.number, offset_bytes as u32))?;
-            bytes_are(&blob);
-            return Ok(());
+            read(&segment.file, &mut bytes, offset_bytes + HEADER_BYTES as u64)?;
+            let length = RecordHeader::check(&header, &bytes, stored, segment.number)?;
+            let frame_of = (stored.form != Form::Plain).then_some(stored.size_bytes as usize);
+            return Ok(piece(bytes.get(..length).unwrap_or_default(), frame_of)?);
         }
     };
     let file = disk.open(&paths.blob(&stored.key, serial)).map_err(|error| match error.kind() {
         io::ErrorKind::NotFound => Finding::Damaged(Damage::Gone),
         _ => Finding::Io(error),
     })?;
-    check_label(disk, &file, stored)?;
-    let layout = Layout::new(stored.size_bytes);
+    let layout = label(disk, &file, stored)?;
+    let step = (PIECE_BYTES / ZSTD_FRAME_BYTES) as u64;
+    if layout.is_zstd() {
+        for first in (0..layout.zstd_frames()).step_by(step as usize) {
+            let frames = first..(first + step).min(layout.zstd_frames());
+            let frames = Frames::read(disk, &file, layout, frames).map_err(finding)??;
+            frames.each().try_for_each(|(frame, size)| piece(frame, Some(size)))?;
+        }
+        return Ok(());
+    }
     let (mut offset, mut bytes, mut sums) = (0, Vec::new(), Vec::new());
     while offset < stored.size_bytes {
         let length = (stored.size_bytes - offset).min(PIECE_BYTES as u64) as usize;
@@ -128,21 +163,29 @@ pub fn check(
         read(&file, &mut bytes, offset)?;
         read(&file, &mut sums, layout.checksum_offset(offset / FRAME_BYTES as u64))?;
         blob_file::check_frames(&bytes, &sums)?;
-        bytes_are(&bytes);
+        piece(&bytes, None)?;
         offset += length as u64;
     }
     Ok(())
 }
 
-/// Whether a file is this blob's, by its length and trailer.
-pub fn check_label(disk: &Disk, file: &std::fs::File, stored: &Stored) -> Result<(), Finding> {
+fn finding(error: io::Error) -> Finding {
+    match error.kind() {
+        io::ErrorKind::UnexpectedEof => Finding::Damaged(Damage::Short),
+        _ => Finding::Io(error),
+    }
+}
+
+/// The layout of a file that is this blob's, by its length and trailer.
+fn label(disk: &Disk, file: &File, stored: &Stored) -> Result<Layout, Finding> {
     let length = file.metadata().map_err(Finding::Io)?.len();
     let mut trailer = [0; TRAILER_BYTES];
     let Some(offset) = length.checked_sub(TRAILER_BYTES as u64) else { return Err(Damage::Short.into()) };
     disk.read_exact_at(file, &mut trailer, offset).map_err(Finding::Io)?;
     let named = blob_file::digest_in_trailer(&trailer);
     let digest = named.filter(|digest| Key::of(digest) == stored.key && digest.size_bytes() == stored.size_bytes);
-    Ok(blob_file::check_label(&digest.ok_or(Damage::Label)?, length, &trailer)?)
+    let layout = blob_file::check_label(&digest.ok_or(Damage::Label)?, length, &trailer)?;
+    if layout.form() == Some(stored.form) { Ok(layout) } else { Err(Damage::Label.into()) }
 }
 
 /// The digest of a stored blob, which the index has only in part when its hash is long: from the bytes of a blob in a
@@ -153,8 +196,8 @@ pub fn check_label(disk: &Disk, file: &std::fs::File, stored: &Stored) -> Result
 pub fn digest(
     disk: &Disk,
     paths: &Paths,
-    segment: Option<&SegmentFile>,
-    stored: &Stored,
+    codecs: &Codecs,
+    (stored, segment): (&Stored, Option<&SegmentFile>),
 ) -> io::Result<Option<Digest>> {
     if let Some(digest) = stored.key.digest(stored.size_bytes) {
         return Ok(Some(digest));
@@ -164,20 +207,18 @@ pub fn digest(
     let checked = match stored.place {
         Place::Segment { .. } => {
             let mut hasher = function.hasher();
-            let checked = check(disk, paths, segment, stored, |bytes| hasher.update(bytes));
+            let checked = check_and_show(disk, paths, codecs, (stored, segment), |bytes| hasher.update(bytes));
             found = Some(hasher.finish());
             checked
         }
-        Place::File { serial } => match disk.open(&paths.blob(&stored.key, serial)) {
-            Ok(file) => {
-                let mut trailer = [0; TRAILER_BYTES];
-                let layout = Layout::new(stored.size_bytes);
-                let read = disk.read_exact_at(&file, &mut trailer, layout.trailer_offset());
-                found = blob_file::digest_in_trailer(&trailer);
-                read.map_err(Finding::Io)
-            }
-            Err(error) => Err(Finding::Io(error)),
-        },
+        Place::File { serial } => disk.open(&paths.blob(&stored.key, serial)).map_err(Finding::Io).and_then(|file| {
+            let mut trailer = [0; TRAILER_BYTES];
+            let length = file.metadata().map_err(Finding::Io)?.len();
+            let at = length.checked_sub(TRAILER_BYTES as u64).ok_or(Damage::Short)?;
+            disk.read_exact_at(&file, &mut trailer, at).map_err(Finding::Io)?;
+            found = blob_file::digest_in_trailer(&trailer);
+            Ok(())
+        }),
     };
     match checked {
         Ok(()) => Ok(found.filter(|digest| Key::of(digest) == stored.key && digest.size_bytes() == stored.size_bytes)),
