@@ -19,7 +19,7 @@ use tower::Service;
 use tower::util::BoxCloneSyncService;
 
 use crate::accept::end::Ended;
-use crate::accept::linger::Lingering;
+use crate::accept::linger::Linger;
 use crate::config::limits;
 use crate::observe::counters::COUNTERS;
 use crate::observe::labels::Refused;
@@ -100,7 +100,7 @@ pub(super) async fn serve<I, S>(
 {
     let received = Arc::new(AtomicUsize::new(0));
     let has_begun = || received.load(Ordering::Relaxed) >= PREFACE_BYTES;
-    let io = Beginning { io: Lingering::new(io), received: Arc::clone(&received) };
+    let io = Stream { io, received: Arc::clone(&received), linger: None };
     let connection = http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
         .initial_stream_window_size(limits::STREAM_WINDOW_BYTES)
@@ -164,13 +164,15 @@ pub(super) async fn serve<I, S>(
     }
 }
 
-/// Counts the first bytes that arrive, until there are [`PREFACE_BYTES`].
-struct Beginning<I> {
+/// Counts the first bytes that arrive, until there are [`PREFACE_BYTES`]; and ends when both sides have hung up.
+struct Stream<I> {
     io: I,
     received: Arc<AtomicUsize>,
+    /// Once our side is closed.
+    linger: Option<Linger>,
 }
 
-impl<I: AsyncRead + Unpin> AsyncRead for Beginning<I> {
+impl<I: AsyncRead + Unpin> AsyncRead for Stream<I> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -186,7 +188,7 @@ impl<I: AsyncRead + Unpin> AsyncRead for Beginning<I> {
     }
 }
 
-impl<I: AsyncWrite + Unpin> AsyncWrite for Beginning<I> {
+impl<I: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Stream<I> {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.io).poll_write(context, bytes)
     }
@@ -208,7 +210,15 @@ impl<I: AsyncWrite + Unpin> AsyncWrite for Beginning<I> {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_shutdown(context)
+        let Stream { io, linger, .. } = &mut *self;
+        let linger = match linger {
+            Some(linger) => linger,
+            None => {
+                ready!(Pin::new(&mut *io).poll_shutdown(context))?;
+                linger.insert(Linger::begin())
+            }
+        };
+        linger.poll(io, context).map(Ok)
     }
 }
 

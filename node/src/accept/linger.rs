@@ -4,12 +4,11 @@
 //! which the client's kernel throws away what the client has not read yet: the end of an answer that was under way. So our
 //! side is closed first, and the socket only after the client's (RFC 9112, section 9.6, has the same advice).
 
-use std::io;
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, ReadBuf};
 use tokio::time::{Instant, Sleep};
 
 /// How long a client that does not hang up may be silent. One that reads acknowledges what it has read far more often.
@@ -21,84 +20,42 @@ const DEADLINE: Duration = Duration::from_secs(60);
 /// Room for what is read and thrown away.
 const SCRAP_BYTES: usize = 4096;
 
-/// A stream that, shut down, waits for its other side to be closed too.
-pub(super) struct Lingering<I> {
-    io: I,
-    /// [`SILENCE`] and [`DEADLINE`].
-    bounds: (Duration, Duration),
-    /// Set when this side has been closed.
-    wait: Option<Wait>,
-}
-
-struct Wait {
-    silence: Pin<Box<Sleep>>,
+/// Waits for the client to hang up, once our side is closed.
+pub(super) struct Linger {
+    silence: Duration,
+    until_silent: Pin<Box<Sleep>>,
     deadline: Instant,
 }
 
-// === impl Lingering ===
+// === impl Linger ===
 
-impl<I> Lingering<I> {
-    /// Around this stream.
-    pub(super) fn new(io: I) -> Lingering<I> {
-        Lingering { io, bounds: (SILENCE, DEADLINE), wait: None }
-    }
-}
-
-impl<I: AsyncRead + Unpin> AsyncRead for Lingering<I> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_read(context, buffer)
-    }
-}
-
-impl<I: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Lingering<I> {
-    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write(context, bytes)
+impl Linger {
+    /// Begins to wait.
+    pub(super) fn begin() -> Linger {
+        Linger::within(SILENCE, DEADLINE)
     }
 
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        slices: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write_vectored(context, slices)
+    fn within(silence: Duration, deadline: Duration) -> Linger {
+        let now = Instant::now();
+        Linger { silence, until_silent: Box::pin(tokio::time::sleep_until(now + silence)), deadline: now + deadline }
     }
 
-    fn is_write_vectored(&self) -> bool {
-        self.io.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(context)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let Lingering { io, bounds: (silence, deadline), wait } = &mut *self;
-        let wait = match wait {
-            Some(wait) => wait,
-            None => {
-                ready!(Pin::new(&mut *io).poll_shutdown(context))?;
-                let now = Instant::now();
-                wait.insert(Wait { silence: Box::pin(tokio::time::sleep(*silence)), deadline: now + *deadline })
-            }
-        };
+    /// Ready when the client has hung up, or is not waited for any longer. What it sends is thrown away.
+    pub(super) fn poll(&mut self, io: &mut (impl AsyncRead + Unpin), context: &mut Context<'_>) -> Poll<()> {
         loop {
             let mut scrap = [0; SCRAP_BYTES];
             let mut buffer = ReadBuf::new(&mut scrap);
             match Pin::new(&mut *io).poll_read(context, &mut buffer) {
                 Poll::Ready(Ok(())) if !buffer.filled().is_empty() => {
                     let now = Instant::now();
-                    if now >= wait.deadline {
-                        return Poll::Ready(Ok(()));
+                    if now >= self.deadline {
+                        return Poll::Ready(());
                     }
-                    wait.silence.as_mut().reset(wait.deadline.min(now + *silence));
+                    self.until_silent.as_mut().reset(self.deadline.min(now + self.silence));
                 }
                 // It has hung up, this way or that.
-                Poll::Ready(_) => return Poll::Ready(Ok(())),
-                Poll::Pending => return wait.silence.as_mut().poll(context).map(Ok),
+                Poll::Ready(_) => return Poll::Ready(()),
+                Poll::Pending => return self.until_silent.as_mut().poll(context),
             }
         }
     }
@@ -107,15 +64,21 @@ impl<I: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Lingering<I> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::future::poll_fn;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     use tokio::net::{TcpListener, TcpStream};
 
     const ANSWER_BYTES: usize = 1 << 20;
 
-    async fn pair() -> (Lingering<TcpStream>, TcpStream) {
+    async fn pair() -> (TcpStream, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-        (Lingering::new(listener.accept().await.unwrap().0), client)
+        (listener.accept().await.unwrap().0, client)
+    }
+
+    async fn close(mut server: TcpStream, mut linger: Linger) {
+        server.shutdown().await.unwrap();
+        poll_fn(|context| linger.poll(&mut server, context)).await;
     }
 
     #[tokio::test]
@@ -123,7 +86,7 @@ mod tests {
         let (mut server, mut client) = pair().await;
         let serving = tokio::spawn(async move {
             server.write_all(&vec![7; ANSWER_BYTES]).await.unwrap();
-            server.shutdown().await.unwrap();
+            close(server, Linger::begin()).await;
         });
         let mut answer = vec![0; ANSWER_BYTES];
         for piece in answer.chunks_mut(ANSWER_BYTES / 64) {
@@ -140,19 +103,16 @@ mod tests {
 
     #[tokio::test]
     async fn a_client_that_says_nothing_is_not_waited_for_for_ever() {
-        let (mut server, client) = pair().await;
-        server.bounds = (Duration::from_millis(50), DEADLINE);
-        server.shutdown().await.unwrap();
+        let (server, client) = pair().await;
+        close(server, Linger::within(Duration::from_millis(50), DEADLINE)).await;
         drop(client);
     }
 
     #[tokio::test]
     async fn a_client_that_sends_on_and_on_is_not_listened_to_for_ever() {
-        let (mut server, mut client) = pair().await;
-        server.bounds = (SILENCE, Duration::from_millis(50));
+        let (server, mut client) = pair().await;
         let sending = tokio::spawn(async move { while client.write_all(&[0; 1000]).await.is_ok() {} });
-        server.shutdown().await.unwrap();
-        drop(server);
+        close(server, Linger::within(SILENCE, Duration::from_millis(50))).await;
         sending.await.unwrap();
     }
 }

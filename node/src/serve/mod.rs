@@ -15,6 +15,9 @@ mod cas;
 mod chunks;
 mod completeness;
 mod compression;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod instances;
 mod partial_uploads;
 mod resource_name;
