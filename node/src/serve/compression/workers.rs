@@ -126,7 +126,7 @@ impl Compression {
     }
 
     /// Memory that no decoder holds.
-    #[cfg(test)]
+    #[cfg(any(test, fuzzing))]
     pub fn idle_memory_bytes(&self) -> u64 {
         self.memory.available_permits() as u64 * MEMORY_UNIT_BYTES
     }
