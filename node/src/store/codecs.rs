@@ -11,10 +11,16 @@ use super::limits::{COMPRESSION_LEVEL, IDLE_CODECS, MIN_COMPRESSED_BLOB_BYTES, P
 use super::shared::lock;
 
 /// Compresses and decompresses, on any number of threads.
-#[derive(Default)]
 pub struct Codecs {
-    compressors: Mutex<Vec<Compressor<'static>>>,
+    level: i32,
+    compressors: Mutex<Vec<Encoder>>,
     decompressors: Mutex<Vec<Decompressor<'static>>>,
+}
+
+/// A compressor, and room for what it makes: fresh memory costs as much to touch as some bytes to compress.
+struct Encoder {
+    compressor: Compressor<'static>,
+    room: Vec<u8>,
 }
 
 /// Whether it is worth it to keep so many bytes instead of that many: they are at least an eighth less.
@@ -30,19 +36,27 @@ pub fn most_frame_bytes(size_bytes: usize) -> usize {
 // === impl Codecs ===
 
 impl Codecs {
+    /// That compress at this level of zstd's.
+    pub fn new(level: i32) -> Codecs {
+        Codecs { level, compressors: Mutex::default(), decompressors: Mutex::default() }
+    }
+
     /// Makes one frame of these bytes, which says how many they are.
     ///
     /// # Errors
     /// When zstd has no memory.
     pub fn compress(&self, bytes: &[u8]) -> io::Result<Vec<u8>> {
         let idle = lock(&self.compressors).pop();
-        let mut compressor = match idle {
-            Some(compressor) => compressor,
-            None => Compressor::new(COMPRESSION_LEVEL)?,
+        let mut encoder = match idle {
+            Some(encoder) => encoder,
+            None => Encoder { compressor: Compressor::new(self.level)?, room: Vec::new() },
         };
-        let frame = compressor.compress(bytes);
-        give_back(&self.compressors, compressor);
-        frame
+        encoder.room.clear();
+        encoder.room.reserve(compress_bound(bytes.len()));
+        encoder.compressor.compress_to_buffer(bytes, &mut encoder.room)?;
+        let frame = encoder.room.clone();
+        give_back(&self.compressors, encoder);
+        Ok(frame)
     }
 
     /// The same; `None` when the frame would not be worth it.
@@ -75,6 +89,13 @@ impl Codecs {
         let is_all = decoded.is_ok_and(|length| length == out.len());
         give_back(&self.decompressors, decompressor);
         if is_all { Ok(()) } else { Err(Damage::Frame) }
+    }
+}
+
+/// For blobs at rest.
+impl Default for Codecs {
+    fn default() -> Codecs {
+        Codecs::new(COMPRESSION_LEVEL)
     }
 }
 

@@ -26,7 +26,7 @@ pub const MIN_COMPRESSED_BLOB_BYTES: u64 = 256;
 /// there and back.
 pub const INLINE_COMPRESSED_BYTES: u64 = 16 * 1024;
 
-/// Compressors and decompressors that are kept for the next blob, of each: about a megabyte apiece.
+/// Compressors and decompressors that are kept for the next blob, of each: one or two megabytes apiece.
 pub const IDLE_CODECS: usize = 8;
 
 /// With compression, an upload of a large blob reserves so much more than the blob takes as it is (a five-hundredth): if all

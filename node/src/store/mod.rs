@@ -78,6 +78,7 @@ mod verify_test;
 mod zstd_test;
 
 pub use clock::{Clock, SystemClock};
+pub use codecs::Codecs;
 pub use error::{Damage, Mismatch, OpenError, ReadError, ReadOnlyReason, WriteError};
 pub use index::Inventory;
 pub use options::{StoreOptions, Surroundings};

@@ -1,5 +1,6 @@
 //! What all compressed reads and uploads of a node share: threads to work on, and memory for decoders.
 
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,8 +10,8 @@ use tokio::task::JoinError;
 
 use super::buffers::{Buffer, Buffers};
 use super::decoder::Decoder;
-use super::encoder::{EncodeError, Encoders};
 use super::frames::DecodeError;
+use crate::store::Codecs;
 
 /// Bytes that are worked on where the call is: at 0.3 to 1 GB/s that takes as long as a few messages of the transport. More
 /// than this goes to a thread of the pool.
@@ -26,13 +27,27 @@ const MEMORY_UNIT_BYTES: u64 = 64 << 10;
 /// How long an upload waits for others to give back their memory.
 const MEMORY_PATIENCE: Duration = Duration::from_secs(10);
 
+/// The level of compression on the wire: at level 3, a tenth less is sent for half as much work again.
+const LEVEL: i32 = 1;
+
+/// Why a piece was not compressed.
+#[derive(Debug, thiserror::Error)]
+pub enum EncodeError {
+    /// The encoder said no.
+    #[error("compressing failed")]
+    Zstd(#[source] io::Error),
+    /// The job did not come to its end.
+    #[error("the encoder failed")]
+    Job(#[source] JoinError),
+}
+
 /// Compresses and decompresses. Cheap to clone; its clones share their bounds.
 #[derive(Clone)]
 pub struct Compression {
     /// One for each processor: more jobs at once would only take turns.
     jobs: Arc<Semaphore>,
     memory: Arc<Semaphore>,
-    encoders: Arc<Encoders>,
+    codecs: Arc<Codecs>,
     buffers: Arc<Buffers>,
 }
 
@@ -50,7 +65,7 @@ impl Compression {
         Compression {
             jobs: Arc::new(Semaphore::new(processors)),
             memory: Arc::new(Semaphore::new((DECODER_MEMORY_BYTES / MEMORY_UNIT_BYTES) as usize)),
-            encoders: Arc::new(Encoders::new(2 * processors)),
+            codecs: Arc::new(Codecs::new(LEVEL)),
             buffers: Arc::default(),
         }
     }
@@ -60,7 +75,8 @@ impl Compression {
         Decoder::new(self.clone(), size_bytes, decoded_bytes)
     }
 
-    /// The bytes as one frame.
+    /// The bytes as one frame. Nothing is kept from one piece to the next, so that a reader which has stalled holds no
+    /// encoder; in pieces of a megabyte, that costs a few hundredths in size.
     ///
     /// # Errors
     /// [`EncodeError`].
@@ -68,12 +84,13 @@ impl Compression {
     /// # Cancel safety
     /// May be dropped.
     pub async fn compress(&self, piece: Bytes) -> Result<Bytes, EncodeError> {
-        let encoders = Arc::clone(&self.encoders);
-        if piece.len() <= INLINE_BYTES {
-            return encoders.compress(&piece).map_err(EncodeError::Zstd);
-        }
-        let compressed = self.run(move || encoders.compress(&piece)).await.map_err(EncodeError::Job)?;
-        compressed.map_err(EncodeError::Zstd)
+        let codecs = Arc::clone(&self.codecs);
+        let compressed = if piece.len() <= INLINE_BYTES {
+            codecs.compress(&piece)
+        } else {
+            self.run(move || codecs.compress(&piece)).await.map_err(EncodeError::Job)?
+        };
+        compressed.map(Bytes::from).map_err(EncodeError::Zstd)
     }
 
     /// All that these frames make, for a blob of this size.
