@@ -18,8 +18,11 @@ const FILES: &[&str] = &[
     "google/rpc/status.proto",
 ];
 
+/// The contract between nodes, which is nobody else's: its descriptors are not shipped.
+const PEER_FILES: &[&str] = &["peer/v1/blobs.proto", "peer/v1/membership.proto", "peer/v1/raft.proto"];
+
 fn main() -> Result<(), Box<dyn Error>> {
-    for root in ["build.rs", "build", "google"] {
+    for root in ["build.rs", "build", "google", "peer"] {
         println!("cargo::rerun-if-changed={root}");
     }
 
@@ -29,6 +32,11 @@ fn main() -> Result<(), Box<dyn Error>> {
         .bytes(".") // every bytes field of the contract is somebody's data: received and sent without a copy
         .emit_rerun_if_changed(false)
         .compile_fds(descriptors.clone())?;
+
+    tonic_prost_build::configure()
+        .bytes(".")
+        .emit_rerun_if_changed(false)
+        .compile_fds(protox::compile(PEER_FILES, ["."])?)?;
 
     for file in &mut descriptors.file {
         file.source_code_info = None;

@@ -6,4 +6,5 @@ pub mod asset;
 pub mod chunking;
 pub mod codec;
 pub mod digest;
+pub mod membership;
 pub mod split;

@@ -1,4 +1,4 @@
-//! The public wire contract of casbah: the Remote Execution API's caches, the Remote Asset API and ByteStream, as
+//! The wire contract of casbah. In public, the Remote Execution API's caches, the Remote Asset API and ByteStream, as
 //! messages, servers and clients generated from the `.proto` files beside this crate's sources.
 //!
 //! Modules mirror packages: `build.bazel.semver` is [`build::bazel::semver`]. Every field of type `bytes` is a
@@ -59,5 +59,14 @@ pub mod google {
     #[allow(missing_docs, clippy::all, reason = "generated")]
     pub mod rpc {
         tonic::include_proto!("google.rpc");
+    }
+}
+
+/// The contract between nodes of a cluster.
+pub mod peer {
+    /// Its first version.
+    #[allow(missing_docs, clippy::all, reason = "generated")]
+    pub mod v1 {
+        tonic::include_proto!("casbah.peer.v1");
     }
 }

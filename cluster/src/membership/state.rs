@@ -1,0 +1,76 @@
+//! What all nodes of a cluster agree on beside its assets: who belongs to it, and by which layouts blobs are placed.
+//!
+//! It is a part of the Raft state machine: changed by committed commands only, and the same on every node that has
+//! applied the same entries.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::ids::{ClusterId, Epoch, NodeId, VolumeId};
+
+/// The cluster as of one position of the log.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClusterState {
+    /// Drawn when the cluster was formed.
+    pub id: ClusterId,
+    /// As configured.
+    pub name: String,
+    /// Copies of a blob, where there are as many nodes (N).
+    pub copies: u8,
+    /// Copies that make an upload acknowledged, where there are as many nodes (W).
+    pub write_quorum: u8,
+    /// The next node's id. Ids that are gone are not used again.
+    pub next_node_id: NodeId,
+    /// Every node that belongs to the cluster.
+    pub members: BTreeMap<NodeId, Member>,
+    /// The layouts in force, oldest first, never empty: the last is the one that blobs move to, the others are those that some
+    /// blobs still lie by.
+    pub layouts: Vec<Layout>,
+}
+
+/// A node of the cluster.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Member {
+    /// As configured; one member at most has it.
+    pub name: String,
+    /// Where its peers reach it, `HOST:PORT`; empty for a cluster of one that has no peers.
+    pub address: String,
+    /// The directory that it keeps its data in.
+    pub volume: VolumeId,
+    /// As configured.
+    pub zone: String,
+    /// As configured.
+    pub weight: u32,
+    /// Its part in the Raft group.
+    pub part: Part,
+}
+
+/// A member's part in the Raft group.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Part {
+    /// Votes.
+    Voter,
+    /// Has the log, and does not vote.
+    Learner,
+    /// Asks others.
+    Watcher,
+}
+
+/// By which nodes hold what.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Layout {
+    /// Which one of the cluster's layouts it is.
+    pub epoch: Epoch,
+    /// The nodes that hold blobs.
+    pub nodes: BTreeMap<NodeId, LayoutNode>,
+}
+
+/// A node that holds blobs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LayoutNode {
+    /// What fails together with it.
+    pub zone: String,
+    /// Its share, relative to others.
+    pub weight: u32,
+}
