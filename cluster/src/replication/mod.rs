@@ -11,9 +11,15 @@ mod version;
 mod write;
 
 #[cfg(test)]
+mod find_missing_test;
+#[cfg(test)]
 mod model_test;
 #[cfg(test)]
+mod read_test;
+#[cfg(test)]
 mod testing;
+#[cfg(test)]
+mod write_test;
 
 pub use find_missing::{FindMissing, Found};
 pub use read::{ReadDecision, Verdict};
