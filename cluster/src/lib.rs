@@ -7,4 +7,7 @@ pub mod chunking;
 pub mod codec;
 pub mod digest;
 pub mod membership;
+pub mod replication;
+pub mod ring;
 pub mod split;
+pub mod view;
