@@ -1,7 +1,7 @@
 //! Copies of blobs: which nodes a write goes to and when it is acknowledged, which nodes a read asks and when a miss is a
 //! fact, which of two action results is the later one.
 //!
-//! The invariant ([`policy`]): an acknowledged blob lies, by every layout that its writer knew to be in force, on W distinct
+//! The invariant (policy.rs): an acknowledged blob lies, by every layout that its writer knew to be in force, on W distinct
 //! nodes of the partition's walk, one of them an owner; and nothing is called missing that may lie so.
 
 mod find_missing;
