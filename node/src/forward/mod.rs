@@ -4,6 +4,7 @@
 //! `Peers` is the face of the other nodes. Under it: `link` keeps connections to one of them, which `dial` makes; `health` decides
 //! whether it is there, by what `heartbeat` and all other calls bring; `framing` has blobs pass without being copied.
 
+mod batches;
 mod channel;
 mod dial;
 mod discovery;
@@ -22,13 +23,13 @@ mod upstream;
 
 pub use dial::{DialError, Dialler, PeerTls};
 pub use discovery::{Discovery, DiscoveryError, Found};
-pub use error::PeerError;
+pub use error::{PeerError, Unreachable};
 pub use framing::{FramingError, Messages, Part, data_frames, message_frame};
 pub use health::Health;
 pub use messages::{digest_from_message, digest_to_message};
 pub use metadata::{CLUSTER, EPOCH, HOP, NODE, PEER, PROTOCOL, PROTOCOL_VERSION};
 pub use peer_read::{Form, PeerRead};
 pub use peer_upload::PeerUpload;
-pub use peers::{Peers, PeersParts};
+pub use peers::{Peers, PeersParts, Report};
 pub use socket::{ShortPath, socket_path};
 pub use upstream::{Upstream, UpstreamError};
