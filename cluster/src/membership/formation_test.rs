@@ -492,7 +492,7 @@ fn trouble(random: &mut SmallRng, wipe: bool) -> Trouble {
 }
 
 /// How many groups are simulated by each of the tests below.
-const GROUPS: u64 = 2_000;
+const GROUPS: u64 = 1_500;
 
 #[test]
 fn as_many_nodes_as_are_expected_never_become_two_clusters_even_if_directories_are_wiped() {
