@@ -313,6 +313,10 @@ impl Inner {
         Channel::data(Arc::clone(link), self.roster.clone())
     }
 
+    pub(super) fn bulk(&self, link: &Arc<Link>) -> Channel {
+        Channel::bulk(Arc::clone(link), self.roster.clone())
+    }
+
     pub(super) fn control(&self, link: &Arc<Link>) -> Channel {
         Channel::control(Arc::clone(link), self.roster.clone())
     }
