@@ -390,7 +390,8 @@ enum Inner {
 impl Service<http::Request<Incoming>> for Admitted {
     type Response = http::Response<Body>;
     type Error = Infallible;
-    type Future = Either<BoxFuture<'static, Result<Self::Response, Infallible>>, Ready<Result<Self::Response, Infallible>>>;
+    type Future =
+        Either<BoxFuture<'static, Result<Self::Response, Infallible>>, Ready<Result<Self::Response, Infallible>>>;
 
     fn poll_ready(&mut self, context: &mut std::task::Context<'_>) -> std::task::Poll<Result<(), Infallible>> {
         match &mut self.inner {

@@ -22,8 +22,8 @@ use tokio_rustls::server::TlsStream;
 
 pub use crate::authenticate::TlsError;
 use crate::authenticate::{
-    ClientVerifier, Identity, Refusal, Source, Trust, TrustFiles, WatchedTrust, crypto, peer_client_config, peer_crypto,
-    watch_key,
+    ClientVerifier, Identity, Refusal, Source, Trust, TrustFiles, WatchedTrust, crypto, peer_client_config,
+    peer_crypto, watch_key,
 };
 use crate::config::{Clients, PeersConfig, TlsConfig, limits};
 use crate::forward::PeerTls;

@@ -108,13 +108,8 @@ impl Trust {
         let parsed = rustls::server::ParsedCertificate::try_from(end_entity);
         let parsed = parsed.map_err(|_unreadable| CertificateError::BadEncoding)?;
         let algorithms = crypto().signature_verification_algorithms.all;
-        let verified = rustls::client::verify_server_cert_signed_by_trust_anchor(
-            &parsed,
-            &roots,
-            intermediates,
-            now,
-            algorithms,
-        );
+        let verified =
+            rustls::client::verify_server_cert_signed_by_trust_anchor(&parsed, &roots, intermediates, now, algorithms);
         match verified {
             Ok(()) => Ok(()),
             Err(Error::InvalidCertificate(error)) => Err(error),

@@ -160,9 +160,8 @@ impl Checker<'_> {
         for (missing, _) in parts.into_iter().filter(|(_, there)| !there) {
             self.broken(at.clone(), BrokenCluster::PeersIncomplete { missing });
         }
-        let for_clients = |listener: &ListenerSection| {
-            [&listener.authorities, &listener.authorized].contains(&&section.authorities)
-        };
+        let for_clients =
+            |listener: &ListenerSection| [&listener.authorities, &listener.authorized].contains(&&section.authorities);
         if section.authorities.is_some() && file.listener.iter().any(for_clients) {
             self.broken(at.name("authorities"), BrokenCluster::SharedAuthorities);
         }

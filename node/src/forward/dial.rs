@@ -160,8 +160,9 @@ impl Dialler {
         let config = self.tls.client_config().map_err(|error| tls(io::Error::other(error)))?;
         let name = ServerName::try_from(SERVER_NAME).map_err(|error| tls(io::Error::other(error)))?;
         let stream = BufReader::with_capacity(limits::PEER_READ_BYTES, stream);
-        let buffered =
-            |connection: &mut rustls::ClientConnection| connection.set_buffer_limit(Some(limits::PEER_TLS_BUFFER_BYTES));
+        let buffered = |connection: &mut rustls::ClientConnection| {
+            connection.set_buffer_limit(Some(limits::PEER_TLS_BUFFER_BYTES))
+        };
         let stream = TlsConnector::from(config).connect_with(name, stream, buffered).await.map_err(tls)?;
         let (sender, driver) = http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())

@@ -30,7 +30,9 @@ fn trailers(code: &'static str) -> Sent {
 }
 
 /// Everything that comes, the data of a message in one; or why it broke off.
-async fn all(mut messages: Messages<impl Body<Data = Bytes, Error = Status> + Unpin>) -> Result<Vec<Part>, FramingError> {
+async fn all(
+    mut messages: Messages<impl Body<Data = Bytes, Error = Status> + Unpin>,
+) -> Result<Vec<Part>, FramingError> {
     let mut parts: Vec<Part> = Vec::new();
     while let Some(part) = messages.next().await? {
         match (parts.last_mut(), part) {
@@ -98,7 +100,9 @@ async fn messages_are_the_same_wherever_the_stream_is_cut_into_frames() {
         let expected = [
             Part::Message(begin.encode_to_vec().into()),
             Part::Data { form: 0, data: data(70_000) },
-            Part::Message(api::StoreRequest { part: Some(api::store_request::Part::Data(data(10))) }.encode_to_vec().into()),
+            Part::Message(
+                api::StoreRequest { part: Some(api::store_request::Part::Data(data(10))) }.encode_to_vec().into(),
+            ),
             Part::Message(large.encode_to_vec().into()),
             Part::Message(commit.encode_to_vec().into()),
         ];

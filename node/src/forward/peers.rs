@@ -140,7 +140,8 @@ impl Peers {
         let place = link.place().await?;
         let channel = self.inner.data(&link);
         let request = api::ReadRequest { digest: Some(digest_to_message(digest)), offset, length, takes_zstd };
-        let body = http_body_util::StreamBody::new(stream::iter([Ok::<_, std::convert::Infallible>(message_frame(&request))]));
+        let body =
+            http_body_util::StreamBody::new(stream::iter([Ok::<_, std::convert::Infallible>(message_frame(&request))]));
         let begun = async {
             let answer = channel.begin(READ, Body::new(body)).await?;
             PeerRead::begin(answer.into_body(), link, place).await
