@@ -39,6 +39,11 @@ impl Roster {
         }
     }
 
+    /// The roster of a node that was let in, and has not heard of the others.
+    pub fn joined(cluster: ClusterId, node: NodeId) -> Roster {
+        Roster { here: Some((cluster, node)), ..Roster::default() }
+    }
+
     /// The cluster and this node's id in it; `None` before it is in one.
     pub fn here(&self) -> Option<(ClusterId, NodeId)> {
         self.here
