@@ -1,11 +1,13 @@
 //! The node, top-down: what is built from what, and the order in which it starts and ends.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::io::Write as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use casbah_cluster::membership::{ClusterId, ClusterState, Epoch, Layout, LayoutNode, Member, NodeId, Part, VolumeId};
 use tokio::task::JoinSet;
 use tonic::service::Routes;
 use tonic_health::ServingStatus;
@@ -15,7 +17,9 @@ use tower::util::BoxCloneSyncService;
 use crate::accept::{AdminPort, App, BindError, Bound, End, OwnerSocket};
 use crate::config::{Config, limits};
 use crate::forward::{self, Upstream};
-use crate::index::{ActionIndex, AssetIndex, IndexError, SplitIndex};
+use crate::index::{
+    ActionIndex, AssetIndex, Group, GroupError, GroupOptions, IndexError, NoNetwork, SplitIndex, Timing,
+};
 use crate::observe::snapshot::Phase;
 use crate::run::backend::{Backend, Route};
 use crate::run::directory::{self, Ownership};
@@ -27,6 +31,12 @@ use crate::store::{self, OpenError, Store, StoreOptions};
 /// Attempts to open what a process that is ending still holds, and the pause between them: five seconds in all.
 const PREDECESSOR_ATTEMPTS: usize = 250;
 const PREDECESSOR_PAUSE: Duration = Duration::from_millis(20);
+
+/// The id of the node that forms a cluster.
+const FIRST_NODE: NodeId = NodeId(1);
+
+/// A node's share, relative to others, where nobody says another one.
+const FULL_WEIGHT: u32 = 100;
 
 /// Why a node did not start, or ended by itself.
 #[derive(Debug, thiserror::Error)]
@@ -219,10 +229,10 @@ impl Owned {
     /// Writes what waits. The directory remains this process's until it ends.
     async fn close(mut self) {
         self.socket.shutdown().await;
+        self.assets.close().await;
         self.store.close().await;
-        let (assets, actions, splits) = (self.assets.clone(), self.actions.clone(), self.splits.clone());
+        let (actions, splits) = (self.actions.clone(), self.splits.clone());
         let close = move || {
-            assets.close();
             actions.close();
             splits.close();
         };
@@ -236,20 +246,57 @@ impl Owned {
 /// its lock on the directory back, and gives those on the databases back within the same moment.
 async fn open_indexes(config: &Config) -> Result<(AssetIndex, ActionIndex, SplitIndex), IndexError> {
     let (dir, capacity) = (&config.node.dir, config.index.capacity);
-    let open = || {
-        Ok((
-            AssetIndex::open(&dir.join("assets.redb"), capacity)?,
-            ActionIndex::open(&dir.join("actions.redb"), capacity)?,
-            SplitIndex::open(&dir.join("splits.redb"))?,
-        ))
+    let open = async || {
+        let actions = ActionIndex::open(&dir.join("actions.redb"), capacity)?;
+        let splits = SplitIndex::open(&dir.join("splits.redb"))?;
+        let group = open_group(config).await?;
+        Ok((AssetIndex::new(group, config.index.stale_reads), actions, splits))
     };
     for _ in 0..PREDECESSOR_ATTEMPTS {
-        match open() {
-            Err(IndexError::InUse) => tokio::time::sleep(PREDECESSOR_PAUSE).await,
+        match open().await {
+            Err(IndexError::InUse | IndexError::Group(GroupError::InUse)) => {
+                tokio::time::sleep(PREDECESSOR_PAUSE).await;
+            }
             outcome => return outcome,
         }
     }
-    open()
+    open().await
+}
+
+/// Opens the Raft group of this node's cluster, and forms it where there is none yet: a cluster of this node alone.
+async fn open_group(config: &Config) -> Result<Group, GroupError> {
+    let dir = config.node.dir.clone();
+    let node = Group::node_in(&dir)?.unwrap_or(FIRST_NODE);
+    let (capacity, network) = (config.index.capacity, Arc::new(NoNetwork));
+    let group = Group::open(GroupOptions { dir, node, capacity, network, timing: Timing::default() }).await?;
+    let is_formed = group.state().borrow().is_some();
+    if !is_formed {
+        group.form(alone(config, node)).await?;
+    }
+    Ok(group)
+}
+
+/// A cluster of one node.
+fn alone(config: &Config, node: NodeId) -> ClusterState {
+    let (zone, weight) = (String::new(), FULL_WEIGHT);
+    let member = Member {
+        name: config.node.name.clone(),
+        address: String::new(),
+        volume: VolumeId(rand::random()),
+        zone: zone.clone(),
+        weight,
+        part: Part::Voter,
+    };
+    let layout = Layout { epoch: Epoch(1), nodes: BTreeMap::from([(node, LayoutNode { zone, weight })]) };
+    ClusterState {
+        id: ClusterId(rand::random()),
+        name: "casbah".into(),
+        copies: 1,
+        write_quorum: 1,
+        next_node_id: NodeId(node.0 + 1),
+        members: BTreeMap::from([(node, member)]),
+        layouts: vec![layout],
+    }
 }
 
 fn announce(listeners: &[Bound], admin: Option<&str>) -> io::Result<()> {

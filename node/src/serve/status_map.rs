@@ -13,7 +13,7 @@ use prost::Message as _;
 use prost_types::Any;
 use tonic::{Code, Status};
 
-use crate::index::IndexError;
+use crate::index::{GroupError, IndexError};
 use crate::serve::completeness::Incomplete;
 use crate::serve::compression::{DecodeError, EncodeError};
 use crate::serve::resource_name::NameError;
@@ -125,7 +125,13 @@ pub(super) fn index(error: &IndexError) -> Status {
     let text = with_causes(error);
     match error {
         IndexError::Record(_) | IndexError::Format { .. } => Status::internal(text),
-        IndexError::Busy | IndexError::Closed | IndexError::InUse | IndexError::Database(_) => unavailable(text),
+        IndexError::Group(GroupError::TooLarge { .. }) => Status::invalid_argument(text),
+        IndexError::Group(GroupError::Record(_) | GroupError::Format { .. } | GroupError::OtherNode { .. }) => {
+            Status::internal(text)
+        }
+        IndexError::Busy | IndexError::Closed | IndexError::InUse | IndexError::Database(_) | IndexError::Group(_) => {
+            unavailable(text)
+        }
     }
 }
 
