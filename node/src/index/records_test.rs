@@ -1,6 +1,7 @@
 //! A table against its promises: last write wins, ends, bounds, and what is on disk stays there.
 
 use super::*;
+use crate::index::tables::{ENDS, META};
 
 const MANY: u64 = 1_000;
 

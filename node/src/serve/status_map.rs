@@ -127,7 +127,13 @@ pub(super) fn index(error: &IndexError) -> Status {
     let text = with_causes(error);
     match error {
         IndexError::Record(_) | IndexError::Format { .. } => Status::internal(text),
-        IndexError::Busy | IndexError::Closed | IndexError::InUse | IndexError::Database(_) => unavailable(text),
+        IndexError::Group(GroupError::TooLarge { .. }) => Status::invalid_argument(text),
+        IndexError::Group(GroupError::Record(_) | GroupError::Format { .. } | GroupError::OtherNode { .. }) => {
+            Status::internal(text)
+        }
+        IndexError::Busy | IndexError::Closed | IndexError::InUse | IndexError::Database(_) | IndexError::Group(_) => {
+            unavailable(text)
+        }
     }
 }
 

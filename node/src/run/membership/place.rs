@@ -8,6 +8,7 @@ use casbah_cluster::consensus::{Command, MemberCommand, MemberReply, Reply};
 use casbah_cluster::membership::{ClusterState, Formation, Introduction, Joiner, NodeId, Refusal, Roster};
 use casbah_cluster::view::View;
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 
 use super::identity::{Identity, IdentityError, Membership};
 use super::words;
@@ -163,7 +164,7 @@ impl Place {
         let mut waiting = self.inner.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         if *waiting != what {
             if let Some(what) = &what {
-                tracing::info!("in no cluster yet: waiting for {what}");
+                tracing::info!("waiting for {what}");
             }
             *waiting = what;
         }
@@ -232,11 +233,37 @@ impl Place {
         });
     }
 
-    /// Follows what the group agrees on, for as long as it runs.
+    /// Has the node follow what its group agrees on, and look after the group, for as long as these tasks run.
+    pub(in crate::run) fn look_on(&self, group: &Group, tasks: &mut JoinSet<()>) {
+        let (place, followed) = (self.clone(), group.clone());
+        tasks.spawn(async move { place.follow(followed).await });
+        let (place, kept) = (self.clone(), group.clone());
+        tasks.spawn(async move { place.look_after(kept).await });
+    }
+
+    /// Waits until blobs have a place: the first members of the cluster are there.
     ///
     /// # Cancel safety
-    /// May be dropped.
-    pub(in crate::run) async fn follow(&self, group: Group) {
+    /// May be dropped and called again.
+    pub(in crate::run) async fn settled(&self) {
+        let mut view = self.view();
+        loop {
+            {
+                let view = view.borrow_and_update();
+                if view.is_settled() {
+                    break;
+                }
+                let (here, expected) = (view.state().members.len(), view.state().expected_members);
+                self.waits_for(Some(format!("other nodes to join: {here} of {expected} are here")));
+            }
+            if view.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
+        self.waits_for(None);
+    }
+
+    async fn follow(&self, group: Group) {
         let mut states = group.state();
         loop {
             let state = states.borrow_and_update().clone();
@@ -244,7 +271,7 @@ impl Place {
                 self.learn(group.node(), &state);
             }
             if states.changed().await.is_err() {
-                return std::future::pending().await;
+                std::future::pending::<()>().await;
             }
         }
     }
