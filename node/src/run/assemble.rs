@@ -177,10 +177,11 @@ impl Owned {
         })
         .await?;
         let (assets, actions, splits) = open_indexes(config).await?;
+        let nodes = Nodes::alone(store.clone());
         let (routes, health) = serve::services(Parts {
-            blobs: Blobs::new(Nodes::alone(store.clone())),
+            blobs: Blobs::new(nodes.clone()),
             assets: assets.clone(),
-            actions: Actions::new(actions.clone()),
+            actions: Actions::new(nodes.clone(), actions.clone()),
             splits: splits.clone(),
             capacity_bytes: config.store.capacity_bytes,
             retention_floor: config.store.retention_floor,
