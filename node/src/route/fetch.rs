@@ -158,7 +158,7 @@ async fn get_elsewhere(
     outcomes.extend(fetch(nodes, view, left_behind, wanted).await);
     let large = stream::iter(large).map(|blob| async move {
         let Absent { position, digest, error } = blob;
-        (position, collect(Reader::elsewhere(nodes, &digest, 0, digest.size_bytes(), error).await, &digest).await)
+        (position, collect(Reader::elsewhere(nodes, &digest, 0, digest.size_bytes(), error).await).await)
     });
     outcomes.extend(large.buffer_unordered(LARGE_PARALLEL).collect::<Vec<_>>().await);
     outcomes
@@ -232,7 +232,7 @@ async fn read_batch(
 }
 
 /// The whole of what is read.
-pub(super) async fn collect(reader: Result<Reader, ReadError>, digest: &Digest) -> Result<Whole, ReadError> {
+pub(super) async fn collect(reader: Result<Reader, ReadError>) -> Result<Whole, ReadError> {
     let mut reader = reader?;
     // Not all at once: what does not come is not held.
     let mut whole = BytesMut::new();
