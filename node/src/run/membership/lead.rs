@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use casbah_cluster::consensus::{MemberCommand, MemberReply};
-use casbah_cluster::membership::{ClusterState, GroupStep, NodeId, VOTER_LOST_AFTER_MS, next_step};
+use casbah_cluster::membership::{
+    ClusterState, FIRST_LAYOUT_PATIENCE_MS, GroupStep, NodeId, VOTER_LOST_AFTER_MS, next_step,
+};
 
 use super::place::Place;
 use crate::index::{Group, GroupError};
@@ -23,6 +25,8 @@ impl Place {
     pub(in crate::run) async fn look_after(&self, group: Group) {
         // When each node was heard from last, by this node's clock.
         let mut heard_ms: BTreeMap<NodeId, u64> = BTreeMap::new();
+        // Since when it leads, without a break.
+        let mut leads_since_ms = None;
         loop {
             let state = group.state().borrow().clone();
             let mut pause = PAUSE;
@@ -31,7 +35,13 @@ impl Place {
                 if let Err(error) = self.stay_as_configured(&group, &state).await {
                     tracing::debug!(%error, "the cluster could not be told of this node's configuration yet");
                 }
-                if group.is_leader() {
+                if !group.is_leader() {
+                    leads_since_ms = None;
+                } else {
+                    let since_ms = *leads_since_ms.get_or_insert(self.now_ms());
+                    if let Err(error) = self.begin_without_the_others(&group, &state, since_ms).await {
+                        tracing::debug!(%error, "the first layout was not made yet");
+                    }
                     match self.step(&group, &state, &heard_ms).await {
                         Ok(true) => pause = STEP_PAUSE,
                         Ok(false) => {}
@@ -51,6 +61,22 @@ impl Place {
                 heard_ms.insert(*node, now_ms);
             }
         }
+    }
+
+    /// Makes the first layout of those who have come, if the others do not for long.
+    async fn begin_without_the_others(
+        &self,
+        group: &Group,
+        state: &ClusterState,
+        leads_since_ms: u64,
+    ) -> Result<(), GroupError> {
+        let has_waited = self.now_ms().saturating_sub(leads_since_ms) >= FIRST_LAYOUT_PATIENCE_MS;
+        if state.layouts.is_empty() && has_waited {
+            let (here, expected) = (state.members.len(), state.expected_members);
+            tracing::warn!(here, expected, "not all nodes that were expected have come; blobs are placed without them");
+            self.change(group, MemberCommand::Begin).await?;
+        }
+        Ok(())
     }
 
     /// Tells the cluster when this node's address, zone, weight or name is not what it knows.
