@@ -94,6 +94,15 @@ impl Client {
         Ok(Client { channel: endpoint.connect().await?, instance: String::new() })
     }
 
+    /// Connects without TLS when a call is made, and again whenever a call finds the connection gone.
+    ///
+    /// # Errors
+    /// When this is no address.
+    pub fn lazy(authority: &str) -> Result<Client> {
+        let endpoint = transport(&format!("http://{authority}"))?;
+        Ok(Client { channel: endpoint.connect_lazy(), instance: String::new() })
+    }
+
     /// Connects with TLS, and shows a certificate if given one. That a TLS 1.3 server refuses it may become known only
     /// with the first call.
     ///
