@@ -5,6 +5,10 @@
 pub mod asset;
 pub mod chunking;
 pub mod codec;
+pub mod consensus;
 pub mod digest;
 pub mod membership;
+pub mod replication;
+pub mod ring;
 pub mod split;
+pub mod view;

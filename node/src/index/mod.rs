@@ -5,11 +5,13 @@
 
 mod actions;
 mod assets;
+mod raft;
 mod records;
 mod splits;
 mod writer;
 
 pub use actions::ActionIndex;
 pub use assets::AssetIndex;
+pub use raft::{GroupError, Network, NetworkError, RaftCall};
 pub use records::{IndexCounts, IndexError, now};
 pub use splits::SplitIndex;

@@ -17,6 +17,7 @@ use crate::config::{Config, limits};
 use crate::forward::{self, Upstream};
 use crate::index::{ActionIndex, AssetIndex, IndexError, SplitIndex};
 use crate::observe::snapshot::Phase;
+use crate::route::{Actions, Blobs, Nodes};
 use crate::run::backend::{Backend, Route};
 use crate::run::directory::{self, Ownership};
 use crate::run::report::{self, Report};
@@ -177,9 +178,9 @@ impl Owned {
         .await?;
         let (assets, actions, splits) = open_indexes(config).await?;
         let (routes, health) = serve::services(Parts {
-            store: store.clone(),
+            blobs: Blobs::new(Nodes::alone(store.clone())),
             assets: assets.clone(),
-            actions: actions.clone(),
+            actions: Actions::new(actions.clone()),
             splits: splits.clone(),
             capacity_bytes: config.store.capacity_bytes,
             retention_floor: config.store.retention_floor,

@@ -4,9 +4,13 @@ use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Instant, SystemTime};
 
+use casbah_cluster::digest::Digest;
+use futures_util::future::BoxFuture;
+
 use crate::accept::Bound;
 use crate::config::Config;
 use crate::index::{ActionIndex, AssetIndex, IndexCounts};
+use crate::observe::cluster::{Ring, Whereabouts};
 use crate::observe::counters::COUNTERS;
 use crate::observe::labels::{CallCode, Transport};
 use crate::observe::snapshot::{
@@ -119,7 +123,16 @@ impl Observed for Report {
                 assets: self.index(data.assets.counts()),
                 actions: self.index(data.actions.counts()),
             }),
+            cluster: None,
         }
+    }
+
+    fn ring(&self) -> Option<Ring> {
+        None
+    }
+
+    fn whereabouts<'a>(&'a self, _digest: &'a Digest) -> BoxFuture<'a, Option<Whereabouts>> {
+        Box::pin(async { None })
     }
 }
 

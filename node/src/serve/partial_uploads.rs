@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 use casbah_cluster::digest::Digest;
 use tokio::sync::Notify;
 
+use crate::route::Upload;
 use crate::serve::compression::Form;
-use crate::store::Upload;
 
 /// Interrupted uploads that are kept at once. Each holds the space of its blob and an open file.
 const KEPT_MAX: usize = 256;

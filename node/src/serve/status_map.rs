@@ -14,10 +14,11 @@ use prost_types::Any;
 use tonic::{Code, Status};
 
 use crate::index::IndexError;
+use crate::route::{ReadError, WriteError};
 use crate::serve::completeness::Incomplete;
 use crate::serve::compression::{DecodeError, EncodeError};
 use crate::serve::resource_name::NameError;
-use crate::store::{ReadError, WriteError};
+use crate::store;
 
 /// When to try again after something that passes by itself: long enough not to make it worse, short enough that a
 /// build does not notice.
@@ -82,11 +83,10 @@ pub(super) fn name(error: &NameError) -> Status {
 pub(super) fn read(error: &ReadError) -> Status {
     let text = with_causes(error);
     match error {
-        // The only copy was damaged and is gone: for the caller this is a miss, and an upload heals it.
-        ReadError::NotFound { .. } | ReadError::Damaged { .. } => Status::not_found(text),
-        ReadError::OutOfRange { .. } => Status::out_of_range(text),
-        ReadError::TooLarge { .. } => Status::invalid_argument(text),
-        _ => unavailable(text),
+        error if error.is_miss() => Status::not_found(text),
+        ReadError::Here(store::ReadError::OutOfRange { .. }) => Status::out_of_range(text),
+        ReadError::Here(store::ReadError::TooLarge { .. }) => Status::invalid_argument(text),
+        ReadError::Here(_) => unavailable(text),
     }
 }
 
@@ -98,11 +98,12 @@ pub(super) fn read_midway(error: &ReadError) -> Status {
 pub(super) fn write(error: &WriteError) -> Status {
     let text = with_causes(error);
     match error {
-        WriteError::Mismatch { .. } => Status::invalid_argument(text),
-        WriteError::LargerThanStore { .. } => Status::invalid_argument(text),
+        WriteError::Here(store::WriteError::Mismatch { .. } | store::WriteError::LargerThanStore { .. }) => {
+            Status::invalid_argument(text)
+        }
         // Not RESOURCE_EXHAUSTED: buildbox takes that for "the remote has it all" and pushes an asset without blobs.
-        WriteError::Full { retry_after, .. } => with_retry(text, *retry_after),
-        _ => unavailable(text),
+        WriteError::Here(store::WriteError::Full { retry_after, .. }) => with_retry(text, *retry_after),
+        WriteError::Here(_) => unavailable(text),
     }
 }
 

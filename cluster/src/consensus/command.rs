@@ -1,0 +1,220 @@
+//! What can be done to the index and to the cluster, and what comes of it.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::asset::Moment;
+use crate::membership::ClusterState;
+
+/// Bytes that one command may take, keys and records counted: the largest asset has some 800 KB.
+pub const COMMAND_BYTES_MAX: usize = 1 << 20;
+
+/// Commands of one entry: enough that the disk's and the network's latency is shared by many, few enough to answer soon.
+pub const COMMANDS_PER_ENTRY_MAX: usize = 256;
+
+/// Bytes that the commands of one entry may take together: an entry fits a record of the codec, and a message, whole.
+pub const ENTRY_BYTES_MAX: usize = 1 << 20;
+
+/// What a command takes beside its keys and records, roughly.
+const OVERHEAD_BYTES: usize = 64;
+
+/// One thing to do. Part of the format of the log: see [`encode_entry`](super::encode_entry).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Command {
+    /// Records an asset under each of these keys, in place of what is there. A use of it.
+    PutAssets {
+        /// Canonical keys.
+        keys: Vec<Vec<u8>>,
+        /// The encoded record.
+        record: Vec<u8>,
+        /// From when on it may be removed.
+        ends_at: Option<Moment>,
+    },
+    /// Makes these the assets used last, in this order. Those that are not there are passed over.
+    TouchAssets {
+        /// Canonical keys.
+        keys: Vec<Vec<u8>>,
+    },
+    /// Removes assets that have ended, a bounded number of them.
+    ExpireAssets {
+        /// By the clock of whoever proposes it.
+        now: Moment,
+    },
+    /// Removes these assets.
+    RemoveAssets {
+        /// Canonical keys.
+        keys: Vec<Vec<u8>>,
+    },
+    /// Changes what the nodes agree on about themselves.
+    Member(MemberCommand),
+}
+
+/// A change of the cluster's state.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum MemberCommand {
+    /// The first state there is. Changes nothing in a cluster that has one.
+    Form {
+        /// The cluster as it begins.
+        state: ClusterState,
+    },
+}
+
+/// The commands of one entry, in order.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Batch {
+    /// At most [`COMMANDS_PER_ENTRY_MAX`] of at most [`ENTRY_BYTES_MAX`].
+    pub commands: Vec<Command>,
+}
+
+/// What came of one command.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Reply {
+    /// Done.
+    Done,
+    /// How many assets were there and are gone.
+    Removed {
+        /// Of those named, or of those that had ended.
+        count: u64,
+    },
+    /// Of a change of the cluster's state.
+    Member(MemberReply),
+}
+
+/// What came of a change of the cluster's state.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum MemberReply {
+    /// It is as asked for.
+    Done,
+    /// The cluster has been formed before, and remains as it is.
+    FormedAlready,
+}
+
+/// What came of the commands of one entry, in their order. Empty for entries without commands.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Replies {
+    /// One each.
+    pub replies: Vec<Reply>,
+}
+
+// === impl Command ===
+
+impl Command {
+    /// Commands that put this record under all these keys, each within [`COMMAND_BYTES_MAX`].
+    #[must_use]
+    pub fn put_assets(keys: Vec<Vec<u8>>, record: &[u8], ends_at: Option<Moment>) -> Vec<Command> {
+        let whole = |keys| Command::PutAssets { keys, record: record.to_vec(), ends_at };
+        cut(keys, COMMAND_BYTES_MAX.saturating_sub(record.len() + OVERHEAD_BYTES)).into_iter().map(whole).collect()
+    }
+
+    /// Commands that touch all these keys, each within [`COMMAND_BYTES_MAX`].
+    #[must_use]
+    pub fn touch_assets(keys: Vec<Vec<u8>>) -> Vec<Command> {
+        let cut = cut(keys, COMMAND_BYTES_MAX.saturating_sub(OVERHEAD_BYTES));
+        cut.into_iter().map(|keys| Command::TouchAssets { keys }).collect()
+    }
+
+    /// What it takes of [`COMMAND_BYTES_MAX`] and [`ENTRY_BYTES_MAX`].
+    #[must_use]
+    pub fn size_bytes(&self) -> usize {
+        let keys_bytes = |keys: &[Vec<u8>]| keys.iter().map(|key| key_bytes(key)).sum::<usize>();
+        OVERHEAD_BYTES
+            + match self {
+                Command::PutAssets { keys, record, .. } => keys_bytes(keys) + record.len(),
+                Command::TouchAssets { keys } | Command::RemoveAssets { keys } => keys_bytes(keys),
+                Command::ExpireAssets { .. } => 0,
+                Command::Member(command) => command.size_bytes(),
+            }
+    }
+}
+
+/// A key takes its length as well.
+fn key_bytes(key: &[u8]) -> usize {
+    key.len() + size_of::<u64>()
+}
+
+/// Cuts a list of keys into parts of at most so many bytes, each of one key at least.
+fn cut(keys: Vec<Vec<u8>>, part_bytes: usize) -> Vec<Vec<Vec<u8>>> {
+    let mut parts = Vec::new();
+    let (mut part, mut bytes) = (Vec::new(), 0);
+    for key in keys {
+        let more = key_bytes(&key);
+        if !part.is_empty() && bytes + more > part_bytes {
+            parts.push(std::mem::take(&mut part));
+            bytes = 0;
+        }
+        bytes += more;
+        part.push(key);
+    }
+    if !part.is_empty() {
+        parts.push(part);
+    }
+    parts
+}
+
+// === impl MemberCommand ===
+
+impl MemberCommand {
+    fn size_bytes(&self) -> usize {
+        match self {
+            MemberCommand::Form { state } => {
+                let members =
+                    state.members.values().map(|member| member.name.len() + member.address.len() + member.zone.len());
+                let nodes = state.layouts.iter().flat_map(|layout| layout.nodes.values()).map(|node| node.zone.len());
+                members.chain(nodes).map(|bytes| bytes + OVERHEAD_BYTES).sum::<usize>() + state.name.len()
+            }
+        }
+    }
+}
+
+/// What a change makes of the cluster's state: the state that follows, if it changes, and the reply.
+#[must_use]
+pub fn apply_member(state: Option<&ClusterState>, command: &MemberCommand) -> (Option<ClusterState>, MemberReply) {
+    match (command, state) {
+        (MemberCommand::Form { .. }, Some(_)) => (None, MemberReply::FormedAlready),
+        (MemberCommand::Form { state }, None) => (Some(state.clone()), MemberReply::Done),
+    }
+}
+
+impl fmt::Display for Batch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} commands", self.commands.len())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn keys(count: usize, bytes: usize) -> Vec<Vec<u8>> {
+        (0..count).map(|number| vec![u8::try_from(number % 256).unwrap(); bytes]).collect()
+    }
+
+    #[test]
+    fn a_push_of_many_long_keys_is_cut_and_loses_none() {
+        let all = keys(1_000, 60_000);
+        let commands = Command::put_assets(all.clone(), &vec![1; 800_000], None);
+        assert!(commands.iter().all(|command| command.size_bytes() <= COMMAND_BYTES_MAX));
+        let put: Vec<Vec<u8>> = commands
+            .into_iter()
+            .flat_map(|command| match command {
+                Command::PutAssets { keys, .. } => keys,
+                other => panic!("{other:?}"),
+            })
+            .collect();
+        assert_eq!(put, all);
+    }
+
+    #[test]
+    fn short_keys_stay_together_and_none_make_no_command() {
+        assert_eq!(Command::touch_assets(keys(1_000, 100)).len(), 1);
+        assert_eq!(Command::touch_assets(Vec::new()), []);
+        assert_eq!(Command::put_assets(keys(3, 10), b"record", None).len(), 1);
+    }
+
+    #[test]
+    fn the_largest_key_and_record_fit_one_command() {
+        let commands = Command::put_assets(keys(1, crate::asset::MAX_KEY_BYTES), &vec![1; 900_000], None);
+        assert!(commands.iter().all(|command| command.size_bytes() <= COMMAND_BYTES_MAX));
+    }
+}

@@ -1,0 +1,11 @@
+//! The Raft group of a cluster: one log of commands on all its nodes, and the state that follows from it.
+//!
+//! `Group` is the way in. What is committed has been written to the disks of most voters; what was applied is seen by
+//! reads through every node. openraft decides; here are its log and its state machine on disk, its messages to other nodes,
+//! and the queues in front of it, all bounded.
+
+mod error;
+mod network;
+
+pub use error::GroupError;
+pub use network::{Network, NetworkError, RaftCall};
