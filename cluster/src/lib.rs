@@ -11,4 +11,6 @@ pub mod membership;
 pub mod replication;
 pub mod ring;
 pub mod split;
+#[cfg(test)]
+mod testing;
 pub mod view;

@@ -152,3 +152,7 @@ impl Joint {
         self.rows.get(partition).and_then(|row| self.nodes.get(part(*row))).unwrap_or_default()
     }
 }
+
+#[cfg(test)]
+#[path = "view_test.rs"]
+mod tests;

@@ -1,7 +1,7 @@
 //! Copies of blobs: which nodes a write goes to and when it is acknowledged, which nodes a read asks and when a miss is a
 //! fact, which of two action results is the later one.
 //!
-//! The invariant ([`policy`]): an acknowledged blob lies, by every layout that its writer knew to be in force, on W distinct
+//! The invariant (policy.rs): an acknowledged blob lies, by every layout that its writer knew to be in force, on W distinct
 //! nodes of the partition's walk, one of them an owner; and nothing is called missing that may lie so.
 
 mod find_missing;
@@ -11,9 +11,15 @@ mod version;
 mod write;
 
 #[cfg(test)]
+mod find_missing_test;
+#[cfg(test)]
 mod model_test;
 #[cfg(test)]
+mod read_test;
+#[cfg(test)]
 mod testing;
+#[cfg(test)]
+mod write_test;
 
 pub use find_missing::{FindMissing, Found};
 pub use read::{ReadDecision, Verdict};

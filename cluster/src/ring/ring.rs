@@ -44,11 +44,16 @@ impl Ring {
         Ring { points: around.into_iter().map(point).collect() }
     }
 
-    /// Once around from the first point at or after this token: the places of the points' nodes.
-    pub fn walk(&self, token: u64) -> impl Iterator<Item = usize> {
-        let start = self.points.partition_point(|point| point.token < token);
-        let (before, after) = self.points.split_at_checked(start).unwrap_or_default();
-        after.iter().chain(before).map(|point| point.place as usize)
+    /// The first point at or after this token.
+    pub fn first_at(&self, token: u64) -> usize {
+        self.points.partition_point(|point| point.token < token)
+    }
+
+    /// The place of the node of the point that is so many steps from a start; `None` once around.
+    pub fn walk(&self, start: usize, steps: usize) -> Option<usize> {
+        let count = self.points.len();
+        let at = if start + steps < count { start + steps } else { start + steps - count };
+        self.points.get(at).filter(|_| steps < count).map(|point| point.place as usize)
     }
 }
 
@@ -67,7 +72,8 @@ mod tests {
         assert_eq!(ring.points.len(), 512 + 1024);
         assert!(ring.points.is_sorted_by_key(|point| point.token));
         for token in [0, 1 << 63, u64::MAX] {
-            let walk: Vec<usize> = ring.walk(token).collect();
+            let start = ring.first_at(token);
+            let walk: Vec<usize> = (0..).map_while(|steps| ring.walk(start, steps)).collect();
             assert_eq!(walk.len(), ring.points.len());
             let first = ring.points.iter().find(|point| point.token >= token).unwrap_or(&ring.points[0]);
             assert_eq!(walk[0], first.place as usize);
@@ -77,6 +83,6 @@ mod tests {
     #[test]
     fn weights_make_virtual_nodes_within_bounds() {
         assert_eq!([1, 50, 100, 1600, u32::MAX].map(virtual_nodes_of), [5, 256, 512, 8192, 8192]);
-        assert_eq!(Ring::of([].into_iter()).walk(0).count(), 0);
+        assert_eq!(Ring::of([].into_iter()).walk(0, 0), None);
     }
 }

@@ -2,8 +2,10 @@
 //!
 //! All in whole numbers: the same on every machine.
 
-/// A node may have so many hundredths of its fair share. Less makes more data move, more makes loads uneven.
+/// A node may have so many hundredths of its fair share, rounded up. Less makes more data move, more makes loads uneven.
 const BOUND_PERCENT: u128 = 105;
+/// And so many at the most, rounded down: of the 82 partitions that a node of a hundred has, one is more than a hundredth.
+const MAX_PERCENT: u128 = 106;
 
 /// A claim to a part of a total, with bounds.
 #[derive(Debug, Clone, Copy)]
@@ -30,7 +32,7 @@ pub(super) struct Loaded {
     pub weight: u32,
 }
 
-/// For each node, how many partitions it may own: ceil(1.05 x its fair share).
+/// For each node, how many partitions it may own: ceil(1.05 x its fair share), but not more than 1.06 x that.
 ///
 /// Copies of a partition are spread over zones as evenly as the zones' nodes allow. Where zones are of unequal weight that
 /// gives a light zone more than its weight says; the zone's nodes share it by their weights.
@@ -56,7 +58,7 @@ pub(super) fn bounds(nodes: &[Loaded], zone_count: usize, copies: usize, partiti
         let shares = divide(zone_share.rounded_up(), &claims.collect::<Vec<_>>());
         for (at, share) in places.iter().zip(shares) {
             if let Some(bound) = bounds.get_mut(*at) {
-                *bound = share.percent_rounded_up(BOUND_PERCENT).min(partitions);
+                *bound = share.bound().min(partitions);
             }
         }
     }
@@ -105,12 +107,13 @@ fn divide(total: u64, claims: &[Claim]) -> Vec<Share> {
 
 impl Share {
     fn rounded_up(self) -> u64 {
-        self.percent_rounded_up(100)
+        u64::try_from((self.total * self.weight).div_ceil(self.weights)).unwrap_or(u64::MAX)
     }
 
-    fn percent_rounded_up(self, percent: u128) -> u64 {
-        let rounded = (self.total * self.weight * percent).div_ceil(self.weights * 100);
-        u64::try_from(rounded).unwrap_or(u64::MAX)
+    fn bound(self) -> u64 {
+        let (share, hundred) = (self.total * self.weight, self.weights * 100);
+        let bound = (share * BOUND_PERCENT).div_ceil(hundred).min(share * MAX_PERCENT / hundred);
+        u64::try_from(bound).unwrap_or(u64::MAX).max(self.rounded_up())
     }
 }
 
@@ -130,6 +133,14 @@ mod tests {
         assert_eq!(bounds_of(&[(0, 100); 3], 2), [2868; 3]);
         assert_eq!(bounds_of(&[(0, 7); 3], 2), [2868; 3]);
         assert_eq!(bounds_of(&[(0, 100)], 1), [4096]);
+    }
+
+    #[test]
+    fn rounding_gives_nobody_more_than_six_hundredths_above_the_share() {
+        // 2 x 4096 / 100 = 81.92; 1.05 times that is 86.02, and 87 would be 1.062 times.
+        assert_eq!(bounds_of(&[(0, 100); 100], 2), [86; 100]);
+        // Where a whole partition is more than that, the share itself is rounded up: there must be room for all.
+        assert_eq!(bounds_of(&[(0, 100); 1000], 1), [5; 1000]);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! What must hold of `[cluster]` and `[peers]`.
 
-use super::file::File;
+use super::file::{File, ListenerSection};
 use super::keys::KeyPath;
 use super::resolve::{ClusterConfig, ListenAddress, PeersConfig};
 use super::rules::{Broken, Checker, is_name, path};
@@ -55,6 +55,9 @@ pub enum BrokenCluster {
         /// The key.
         missing: &'static str,
     },
+    /// One file that decides both who is a client and who is a peer.
+    #[error("these authorities are those of a listener's clients, each of whom would be a peer")]
+    SharedAuthorities,
     /// An address that others cannot connect to.
     #[error("{address} is not an address that other nodes can connect to")]
     NotReachable {
@@ -90,6 +93,7 @@ impl BrokenCluster {
                 "tls" => "set tls = { certificate = \"peer.crt\", key = \"peer.key\" }".into(),
                 _ => "set authorities = \"peers-ca.crt\"".into(),
             },
+            BrokenCluster::SharedAuthorities => "make an authority of its own for the nodes".into(),
             BrokenCluster::NotReachable { .. } => {
                 "set advertise = \"HOST:PORT\", a name or an address of this machine that other nodes know, and a port \
                  that is not 0"
@@ -156,6 +160,11 @@ impl Checker<'_> {
         for (missing, _) in parts.into_iter().filter(|(_, there)| !there) {
             self.broken(at.clone(), BrokenCluster::PeersIncomplete { missing });
         }
+        let for_clients =
+            |listener: &ListenerSection| [&listener.authorities, &listener.authorized].contains(&&section.authorities);
+        if section.authorities.is_some() && file.listener.iter().any(for_clients) {
+            self.broken(at.name("authorities"), BrokenCluster::SharedAuthorities);
+        }
         let tls = section.tls.as_ref().map(|tls| self.tls(&at, tls));
         let address = section.address.clone()?;
         if let Some(admin) = file.admin.address.as_ref().filter(|admin| admin.overlaps(&address)) {
@@ -167,7 +176,8 @@ impl Checker<'_> {
         let advertise = section.advertise.clone().or_else(by_name);
         match advertise.filter(can_be_dialled) {
             Some(advertise) => {
-                Some(PeersConfig { address, advertise, tls: tls?, authorities: path(&section.authorities)? })
+                let (tls, authorities) = (tls?, path(&section.authorities)?);
+                Some(PeersConfig { address, advertise, dial_from: section.dial_from, tls, authorities })
             }
             None => {
                 let as_given = section.advertise.as_ref().map(ListenAddress::to_string);

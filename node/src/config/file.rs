@@ -4,6 +4,7 @@
 //! structs and their comments. The first sentence of a comment is the summary.
 
 use std::borrow::Cow;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
@@ -127,6 +128,10 @@ pub struct PeersSection {
     /// name, and the port of `address`.
     #[schemars(example = "node-1.example.org:7980")]
     pub advertise: Option<ListenAddress>,
+    /// The source address of connections to other nodes, such as `10.0.0.1`: of use where a machine has several, and firewalls
+    /// expect one of them. Default: the system's choice.
+    #[schemars(example = "10.0.0.1")]
+    pub dial_from: Option<IpAddr>,
     /// The certificate the node shows to others, as their server and as their client, `{ certificate = "peer.crt", key =
     /// "peer.key" }`. Both files are read again when they change.
     pub tls: Option<TlsSection>,

@@ -60,6 +60,8 @@ pub enum Form {
     Address,
     /// A list of `HOST:PORT`.
     Addresses,
+    /// An IP address without a port.
+    IpAddress,
     /// A path.
     Path,
     /// One of these.
@@ -282,6 +284,7 @@ impl Form {
             Form::SyncInterval => "a length of time, \"always\" or \"never\"".into(),
             Form::Address => "an address".into(),
             Form::Addresses => "a list of addresses".into(),
+            Form::IpAddress => "an IP address".into(),
             Form::Path => "a path".into(),
             Form::Choice(choices) => format!("one of {}", names(choices)),
             Form::Choices(choices) => format!("a list of {}", names(choices)),
@@ -331,6 +334,7 @@ fn form(schema: &Json) -> Form {
         Some("duration, always or never") => Form::SyncInterval,
         Some("address") => Form::Address,
         Some("path") => Form::Path,
+        Some("ip") => Form::IpAddress,
         _ if has_type("integer") => Form::Integer,
         _ if has_type("boolean") => Form::Boolean,
         _ => match choices(schema) {

@@ -1,6 +1,7 @@
 //! The checked configuration.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -106,6 +107,8 @@ pub struct PeersConfig {
     pub address: ListenAddress,
     /// By what the others reach it: a name or an address, and a port that is not 0.
     pub advertise: ListenAddress,
+    /// The source address of connections to other nodes; `None`: the system's choice.
+    pub dial_from: Option<IpAddr>,
     /// The certificate it shows, as a server and as a client.
     pub tls: TlsConfig,
     /// PEMs of the authorities for nodes. Read again when it changes.

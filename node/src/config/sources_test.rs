@@ -336,6 +336,11 @@ fn each_rule_of_the_cluster_is_kept() {
     for (further, told) in [
         ("advertise = \"0.0.0.0:7980\"", "0.0.0.0:7980 is not an address that other nodes can connect to"),
         ("advertise = \"node-1:0\"", "node-1:0 is not an address that other nodes can connect to"),
+        ("dial_from = \"node-1\"", "\"node-1\" is not an IP address"),
+        (
+            "[[listener]]\nclients = \"certificate\"\ntls = { certificate = \"c\", key = \"k\" }\nauthorities = \"/ca.crt\"",
+            "peers.authorities: these authorities are those of a listener's clients",
+        ),
         ("[cluster]\njoin = [\"node-1:0\"]", "node-1:0 is not an address that other nodes can connect to"),
         ("[cluster]\nbootstrap_expect = 101\njoin = [\"a:1\"]", "101 is not between 0 and 100"),
         ("[admin]\naddress = \"localhost:7980\"", "0.0.0.0:7980 is taken by the admin port on localhost:7980"),

@@ -35,6 +35,8 @@ pub(super) struct Put {
     pub(super) key: Vec<u8>,
     pub(super) value: Vec<u8>,
     pub(super) ends_at: Option<Moment>,
+    /// So many of the first bytes say which of two records is the later one; 0: that which comes later.
+    pub(super) ordered_by: usize,
     pub(super) done: oneshot::Sender<Result<(), IndexError>>,
 }
 
@@ -199,6 +201,12 @@ impl<'t> Tables<'t> {
     }
 
     fn insert(&mut self, put: &Put) -> Result<(), redb::Error> {
+        if put.ordered_by > 0
+            && let Some(entry) = self.records.get(put.key.as_slice())?
+            && entry.value().2.get(..put.ordered_by) > put.value.get(..put.ordered_by)
+        {
+            return Ok(());
+        }
         self.remove(&put.key)?;
         let ends_at = put.ends_at.map(|end| end.0);
         if let Some(end) = ends_at {

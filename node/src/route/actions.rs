@@ -1,6 +1,8 @@
 //! The results of actions in the cluster.
 
+use bytes::Bytes;
 use casbah_cluster::digest::Digest;
+use casbah_cluster::membership::NodeId;
 
 use crate::index::{ActionIndex, IndexError};
 
@@ -22,8 +24,8 @@ impl Actions {
     ///
     /// # Errors
     /// When it cannot be said.
-    pub async fn get(&self, instance: &str, action: &Digest) -> Result<Option<Vec<u8>>, IndexError> {
-        self.index.get(instance, action)
+    pub async fn get(&self, instance: &str, action: &Digest) -> Result<Option<Bytes>, IndexError> {
+        Ok(self.index.get(instance, action)?.map(|(_, result)| result))
     }
 
     /// Notes that this result was of use, so that it stays longer.
@@ -38,7 +40,8 @@ impl Actions {
     ///
     /// # Cancel safety
     /// Dropped half-way, the update may or may not happen.
-    pub async fn update(&self, instance: &str, action: &Digest, result: Vec<u8>) -> Result<(), IndexError> {
-        self.index.update(instance, action, result).await
+    pub async fn update(&self, instance: &str, action: &Digest, result: Bytes) -> Result<(), IndexError> {
+        let version = self.index.next_version(NodeId::default(), instance, action)?;
+        self.index.put_if_newer(instance, action, version, result).await
     }
 }

@@ -214,7 +214,7 @@ impl api::action_cache_server::ActionCache for ActionCache {
             count(Lookup::Miss);
             return Err(Status::not_found(format!("no result of the action {action} is known")));
         };
-        let mut result = api::ActionResult::decode(bytes.as_slice()).map_err(|error| {
+        let mut result = api::ActionResult::decode(bytes).map_err(|error| {
             count(Lookup::Miss);
             Status::not_found(format!("the result of the action {action} is damaged: {error}"))
         })?;
@@ -247,7 +247,7 @@ impl api::action_cache_server::ActionCache for ActionCache {
         };
         let contents = take_contents(function, &mut result)?;
         validate(function, &result)?;
-        let bytes = result.encode_to_vec();
+        let bytes = Bytes::from(result.encode_to_vec());
         if bytes.len() > RESULT_BYTES_MAX {
             return Err(Status::invalid_argument(format!(
                 "the result has {} bytes where at most {RESULT_BYTES_MAX} are kept",

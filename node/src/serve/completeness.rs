@@ -114,6 +114,9 @@ struct TreeMessage {
     children: Vec<Bytes>,
 }
 
+/// A directory, and the root that it was found below first.
+type Below = (Digest, Digest);
+
 /// Says whether trees and blobs are whole, and keeps them from being evicted when they are.
 pub struct Completeness {
     blobs: Blobs,
@@ -186,8 +189,7 @@ impl Completeness {
         let started = Instant::now();
         let roots = self.forgotten(roots, Tree::Root, "a directory of a tree", started).await?;
         let mut seen: HashSet<Digest> = roots.iter().copied().collect();
-        // Each with the root that it was found below first.
-        let mut level: Vec<(Digest, Digest)> = seen.iter().map(|root| (*root, *root)).collect();
+        let mut level: Vec<Below> = seen.iter().map(|root| (*root, *root)).collect();
         while !level.is_empty() {
             let mut next = Vec::new();
             let mut files = Vec::new();
@@ -224,7 +226,7 @@ impl Completeness {
     }
 
     /// The directories of a part of a level, each with its root.
-    async fn read(&self, batch: &[(Digest, Digest)]) -> Result<Vec<Bytes>, Incomplete> {
+    async fn read(&self, batch: &[Below]) -> Result<Vec<Bytes>, Incomplete> {
         let role = "a directory of a tree";
         if let [(digest, root)] = batch {
             let read = self.blobs.get(digest, MAX_DIRECTORY_BYTES).await;
@@ -283,7 +285,7 @@ impl Completeness {
 }
 
 /// The beginning of a level that is read at once, and the rest of it.
-fn next_batch(level: &[(Digest, Digest)]) -> Option<(&[(Digest, Digest)], &[(Digest, Digest)])> {
+fn next_batch(level: &[Below]) -> Option<(&[Below], &[Below])> {
     let mut bytes = 0_u64;
     let fits = level.iter().take(READ_BATCH).take_while(|(digest, _)| {
         bytes = bytes.saturating_add(digest.size_bytes());
