@@ -120,9 +120,12 @@ impl View {
         self.member(id).map_or("", |member| member.zone.as_str())
     }
 
-    /// Whether it is a cluster of one.
+    /// Whether it is a cluster of one, which holds all there is itself. Not one that is being formed: that holds nothing yet.
     pub fn is_single(&self) -> bool {
+        let holders = self.placements.iter().map(|placement| placement.walk(0));
         self.state.members.len() <= 1
+            && !self.placements.is_empty()
+            && holders.flatten().all(|node| *node == self.self_id)
     }
 }
 

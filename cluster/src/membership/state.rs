@@ -22,10 +22,12 @@ pub struct ClusterState {
     pub write_quorum: u8,
     /// The next node's id. Ids that are gone are not used again.
     pub next_node_id: NodeId,
+    /// How many members there are to be before blobs are placed for the first time.
+    pub expected_members: u32,
     /// Every node that belongs to the cluster.
     pub members: BTreeMap<NodeId, Member>,
-    /// The layouts in force, oldest first, never empty: the last is the one that blobs move to, the others are those that some
-    /// blobs still lie by.
+    /// The layouts in force, oldest first: the last is the one that blobs move to, the others are those that some blobs still
+    /// lie by. Empty until the expected members are there.
     pub layouts: Vec<Layout>,
 }
 
@@ -44,6 +46,8 @@ pub struct Member {
     pub weight: u32,
     /// Its part in the Raft group.
     pub part: Part,
+    /// The newest layout that it has reported to hold all of its part of.
+    pub synced: Epoch,
 }
 
 /// A member's part in the Raft group.

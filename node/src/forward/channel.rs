@@ -64,9 +64,9 @@ impl Channel {
         Channel { link, roster, lane: Lane::Control, by_layout: false }
     }
 
-    /// The node that it leads to.
-    pub(super) fn link(&self) -> &Arc<Link> {
-        &self.link
+    /// For what is as large as a blob, and has no place by a layout.
+    pub(super) fn bulk(link: Arc<Link>, roster: watch::Receiver<Arc<Roster>>) -> Channel {
+        Channel { link, roster, lane: Lane::Data, by_layout: false }
     }
 
     /// Makes a call whose messages are cut by hand; returns when its answer begins, and has not failed at once.

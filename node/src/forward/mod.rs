@@ -18,6 +18,7 @@ mod metadata;
 mod peer_read;
 mod peer_upload;
 mod peers;
+mod raft;
 mod socket;
 mod upstream;
 
@@ -31,5 +32,6 @@ pub use metadata::{CLUSTER, EPOCH, HOP, NODE, PEER, PROTOCOL, PROTOCOL_VERSION};
 pub use peer_read::{Form, PeerRead};
 pub use peer_upload::PeerUpload;
 pub use peers::{Peers, PeersParts, Report};
+pub use raft::RaftMethod;
 pub use socket::{ShortPath, socket_path};
 pub use upstream::{Upstream, UpstreamError};

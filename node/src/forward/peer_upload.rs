@@ -1,7 +1,5 @@
 //! A blob on its way to another node.
 
-use std::pin::Pin;
-
 use bytes::Bytes;
 use casbah_cluster::digest::Digest;
 use casbah_proto::peer::v1 as api;
@@ -109,7 +107,7 @@ impl PeerUpload {
                 let sending = tokio::time::timeout(limits::PEER_STALL_DEADLINE, frames.send(frame));
                 tokio::select! {
                     biased;
-                    outcome = Pin::new(answer) => outcome,
+                    outcome = &mut *answer => outcome,
                     sent = sending => match sent {
                         Ok(Ok(())) => return Ok(()),
                         // The connection takes no more: the answer says why, and comes at once.

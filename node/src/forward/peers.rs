@@ -107,20 +107,20 @@ impl Peers {
         let link = self.inner.link(node)?;
         let _place = link.place().await?;
         let client = blobs(self.inner.data(&link));
-        let calls = stream::iter(digests.chunks(limits::PEER_DIGESTS_MAX)).map(|part| {
+        let request =
+            |part: &[Digest]| api::FindRequest { digests: part.iter().map(digest_to_message).collect(), touch };
+        let requests = digests.chunks(limits::PEER_DIGESTS_MAX).map(request).collect();
+        each(requests, move |request: api::FindRequest| {
             let mut client = client.clone();
             async move {
-                let request = api::FindRequest { digests: part.iter().map(digest_to_message).collect(), touch };
+                let count = request.digests.len();
                 let present = within(client.find(request)).await?.present;
                 let bit = |at: usize| present.get(at / 8).map(|byte| byte >> (at % 8) & 1 == 1);
-                let bits: Option<Vec<bool>> = (0..part.len()).map(bit).collect();
+                let bits: Option<Vec<bool>> = (0..count).map(bit).collect();
                 bits.ok_or_else(|| PeerError::nonsense("an answer is of fewer blobs than were asked for"))
             }
-        });
-        let mut found = Vec::with_capacity(digests.len());
-        let parts: Vec<Vec<bool>> = calls.buffered(BATCHES_AT_ONCE).try_collect().await?;
-        parts.into_iter().for_each(|part| found.extend(part));
-        Ok(found)
+        })
+        .await
     }
 
     /// Reads a range of a blob, to its end when no length is given. When this returns, the first bytes are here. Frames of
@@ -170,20 +170,23 @@ impl Peers {
         // One that is too large does not come.
         let size = |digest: &Digest| if digest.size_bytes() > limit_bytes { 0 } else { digest.size_bytes() };
         let client = blobs(self.inner.data(&link));
-        let calls = stream::iter(batches(digests, size, &BatchLimits::OF_BLOBS)).map(|part| {
+        let request = |part: &[Digest]| {
+            let digests = part.iter().map(digest_to_message).collect();
+            api::ReadBatchRequest { digests, limit_bytes, takes_zstd }
+        };
+        let requests = batches(digests, size, &BatchLimits::OF_BLOBS).into_iter().map(request).collect();
+        each(requests, move |request: api::ReadBatchRequest| {
             let mut client = client.clone();
             async move {
-                let digests: Vec<api::Digest> = part.iter().map(digest_to_message).collect();
-                let request = api::ReadBatchRequest { digests, limit_bytes, takes_zstd };
+                let count = request.digests.len();
                 let outcomes = within(client.read_batch(request)).await?.outcomes;
-                if outcomes.len() != part.len() {
+                if outcomes.len() != count {
                     return Err(PeerError::nonsense("an answer is of fewer blobs than were asked for"));
                 }
-                Ok(outcomes.into_iter().map(read_outcome).collect::<Vec<_>>())
+                Ok(outcomes.into_iter().map(read_outcome).collect())
             }
-        });
-        let parts: Vec<Vec<_>> = calls.buffered(BATCHES_AT_ONCE).try_collect().await?;
-        Ok(parts.into_iter().flatten().collect())
+        })
+        .await
     }
 
     /// Begins to send a blob. The answer is not waited for: what is wrong is told by the upload.
@@ -210,27 +213,28 @@ impl Peers {
         let _place = link.place().await?;
         let client = blobs(self.inner.data(&link));
         let size = |(_, data): &(Digest, Bytes)| data.len() as u64;
-        let calls = stream::iter(batches(&blobs_sent, size, &BatchLimits::OF_BLOBS)).map(|part| {
+        let blob = |(digest, data): &(Digest, Bytes)| {
+            let (digest, data) = (Some(digest_to_message(digest)), data.clone());
+            api::store_batch_request::Blob { digest, data }
+        };
+        let request = |part: &[(Digest, Bytes)]| api::StoreBatchRequest { blobs: part.iter().map(blob).collect() };
+        let requests = batches(&blobs_sent, size, &BatchLimits::OF_BLOBS).into_iter().map(request).collect();
+        each(requests, move |request: api::StoreBatchRequest| {
             let mut client = client.clone();
             async move {
-                let blob = |(digest, data): &(Digest, Bytes)| {
-                    let (digest, data) = (Some(digest_to_message(digest)), data.clone());
-                    api::store_batch_request::Blob { digest, data }
-                };
-                let request = api::StoreBatchRequest { blobs: part.iter().map(blob).collect() };
+                let count = request.blobs.len();
                 let outcomes = within(client.store_batch(request)).await?.outcomes;
-                if outcomes.len() != part.len() {
+                if outcomes.len() != count {
                     return Err(PeerError::nonsense("an answer is of fewer blobs than were sent"));
                 }
                 let outcome = |outcome: api::StoreOutcome| match outcome.code {
                     0 => Ok(()),
                     code => Err(PeerError::outcome(code, outcome.message, outcome.retry_after_ms)),
                 };
-                Ok(outcomes.into_iter().map(outcome).collect::<Vec<_>>())
+                Ok(outcomes.into_iter().map(outcome).collect())
             }
-        });
-        let parts: Vec<Vec<_>> = calls.buffered(BATCHES_AT_ONCE).try_collect().await?;
-        Ok(parts.into_iter().flatten().collect())
+        })
+        .await
     }
 
     /// The result of an action that a node has, and its version; `None` if it has none and is sure of it.
@@ -314,9 +318,22 @@ impl Inner {
         Channel::data(Arc::clone(link), self.roster.clone())
     }
 
+    pub(super) fn bulk(&self, link: &Arc<Link>) -> Channel {
+        Channel::bulk(Arc::clone(link), self.roster.clone())
+    }
+
     pub(super) fn control(&self, link: &Arc<Link>) -> Channel {
         Channel::control(Arc::clone(link), self.roster.clone())
     }
+}
+
+/// Makes calls, a few at once, each for a part of a list; the outcomes of all of them, in order.
+async fn each<R, T, F>(requests: Vec<R>, call: impl Fn(R) -> F) -> Result<Vec<T>, PeerError>
+where
+    F: Future<Output = Result<Vec<T>, PeerError>>,
+{
+    let parts: Vec<Vec<T>> = stream::iter(requests).map(call).buffered(BATCHES_AT_ONCE).try_collect().await?;
+    Ok(parts.into_iter().flatten().collect())
 }
 
 /// Where requests of generated clients seem to go.

@@ -20,6 +20,7 @@ mod compression;
 pub mod fuzzing;
 mod instances;
 mod partial_uploads;
+pub mod peer;
 mod resource_name;
 mod services;
 mod status_map;

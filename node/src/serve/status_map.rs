@@ -13,10 +13,11 @@ use prost::Message as _;
 use prost_types::Any;
 use tonic::{Code, Status};
 
-use crate::index::IndexError;
+use crate::index::{GroupError, IndexError};
 use crate::route::{ReadError, WriteError};
 use crate::serve::completeness::Incomplete;
 use crate::serve::compression::{DecodeError, EncodeError};
+use crate::serve::peer::MembersError;
 use crate::serve::resource_name::NameError;
 use crate::store;
 
@@ -137,5 +138,70 @@ pub(super) fn incomplete(error: &Incomplete) -> Status {
         Incomplete::Missing { .. } | Incomplete::Malformed { .. } | Incomplete::TooLarge { .. } => {
             Status::failed_precondition(with_causes(error))
         }
+    }
+}
+
+// === for other nodes ===
+//
+// They act on codes alone: see `docs/reference/peer-protocol.md`.
+
+/// Of a read that another node asked for.
+pub(super) fn peer_read(error: &store::ReadError) -> Status {
+    let text = with_causes(error);
+    match error {
+        // Of this copy it is a fact: a damaged one is dropped.
+        store::ReadError::NotFound { .. } | store::ReadError::Damaged { .. } => Status::not_found(text),
+        store::ReadError::OutOfRange { .. } => Status::out_of_range(text),
+        store::ReadError::TooLarge { .. } => Status::resource_exhausted(text),
+        store::ReadError::Io { .. } => Status::internal(text),
+        store::ReadError::Busy { .. } => unavailable(text),
+    }
+}
+
+/// Of one that has been answered with some bytes already: the copy is no good, and nothing is said about whether it is there.
+pub(super) fn peer_read_midway(error: &store::ReadError) -> Status {
+    match error {
+        store::ReadError::Busy { .. } => peer_read(error),
+        _ => Status::internal(with_causes(error)),
+    }
+}
+
+/// Of a write that another node asked for.
+pub(super) fn peer_write(error: &store::WriteError) -> Status {
+    let text = with_causes(error);
+    match error {
+        store::WriteError::Mismatch { .. } => Status::invalid_argument(text),
+        store::WriteError::LargerThanStore { .. } => Status::resource_exhausted(text),
+        store::WriteError::Full { retry_after, .. } => with_retry(text, *retry_after),
+        store::WriteError::ReadOnly { .. } => Status::permission_denied(text),
+        store::WriteError::Io { .. } => Status::internal(text),
+        store::WriteError::Busy { .. } | store::WriteError::Closed { .. } => unavailable(text),
+    }
+}
+
+/// When to try again, of a status made here; 0 where that is not said.
+pub(super) fn retry_after_ms(status: &Status) -> u64 {
+    let details = rpc::Status::decode(status.details()).unwrap_or_default().details;
+    let info = details.iter().find(|detail| detail.type_url == RETRY_INFO);
+    let info = info.and_then(|detail| rpc::RetryInfo::decode(&*detail.value).ok());
+    let delay = info.and_then(|info| info.retry_delay).and_then(|delay| Duration::try_from(delay).ok());
+    delay.map_or(0, |delay| u64::try_from(delay.as_millis()).unwrap_or(u64::MAX))
+}
+
+/// Of a message to the Raft group.
+pub(super) fn group(error: &GroupError) -> Status {
+    let text = with_causes(error);
+    match error {
+        GroupError::Busy | GroupError::NoLeader | GroupError::NotLeader { .. } | GroupError::Closed => unavailable(text),
+        _ => Status::internal(text),
+    }
+}
+
+/// Of a question about who belongs to the cluster.
+pub(super) fn members(error: &MembersError) -> Status {
+    let text = with_causes(error);
+    match error {
+        MembersError::Misfit { .. } => Status::failed_precondition(text),
+        MembersError::NoCluster | MembersError::NotNow { .. } => unavailable(text),
     }
 }
