@@ -238,17 +238,21 @@ impl History {
         checked.with_context(|| format!("in a history of {}", self.summary()))
     }
 
-    /// That no call of these kinds failed which was sent to one of these nodes within this time.
+    /// That no download failed which was sent to one of these nodes within this time, of a blob that had been acknowledged.
     ///
     /// # Errors
     /// Those that did.
-    pub fn check_available(&self, kinds: &[Kind], nodes: &[usize], during: std::ops::Range<Duration>) -> Result<()> {
+    pub fn check_readable(&self, nodes: &[usize], during: std::ops::Range<Duration>) -> Result<()> {
         let records = self.records();
-        let asked = records.iter().filter(|record| {
-            kinds.contains(&record.call.kind()) && nodes.contains(&record.node) && during.contains(&record.begun)
+        let acknowledged = acknowledged_since(&records);
+        let failed = records.iter().filter(|record| match record.call {
+            Call::Load(content) if nodes.contains(&record.node) && during.contains(&record.begun) => {
+                let known = acknowledged.get(&content.key()).is_some_and(|since| *since < record.begun);
+                known && record.outcome != Outcome::Present
+            }
+            _ => false,
         });
-        let failed: Vec<&Record> = asked.filter(|record| !record.outcome.is_answer()).collect();
-        none(&failed, "calls failed at nodes that were there")
+        none(&failed.collect::<Vec<_>>(), "downloads failed at nodes that were there")
     }
 
     /// The longest that a client had to wait for what it wanted, its further attempts included; for those that were given up,
@@ -274,13 +278,7 @@ fn check_words(records: &[Record]) -> Result<()> {
 
 /// G1 and G3: what was acknowledged before a read began is not NOT_FOUND.
 fn check_blobs(records: &[Record]) -> Result<()> {
-    let mut acknowledged: BTreeMap<(u64, u64), Duration> = BTreeMap::new();
-    for record in records {
-        if let (Call::Store(content), Outcome::Acknowledged) = (record.call, &record.outcome) {
-            let since = acknowledged.entry(content.key()).or_insert(record.ended);
-            *since = (*since).min(record.ended);
-        }
-    }
+    let acknowledged = acknowledged_since(records);
     let is_lost = |record: &&Record| match (record.call, &record.outcome) {
         // FindMissingBlobs may call a blob missing while in doubt.
         (Call::Load(content), Outcome::Absent) => {
@@ -289,6 +287,18 @@ fn check_blobs(records: &[Record]) -> Result<()> {
         _ => false,
     };
     none(&records.iter().filter(is_lost).collect::<Vec<_>>(), "acknowledged blobs were not found")
+}
+
+/// Since when each blob is acknowledged.
+fn acknowledged_since(records: &[Record]) -> BTreeMap<(u64, u64), Duration> {
+    let mut acknowledged: BTreeMap<(u64, u64), Duration> = BTreeMap::new();
+    for record in records {
+        if let (Call::Store(content), Outcome::Acknowledged) = (record.call, &record.outcome) {
+            let since = acknowledged.entry(content.key()).or_insert(record.ended);
+            *since = (*since).min(record.ended);
+        }
+    }
+    acknowledged
 }
 
 /// The newest result wins: nobody reads an older one, or none, once a newer one was acknowledged.
@@ -496,10 +506,26 @@ mod tests {
         history.record(1, 1, begun, push(2), Outcome::Acknowledged);
         assert_eq!(history.longest_wait(&[Kind::Push]), history.records()[1].ended - begun);
         assert_eq!(history.longest_wait(&[Kind::Store]), Duration::ZERO);
-        let always = Duration::ZERO..Duration::MAX;
-        history.check_available(&[Kind::Push], &[1], always.clone()).unwrap();
-        refused(history.check_available(&[Kind::Push], &[0, 1], always), "1 calls failed");
         assert_eq!(history.summary().to_string(), "Push 1 of 2");
         assert_eq!(history.acknowledged_count(Kind::Push), 1);
+    }
+
+    #[test]
+    fn an_acknowledged_blob_is_to_be_read_through_every_node_that_is_there() {
+        let (blob, other) = (Content::new(10), Content::new(20));
+        let history = History::new();
+        for (node, call, outcome) in [
+            (0, Call::Load(blob), unavailable()),
+            (0, Call::Store(blob), Outcome::Acknowledged),
+            (0, Call::Load(blob), Outcome::Present),
+            (1, Call::Load(blob), unavailable()),
+            (0, Call::Load(other), unavailable()),
+        ] {
+            history.record(0, node, history.now(), call, outcome);
+        }
+        let always = Duration::ZERO..Duration::MAX;
+        history.check_readable(&[0], always.clone()).unwrap();
+        refused(history.check_readable(&[0, 1], always), "1 downloads failed");
+        history.check_readable(&[0, 1], history.now()..Duration::MAX).unwrap();
     }
 }

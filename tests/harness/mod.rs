@@ -16,6 +16,7 @@ pub mod files;
 pub mod history;
 pub mod home;
 pub mod load;
+pub mod nemesis;
 pub mod process;
 pub mod proxy;
 pub mod register;

@@ -143,7 +143,7 @@ impl Throwaway {
         load_key(&self.client_certificate, &self.client_key).map_err(ThrowawayError::Unusable)?;
         [&self.authority, &self.server_certificate, &self.client_certificate]
             .into_iter()
-            .try_for_each(check_periods)?;
+            .try_for_each(|path| check_periods(path))?;
         let server = read_certificates(&self.server_certificate)?.into_iter().next();
         let names = server.map(|server| server.names.alternative_names).unwrap_or_default();
         let missing = server_names.iter().find(|name| !names.contains(&alternative_name(name)));
@@ -189,7 +189,7 @@ impl PeerSet {
 
     fn check(&self) -> Result<(), ThrowawayError> {
         load_key(&self.certificate, &self.key).map_err(ThrowawayError::Unusable)?;
-        [&self.authority, &self.certificate].into_iter().try_for_each(check_periods)
+        [&self.authority, &self.certificate].into_iter().try_for_each(|path| check_periods(path))
     }
 
     fn make(&self, dir: &Path) -> Result<(), ThrowawayError> {
@@ -204,10 +204,10 @@ impl PeerSet {
     }
 }
 
-fn check_periods(path: &PathBuf) -> Result<(), ThrowawayError> {
+fn check_periods(path: &Path) -> Result<(), ThrowawayError> {
     for certificate in read_certificates(path)? {
         let valid = certificate.validity.check(UnixTime::now());
-        valid.map_err(|_outside| ThrowawayError::OutsidePeriod { path: path.clone() })?;
+        valid.map_err(|_outside| ThrowawayError::OutsidePeriod { path: path.to_owned() })?;
     }
     Ok(())
 }
