@@ -169,8 +169,13 @@ impl Pair {
         let state = state(port.port());
         let roster = |node| watch::channel(Arc::new(Roster::of(node, &state))).1;
         let none = Arc::new(Nothing);
-        let parts =
-            peer::Parts { store: there, results: none.clone(), group: none.clone(), members: none, roster: roster(THERE) };
+        let parts = peer::Parts {
+            store: there,
+            results: none.clone(),
+            group: none.clone(),
+            members: none,
+            roster: roster(THERE),
+        };
         let (end, ended) = End::new();
         let mut serving = JoinSet::new();
         serving.spawn(port.serve(App::new(peer::services(parts)), watch::channel(()).1, ended));

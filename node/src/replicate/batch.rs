@@ -66,11 +66,7 @@ pub async fn put_many(nodes: &Nodes, blobs: Vec<(Digest, Bytes)>) -> Vec<Result<
     outcomes
 }
 
-async fn spread(
-    nodes: &Nodes,
-    view: &View,
-    blobs: Vec<(Digest, Bytes)>,
-) -> Vec<Result<(), Option<CopyError>>> {
+async fn spread(nodes: &Nodes, view: &View, blobs: Vec<(Digest, Bytes)>) -> Vec<Result<(), Option<CopyError>>> {
     let is_away = |node| nodes.is_away(view, node);
     let decision = |digest: &Digest| WriteDecision::new(view, partition_of(digest), is_away);
     let decisions = blobs.iter().map(|(digest, _)| decision(digest)).collect();
@@ -111,7 +107,9 @@ async fn store_there(
         match small.is_empty() {
             true => Vec::new(),
             false => match nodes.remote().store_batch(node, small).await {
-                Ok(outcomes) => outcomes.into_iter().map(|outcome| outcome.map_err(|error| there(node, error))).collect(),
+                Ok(outcomes) => {
+                    outcomes.into_iter().map(|outcome| outcome.map_err(|error| there(node, error))).collect()
+                }
                 Err(error) => {
                     let error = Arc::new(error);
                     let failed = |_| Err(CopyError::There { node, source: Arc::clone(&error) });
@@ -125,7 +123,12 @@ async fn store_there(
     let (batch, large) = futures_util::future::join(batch, large).await;
     let (mut batch, mut large) = (batch.into_iter(), large.into_iter());
     let outcome = |data: &Bytes| if is_large(data) { large.next() } else { batch.next() };
-    blobs.iter().map(|(_, data)| data).map(outcome).map(|outcome| outcome.unwrap_or(Err(CopyError::GivenUp { node }))).collect()
+    blobs
+        .iter()
+        .map(|(_, data)| data)
+        .map(outcome)
+        .map(|outcome| outcome.unwrap_or(Err(CopyError::GivenUp { node })))
+        .collect()
 }
 
 async fn stream_there(

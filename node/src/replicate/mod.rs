@@ -22,8 +22,8 @@ pub(crate) mod testing;
 mod touches;
 mod upload;
 
-pub use batch::put_many;
 pub(crate) use acknowledge::acknowledge;
+pub use batch::put_many;
 pub use error::{CopyError, WriteError};
 pub use nodes::Nodes;
 pub use remote::{Remote, RemoteRead, RemoteUpload};

@@ -6,9 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use casbah_cluster::digest::Digest;
-use casbah_cluster::membership::{
-    ClusterId, ClusterState, Epoch, Layout, LayoutNode, Member, NodeId, Part, VolumeId,
-};
+use casbah_cluster::membership::{ClusterId, ClusterState, Epoch, Layout, LayoutNode, Member, NodeId, Part, VolumeId};
 use casbah_cluster::ring::partition_of;
 use casbah_cluster::view::View;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
@@ -95,6 +93,7 @@ impl Nodes {
             zone: String::new(),
             weight: 1,
             part: Part::Voter,
+            synced: Epoch(1),
         };
         let only = LayoutNode { zone: String::new(), weight: 1 };
         let state = ClusterState {
@@ -103,6 +102,7 @@ impl Nodes {
             copies: 1,
             write_quorum: 1,
             next_node_id: NodeId(2),
+            expected_members: 1,
             members: BTreeMap::from([(node, member)]),
             layouts: vec![Layout { epoch: Epoch(1), nodes: BTreeMap::from([(node, only)]) }],
         };

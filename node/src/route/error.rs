@@ -51,7 +51,9 @@ pub enum ActionError {
     #[error(transparent)]
     Here(#[from] IndexError),
     /// Nodes that may have the result could not be asked.
-    #[error("whether the result of the action {action} is known cannot be said: a node that may have it does not answer")]
+    #[error(
+        "whether the result of the action {action} is known cannot be said: a node that may have it does not answer"
+    )]
     Unavailable {
         /// The action.
         action: Digest,

@@ -82,12 +82,7 @@ pub(super) async fn get_many(
 }
 
 /// One whole blob.
-pub(super) async fn get(
-    nodes: &Nodes,
-    flights: &Flights,
-    digest: &Digest,
-    wanted: Wanted,
-) -> Result<Whole, ReadError> {
+pub(super) async fn get(nodes: &Nodes, flights: &Flights, digest: &Digest, wanted: Wanted) -> Result<Whole, ReadError> {
     let error = match get_here(nodes, *digest, wanted).await {
         Ok(whole) => {
             let view = nodes.view();
@@ -174,9 +169,8 @@ async fn fetch(
     if blobs.is_empty() {
         return Vec::new();
     }
-    let sought = blobs.iter().enumerate().map(|(at, (blob, _))| {
-        Sought::not_here(nodes, view, at, &blob.digest, &blob.error)
-    });
+    let sought =
+        blobs.iter().enumerate().map(|(at, (blob, _))| Sought::not_here(nodes, view, at, &blob.digest, &blob.error));
     let sought = sought.collect();
     let digests: Arc<Vec<Digest>> = Arc::new(blobs.iter().map(|(blob, _)| blob.digest).collect());
     let ask = |node, positions| {

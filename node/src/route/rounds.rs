@@ -44,13 +44,15 @@ impl<T> Outcome<T> {
     pub(super) fn refusal(self, digest: &Digest, here: Option<store::ReadError>) -> ReadError {
         let digest = *digest;
         match (self, here) {
-            (Outcome::Missing, Some(error @ (store::ReadError::NotFound { .. } | store::ReadError::Damaged { .. }))) => {
-                ReadError::Here(error)
-            }
+            (
+                Outcome::Missing,
+                Some(error @ (store::ReadError::NotFound { .. } | store::ReadError::Damaged { .. })),
+            ) => ReadError::Here(error),
             (Outcome::Missing, _) => ReadError::NotFound { digest },
-            (Outcome::Unavailable(None), Some(error @ (store::ReadError::Io { .. } | store::ReadError::Busy { .. }))) => {
-                ReadError::Here(error)
-            }
+            (
+                Outcome::Unavailable(None),
+                Some(error @ (store::ReadError::Io { .. } | store::ReadError::Busy { .. })),
+            ) => ReadError::Here(error),
             (Outcome::Unavailable(source), _) => ReadError::Unavailable { digest, source },
             (Outcome::Found(..), _) => ReadError::Unavailable { digest, source: None },
         }

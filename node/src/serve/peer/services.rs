@@ -40,8 +40,8 @@ pub fn services(parts: Parts) -> Gate<Routes> {
     let raft = RaftServer::new(Raft { group })
         .max_decoding_message_size(limits::PEER_MESSAGE_BYTES)
         .max_encoding_message_size(limits::PEER_MESSAGE_BYTES);
-    let membership = MembershipServer::new(Membership { members })
-        .max_encoding_message_size(limits::PEER_MESSAGE_BYTES);
+    let membership =
+        MembershipServer::new(Membership { members }).max_encoding_message_size(limits::PEER_MESSAGE_BYTES);
     let mut routes = Routes::builder();
     routes.add_service(Blobs::new(store)).add_service(actions).add_service(raft).add_service(membership);
     Gate::new(routes.routes(), roster)
