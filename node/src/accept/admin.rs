@@ -285,14 +285,12 @@ mod tests {
 
     #[tokio::test]
     async fn probes_follow_the_life_of_the_node() {
-        for (phase, live, started, ready) in
-            [
-                (Phase::Starting, 200, 503, 503),
-                (Phase::Joining, 200, 200, 503),
-                (Phase::Serving, 200, 200, 200),
-                (Phase::Draining, 200, 200, 503),
-            ]
-        {
+        for (phase, live, started, ready) in [
+            (Phase::Starting, 200, 503, 503),
+            (Phase::Joining, 200, 200, 503),
+            (Phase::Serving, 200, 200, 200),
+            (Phase::Draining, 200, 200, 503),
+        ] {
             for (path, status) in [("/livez", live), ("/startupz", started), ("/readyz", ready)] {
                 assert_eq!(get(phase, path).await.0, status, "{phase:?} {path}");
             }

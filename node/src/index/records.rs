@@ -100,7 +100,9 @@ impl Records {
     /// [`IndexError`] when the database fails.
     pub fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, IndexError> {
         let look = || -> Result<_, redb::Error> {
-            let entry = self.database.begin_read()?.open_table(RECORDS)?.get(key)?;
+            // The table holds the transaction, without which the writer may free the pages that the entry lies in.
+            let table = self.database.begin_read()?.open_table(RECORDS)?;
+            let entry = table.get(key)?;
             Ok(entry.map(|entry| entry.value().2.to_vec()))
         };
         Ok(look()?)

@@ -14,8 +14,8 @@ use tower::{Service, ServiceExt as _};
 
 use crate::accept::Ended;
 use crate::forward::{Upstream, UpstreamError};
-use crate::run::relayed::Relayed;
 use crate::run::membership::Place;
+use crate::run::relayed::Relayed;
 use crate::serve::{Access, unavailable};
 
 /// How long a request waits when the owner of the directory has gone, for this process or another one to take over:

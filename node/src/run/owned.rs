@@ -117,7 +117,7 @@ impl Owned {
         if let Some(bound) = peer_port {
             let services = peer::services(peer::Parts {
                 store: store.clone(),
-                results: Arc::new(actions.clone()),
+                results: actions.clone(),
                 group: Arc::new(place.clone()),
                 members: Arc::new(place.clone()),
                 roster: rosters,
@@ -162,7 +162,9 @@ impl Owned {
         if self.group.is_none() {
             let entered = match self.entering.join_next().await {
                 Some(Ok(entered)) => entered?,
-                Some(Err(error)) => return Err(RunError::System { what: "look for the cluster", source: error.into() }),
+                Some(Err(error)) => {
+                    return Err(RunError::System { what: "look for the cluster", source: error.into() });
+                }
                 None => return std::future::pending().await,
             };
             self.place.look_on(&entered, &mut self.tasks);

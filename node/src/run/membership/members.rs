@@ -75,8 +75,8 @@ impl Place {
     /// The member of this name, if it does not answer.
     fn gone(&self, state: &ClusterState, name: &str) -> Option<NodeId> {
         let (namesake, _) = state.by_name(name)?;
-        let is_there = self.group().is_some_and(|group| group.node() == namesake)
-            || self.inner.peers.health(namesake).reachable;
+        let is_there =
+            self.group().is_some_and(|group| group.node() == namesake) || self.inner.peers.health(namesake).reachable;
         (!is_there).then_some(namesake)
     }
 }

@@ -13,5 +13,4 @@ mod search;
 mod words;
 
 pub(super) use condition::Condition;
-pub(super) use identity::IdentityError;
 pub(super) use place::{Place, PlaceError, PlaceParts};

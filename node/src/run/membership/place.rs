@@ -10,9 +10,9 @@ use casbah_cluster::view::View;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+use super::condition::Condition;
 use super::identity::{Identity, IdentityError, Membership};
 use super::words;
-use super::condition::Condition;
 use crate::config::{ClusterConfig, Config, ListenAddress};
 use crate::forward::{Discovery, Peers};
 use crate::index::{Group, GroupError, GroupOptions, Network, Timing};
