@@ -14,12 +14,11 @@ use bytes::Bytes;
 use casbah::accept::{App, Bound, End};
 use casbah::config::{Compression, PeersConfig, SyncPolicy, TlsConfig};
 use casbah::forward::{Dialler, Peers, PeersParts};
-use casbah::index::{GroupError, IndexError, RaftCall};
-use casbah::serve::peer::{self, Members, MembersError, RaftGroup, Results};
+use casbah::index::{ActionIndex, GroupError, RaftCall};
+use casbah::serve::peer::{self, Members, MembersError, RaftGroup};
 use casbah::store::{Store, StoreOptions};
 use casbah_cluster::digest::{Digest, DigestFunction};
 use casbah_cluster::membership::{ClusterId, ClusterState, Epoch, Layout, Member, NodeId, Part, Roster, VolumeId};
-use casbah_cluster::replication::Version;
 use casbah_proto::peer::v1 as api;
 use futures_util::stream::BoxStream;
 use rand::rngs::SmallRng;
@@ -191,8 +190,8 @@ impl Pair {
         let state = state(port.port());
         let roster = |node| watch::channel(Arc::new(Roster::of(node, &state))).1;
         let none = Arc::new(Nothing);
-        let parts =
-            peer::Parts { store: there, results: none.clone(), group: none.clone(), members: none, roster: roster(THERE) };
+        let results = ActionIndex::open(&dir.0.join("actions.redb"), 1000)?;
+        let parts = peer::Parts { store: there, results, group: none.clone(), members: none, roster: roster(THERE) };
         let (end, ended) = End::new();
         let mut serving = JoinSet::new();
         serving.spawn(port.serve(App::new(peer::services(parts)), watch::channel(()).1, ended));
@@ -255,19 +254,6 @@ fn certificates(dir: &Path) -> Result<PeersConfig> {
 
 /// What this bench has no need of.
 struct Nothing;
-
-#[tonic::async_trait]
-impl Results for Nothing {
-    fn get(&self, _: &str, _: &Digest) -> std::result::Result<Option<(Version, Bytes)>, IndexError> {
-        Ok(None)
-    }
-
-    fn used(&self, _: &str, _: &Digest) {}
-
-    async fn put(&self, _: &str, _: &Digest, _: Version, _: Bytes) -> std::result::Result<(), IndexError> {
-        Err(IndexError::Closed)
-    }
-}
 
 #[tonic::async_trait]
 impl RaftGroup for Nothing {

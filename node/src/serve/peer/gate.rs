@@ -94,7 +94,11 @@ where
                     inner.call(request).await?
                 }
                 Err(status) => {
-                    tracing::debug!(path = request.uri().path(), message = status.message(), "a peer's call was refused");
+                    tracing::debug!(
+                        path = request.uri().path(),
+                        message = status.message(),
+                        "a peer's call was refused"
+                    );
                     status.into_http()
                 }
             };
@@ -114,7 +118,8 @@ async fn check(
     let protocol = text(headers, &PROTOCOL).unwrap_or_default();
     if protocol != PROTOCOL_VERSION {
         let shown: String = protocol.chars().take(16).collect();
-        let text = format!("this node speaks version {PROTOCOL_VERSION} of the peer protocol, and the call is of \"{shown}\"");
+        let text =
+            format!("this node speaks version {PROTOCOL_VERSION} of the peer protocol, and the call is of \"{shown}\"");
         return Err(Status::failed_precondition(text));
     }
     let asked = Asked::of(path);
@@ -161,7 +166,9 @@ fn said(headers: &HeaderMap, here: Option<(ClusterId, NodeId)>) -> Result<Said, 
     }
     match parsed::<u32>(headers, &HOP)? {
         Some(1) => Ok(said),
-        Some(hops) => Err(Status::failed_precondition(format!("the call hops {hops} times; once is as often as it may"))),
+        Some(hops) => {
+            Err(Status::failed_precondition(format!("the call hops {hops} times; once is as often as it may")))
+        }
         None => Err(missing(&HOP)),
     }
 }

@@ -10,7 +10,8 @@ use tokio::sync::watch;
 use tonic::service::Routes;
 
 use crate::config::limits;
-use crate::serve::peer::actions::{Actions, Results};
+use crate::index::ActionIndex;
+use crate::serve::peer::actions::Actions;
 use crate::serve::peer::blobs::Blobs;
 use crate::serve::peer::gate::Gate;
 use crate::serve::peer::membership::{Members, Membership};
@@ -22,7 +23,7 @@ pub struct Parts {
     /// The blobs of this node.
     pub store: Store,
     /// The results of actions of this node.
-    pub results: Arc<dyn Results>,
+    pub results: ActionIndex,
     /// This node's part in the Raft group.
     pub group: Arc<dyn RaftGroup>,
     /// What decides who belongs to the cluster.
@@ -40,8 +41,8 @@ pub fn services(parts: Parts) -> Gate<Routes> {
     let raft = RaftServer::new(Raft { group })
         .max_decoding_message_size(limits::PEER_MESSAGE_BYTES)
         .max_encoding_message_size(limits::PEER_MESSAGE_BYTES);
-    let membership = MembershipServer::new(Membership { members })
-        .max_encoding_message_size(limits::PEER_MESSAGE_BYTES);
+    let membership =
+        MembershipServer::new(Membership { members }).max_encoding_message_size(limits::PEER_MESSAGE_BYTES);
     let mut routes = Routes::builder();
     routes.add_service(Blobs::new(store)).add_service(actions).add_service(raft).add_service(membership);
     Gate::new(routes.routes(), roster)
