@@ -377,7 +377,7 @@ async fn a_receiver_that_stops_reading_holds_up_its_sender_and_no_memory() {
     assert!(matches!(stalled, PeerError::TimedOut | PeerError::Unreachable(_)), "{stalled}");
     // What fits the windows, and what the proxy threw away of it.
     assert!(sent < 30, "{sent} MiB");
-    assert!(began.elapsed() < limits::PEER_STALL_DEADLINE + Duration::from_secs(3));
+    assert!(began.elapsed() < limits::PEER_STORE_DEADLINE + Duration::from_secs(3));
     until(|| two.store.status().reserved_bytes == 0).await;
     assert!(matches!(two.store.get(&digest, u64::MAX).await, Err(ReadError::NotFound { .. })));
 }
