@@ -38,6 +38,7 @@ pub fn state(copies: u8, write_quorum: u8, layouts: Vec<Layout>) -> ClusterState
         zone: node.zone.clone(),
         weight: node.weight,
         part: Part::Voter,
+        synced: Epoch::default(),
     };
     let members: std::collections::BTreeMap<_, _> = nodes.map(|(id, node)| (*id, member(*id, node))).collect();
     let last = members.keys().next_back().map_or(0, |id| id.0);
@@ -47,6 +48,7 @@ pub fn state(copies: u8, write_quorum: u8, layouts: Vec<Layout>) -> ClusterState
         copies,
         write_quorum,
         next_node_id: NodeId(last + 1),
+        expected_members: 0,
         members,
         layouts,
     }

@@ -61,3 +61,21 @@ fn quorums_are_capped_by_the_nodes_there_are() {
     };
     assert_eq!([quorum(1, 3, 2), quorum(2, 3, 3), quorum(5, 3, 2), quorum(5, 2, 9), quorum(0, 2, 2)], [1, 2, 2, 2, 1]);
 }
+
+#[test]
+fn a_cluster_is_single_when_its_only_node_holds_everything() {
+    let single = |layouts| View::new(NodeId(1), state(2, 2, layouts)).is_single();
+    assert!(single(vec![plain_layout(1, [1])]));
+    assert!(!single(vec![plain_layout(1, [1, 2])]));
+    assert!(!single(vec![]), "it is being formed");
+    let mut shrunk = state(2, 2, vec![plain_layout(1, [1, 2]), plain_layout(2, [1])]);
+    shrunk.members.remove(&NodeId(2));
+    assert!(!View::new(NodeId(1), shrunk).is_single(), "the other one may still hold blobs");
+}
+
+#[test]
+fn while_a_cluster_is_formed_nobody_holds_anything() {
+    let view = View::new(NodeId(1), state(2, 2, vec![]));
+    assert_eq!((view.epoch(), view.copies()), (Epoch(0), 0));
+    assert!(view.owners(0).is_empty() && view.candidates(0).is_empty());
+}

@@ -220,6 +220,7 @@ fn state(port: u16) -> ClusterState {
         zone: String::new(),
         weight: 100,
         part: Part::Voter,
+        synced: Epoch(0),
     };
     ClusterState {
         id: ClusterId([1; 16]),
@@ -227,6 +228,7 @@ fn state(port: u16) -> ClusterState {
         copies: 2,
         write_quorum: 2,
         next_node_id: NodeId(3),
+        expected_members: 0,
         members: BTreeMap::from([(HERE, member("here")), (THERE, member("there"))]),
         layouts: vec![Layout { epoch: Epoch(1), nodes: BTreeMap::new() }],
     }

@@ -91,6 +91,7 @@ mod tests {
             zone: String::new(),
             weight: 100,
             part: Part::Voter,
+            synced: Epoch(0),
         };
         ClusterState {
             id: ClusterId([7; 16]),
@@ -99,6 +100,7 @@ mod tests {
             write_quorum: 2,
             next_node_id: NodeId(5),
             members: BTreeMap::from([1, 2, 4].map(|number| (NodeId(u64::from(number)), member(number)))),
+            expected_members: 0,
             layouts: [3, 4].map(|epoch| Layout { epoch: Epoch(epoch), nodes: BTreeMap::new() }).to_vec(),
         }
     }

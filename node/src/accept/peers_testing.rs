@@ -89,6 +89,7 @@ impl Site {
             zone: String::new(),
             weight: 100,
             part: Part::Voter,
+            synced: Epoch(0),
         };
         let members: BTreeMap<NodeId, Member> = self.addresses.iter().map(|(id, port)| (*id, member(port))).collect();
         let next = members.keys().last().map_or(1, |last| last.0 + 1);
@@ -99,6 +100,7 @@ impl Site {
             copies: 2,
             write_quorum: 2,
             next_node_id: NodeId(next),
+            expected_members: 0,
             members,
             layouts,
         };

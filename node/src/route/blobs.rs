@@ -2,19 +2,23 @@
 
 use bytes::Bytes;
 use casbah_cluster::digest::Digest;
-use futures_util::stream::{self, StreamExt as _};
 
-use crate::replicate::{Nodes, Upload, WriteError};
+use crate::forward::Form;
+use crate::replicate::{Nodes, Upload, WriteError, put_many};
 use crate::route::error::ReadError;
-use crate::route::reading::{Form, Pieces, Reader, StoredReader};
+use crate::route::fetch::{self, Wanted};
+use crate::route::flights::Flights;
+use crate::route::lookup;
+use crate::route::reading::{Pieces, Reader};
 
-/// Blobs of one batch that this node's store works on at once, so that they share the disk's latency.
-const BATCH_PARALLEL: usize = 16;
+/// Blobs up to this size that are read whole from another node are fetched once for all that want them at the same time.
+const MERGED_BYTES_MAX: u64 = 256 << 10;
 
 /// The blobs of the cluster. Cheap to clone.
 #[derive(Clone)]
 pub struct Blobs {
     nodes: Nodes,
+    flights: Flights,
 }
 
 // === impl Blobs ===
@@ -22,7 +26,7 @@ pub struct Blobs {
 impl Blobs {
     /// The blobs of these nodes.
     pub fn new(nodes: Nodes) -> Blobs {
-        Blobs { nodes }
+        Blobs { nodes, flights: Flights::default() }
     }
 
     /// Which of the blobs a node has said just now that it has; those are used now, wherever they are. The others may be
@@ -31,7 +35,7 @@ impl Blobs {
     /// # Cancel safety
     /// May be dropped.
     pub async fn find(&self, digests: &[Digest]) -> Vec<bool> {
-        self.nodes.store().touch(digests)
+        lookup::look_up(&self.nodes, digests).await.present
     }
 
     /// Those of the blobs that are nowhere, for a fact. The others are used now.
@@ -42,8 +46,7 @@ impl Blobs {
     /// # Cancel safety
     /// May be dropped.
     pub async fn absent(&self, digests: &[Digest]) -> Result<Vec<Digest>, ReadError> {
-        let present = self.nodes.store().touch(digests);
-        Ok(digests.iter().zip(present).filter(|(_, present)| !present).map(|(digest, _)| *digest).collect())
+        lookup::look_up(&self.nodes, digests).await.absent(digests)
     }
 
     /// Whether as many nodes have the blob as an upload must reach, so that one of it can end early. It is used now.
@@ -51,7 +54,7 @@ impl Blobs {
     /// # Cancel safety
     /// May be dropped.
     pub async fn is_held(&self, digest: &Digest) -> bool {
-        self.nodes.store().touch(std::slice::from_ref(digest)).iter().all(|present| *present)
+        lookup::is_held(&self.nodes, digest).await
     }
 
     /// The whole blob, if it is not larger than the limit. A use of it.
@@ -62,7 +65,9 @@ impl Blobs {
     /// # Cancel safety
     /// May be dropped.
     pub async fn get(&self, digest: &Digest, limit_bytes: u64) -> Result<Bytes, ReadError> {
-        Ok(self.nodes.store().get(digest, limit_bytes).await?)
+        let wanted = Wanted { limit_bytes, takes_zstd: false };
+        let (data, _as_it_is) = fetch::get(&self.nodes, &self.flights, digest, wanted).await?;
+        Ok(data)
     }
 
     /// The whole blobs, each of which is not to be larger than the limit, in the order asked for. Where zstd is taken, those
@@ -79,8 +84,7 @@ impl Blobs {
         limit_bytes: u64,
         takes_zstd: bool,
     ) -> Vec<Result<(Bytes, Form), ReadError>> {
-        let reads = stream::iter(digests.to_vec()).map(|digest| self.get_here(digest, limit_bytes, takes_zstd));
-        reads.buffered(BATCH_PARALLEL).collect().await
+        fetch::get_many(&self.nodes, &self.flights, digests, Wanted { limit_bytes, takes_zstd }).await
     }
 
     /// A range of a blob, to its end when no length is given. A use of it.
@@ -91,7 +95,11 @@ impl Blobs {
     /// # Cancel safety
     /// May be dropped.
     pub async fn read(&self, digest: &Digest, offset: u64, length: Option<u64>) -> Result<Reader, ReadError> {
-        Ok(Reader::new(self.nodes.store().read(digest, offset, length).await?))
+        let is_small = offset == 0 && length.is_none() && digest.size_bytes() <= MERGED_BYTES_MAX;
+        if is_small && !self.nodes.store().contains(digest) {
+            return Ok(Reader::of(&self.nodes, digest, self.get(digest, MERGED_BYTES_MAX).await?));
+        }
+        Reader::open(&self.nodes, digest, offset, length).await
     }
 
     /// The whole blob, in zstd frames if it is stored so. A use of it.
@@ -102,10 +110,7 @@ impl Blobs {
     /// # Cancel safety
     /// May be dropped.
     pub async fn read_as_stored(&self, digest: &Digest) -> Result<Pieces, ReadError> {
-        match self.nodes.store().read_stored(digest).await? {
-            Some(frames) => Ok(Pieces::Frames(StoredReader::new(frames))),
-            None => Ok(Pieces::Blob(self.read(digest, 0, None).await?)),
-        }
+        Pieces::open(&self.nodes, digest).await
     }
 
     /// Stores whole blobs; the outcomes are in the order of the blobs. What is there already is verified and used all the
@@ -117,9 +122,7 @@ impl Blobs {
     /// # Cancel safety
     /// Dropped half-way, each blob may be stored or not.
     pub async fn put_many(&self, blobs: Vec<(Digest, Bytes)>) -> Vec<Result<(), WriteError>> {
-        let store = self.nodes.store();
-        let puts = stream::iter(blobs).map(|(digest, data)| async move { Ok(store.put(&digest, data).await?) });
-        puts.buffered(BATCH_PARALLEL).collect().await
+        put_many(&self.nodes, blobs).await
     }
 
     /// Begins to store a blob.
@@ -131,16 +134,5 @@ impl Blobs {
     /// May be dropped.
     pub async fn upload(&self, digest: &Digest) -> Result<Upload, WriteError> {
         Upload::begin(&self.nodes, digest).await
-    }
-
-    async fn get_here(&self, digest: Digest, limit_bytes: u64, takes_zstd: bool) -> Result<(Bytes, Form), ReadError> {
-        let store = self.nodes.store();
-        if takes_zstd
-            && digest.size_bytes() <= limit_bytes
-            && let Some(frames) = store.read_stored(&digest).await?
-        {
-            return Ok((frames.whole().await?, Form::Zstd));
-        }
-        Ok((store.get(&digest, limit_bytes).await?, Form::Identity))
     }
 }

@@ -208,7 +208,7 @@ impl api::action_cache_server::ActionCache for ActionCache {
         let function = function_of(request.digest_function, request.action_digest.as_ref())?;
         let action = action(function, request.action_digest.as_ref())?;
         let found = self.actions.get(&request.instance_name, &action).await;
-        let found = found.map_err(|error| status_map::index(&error))?;
+        let found = found.map_err(|error| status_map::action(&error))?;
         let count = |outcome: Lookup| COUNTERS.action_lookups.add(outcome as usize, 1);
         let Some(bytes) = found else {
             count(Lookup::Miss);
@@ -256,7 +256,7 @@ impl api::action_cache_server::ActionCache for ActionCache {
         }
         self.put(contents).await?;
         let updated = self.actions.update(&request.instance_name, &action, bytes).await;
-        updated.map_err(|error| status_map::index(&error))?;
+        updated.map_err(|error| status_map::action(&error))?;
         Ok(Response::new(result))
     }
 }

@@ -55,7 +55,8 @@ impl ByteStream {
         if let Ok(offset @ 1..) = u64::try_from(offset) {
             self.partial.end_call_at(&name, offset).await;
         }
-        let kept = self.partial.take(&name).filter(|upload| offset > 0 || upload.written_bytes() == 0);
+        let kept =
+            self.partial.take(&name).filter(|upload| (offset > 0 || upload.written_bytes() == 0) && upload.is_alive());
         let upload = match kept {
             Some(upload) => upload,
             // Before room is made for a blob that will not come.

@@ -13,8 +13,9 @@ use prost::Message as _;
 use prost_types::Any;
 use tonic::{Code, Status};
 
+use crate::forward::PeerError;
 use crate::index::{GroupError, IndexError};
-use crate::route::{ReadError, WriteError};
+use crate::route::{ActionError, CopyError, ReadError, WriteError};
 use crate::serve::completeness::Incomplete;
 use crate::serve::compression::{DecodeError, EncodeError};
 use crate::serve::peer::MembersError;
@@ -61,7 +62,7 @@ pub(super) fn invalid(error: &dyn Error) -> Status {
 }
 
 /// The error and its causes in one line.
-pub(super) fn with_causes(error: &dyn Error) -> String {
+pub fn with_causes(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {
@@ -84,10 +85,11 @@ pub(super) fn name(error: &NameError) -> Status {
 pub(super) fn read(error: &ReadError) -> Status {
     let text = with_causes(error);
     match error {
+        // Where the only copy was damaged and is gone this is a miss for the caller, and an upload heals it.
         error if error.is_miss() => Status::not_found(text),
         ReadError::Here(store::ReadError::OutOfRange { .. }) => Status::out_of_range(text),
         ReadError::Here(store::ReadError::TooLarge { .. }) => Status::invalid_argument(text),
-        ReadError::Here(_) => unavailable(text),
+        ReadError::Here(_) | ReadError::NotFound { .. } | ReadError::Unavailable { .. } => unavailable(text),
     }
 }
 
@@ -105,6 +107,28 @@ pub(super) fn write(error: &WriteError) -> Status {
         // Not RESOURCE_EXHAUSTED: buildbox takes that for "the remote has it all" and pushes an asset without blobs.
         WriteError::Here(store::WriteError::Full { retry_after, .. }) => with_retry(text, *retry_after),
         WriteError::Here(_) => unavailable(text),
+        WriteError::TooFew { source, .. } => copy(source, text),
+    }
+}
+
+/// Of something that too few nodes have taken, by what one of them says.
+fn copy(error: &CopyError, text: String) -> Status {
+    match error {
+        CopyError::There { source, .. } => match &**source {
+            PeerError::TooLarge(_) => Status::invalid_argument(text),
+            PeerError::Full { retry_after, .. } => with_retry(text, *retry_after),
+            _ => unavailable(text),
+        },
+        _ => unavailable(text),
+    }
+}
+
+/// Of the result of an action.
+pub(super) fn action(error: &ActionError) -> Status {
+    match error {
+        ActionError::Here(error) => index(error),
+        ActionError::Unavailable { .. } => unavailable(with_causes(error)),
+        ActionError::TooFew { source, .. } => copy(source, with_causes(error)),
     }
 }
 
@@ -127,7 +151,13 @@ pub(super) fn index(error: &IndexError) -> Status {
     let text = with_causes(error);
     match error {
         IndexError::Record(_) | IndexError::Format { .. } => Status::internal(text),
-        IndexError::Busy | IndexError::Closed | IndexError::InUse | IndexError::Database(_) => unavailable(text),
+        IndexError::Group(GroupError::TooLarge { .. }) => Status::invalid_argument(text),
+        IndexError::Group(GroupError::Record(_) | GroupError::Format { .. } | GroupError::OtherNode { .. }) => {
+            Status::internal(text)
+        }
+        IndexError::Busy | IndexError::Closed | IndexError::InUse | IndexError::Database(_) | IndexError::Group(_) => {
+            unavailable(text)
+        }
     }
 }
 
