@@ -66,7 +66,7 @@ async fn call(
     Ok((Status::from_header_map(&trailers).unwrap(), epoch))
 }
 
-fn said<'a>(cluster: &'a str) -> Vec<(&'a str, &'a str)> {
+fn said(cluster: &str) -> Vec<(&str, &str)> {
     vec![
         ("content-type", "application/grpc"),
         ("casbah-protocol", "1"),

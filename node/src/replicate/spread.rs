@@ -235,7 +235,9 @@ impl Spread {
     /// Whether the blob can be acknowledged although these nodes do not have it.
     fn suffices_without(&self, slow: &[NodeId]) -> bool {
         let mut without = self.decision.clone();
-        slow.iter().for_each(|node| drop(without.failed(*node)));
+        for node in slow {
+            without.failed(*node);
+        }
         matches!(without.go_on(), Next::Wait | Next::Done) && without.targets().next().is_some()
     }
 
