@@ -190,10 +190,6 @@ impl Pair {
         let state = state(port.port());
         let roster = |node| watch::channel(Arc::new(Roster::of(node, &state))).1;
         let none = Arc::new(Nothing);
-<<<<<<< HEAD
-        let results = ActionIndex::open(&dir.0.join("actions.redb"), 1000)?;
-        let parts = peer::Parts { store: there, results, group: none.clone(), members: none, roster: roster(THERE) };
-=======
         let parts = peer::Parts {
             store: there,
             results: ActionIndex::open(&dir.0.join("actions.redb"), 1)?,
@@ -201,7 +197,6 @@ impl Pair {
             members: none,
             roster: roster(THERE),
         };
->>>>>>> main
         let (end, ended) = End::new();
         let mut serving = JoinSet::new();
         serving.spawn(port.serve(App::new(peer::services(parts)), watch::channel(()).1, ended));
