@@ -1,8 +1,9 @@
 //! A node's view of the cluster: the state that it has applied, and the tables that follow from it.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::membership::{ClusterState, Epoch, Member, NodeId};
+use crate::membership::{ClusterId, ClusterState, Epoch, Member, NodeId};
 use crate::ring::{PARTITIONS, Placement};
 
 /// The cluster as one node sees it at one position of the log. Never changed: a change of the state makes another one, and
@@ -29,6 +30,26 @@ impl View {
     /// The view of a node by a state. Makes a table for each layout: some milliseconds each.
     pub fn new(self_id: NodeId, state: ClusterState) -> View {
         View::made(self_id, state, &[], None)
+    }
+
+    /// The view of a node that knows of no cluster: nobody owns anything, and nothing can be said.
+    pub fn none() -> View {
+        let state = ClusterState {
+            id: ClusterId([0; 16]),
+            name: String::new(),
+            copies: 1,
+            write_quorum: 1,
+            next_node_id: NodeId(0),
+            expected_members: 0,
+            members: BTreeMap::new(),
+            layouts: Vec::new(),
+        };
+        View::new(NodeId(0), state)
+    }
+
+    /// Whether blobs have a place: the cluster has its first members, and this node knows of them.
+    pub fn is_settled(&self) -> bool {
+        !self.placements.is_empty()
     }
 
     /// The view by a later state. Tables of layouts that are still in force are kept.

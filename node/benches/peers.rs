@@ -14,12 +14,11 @@ use bytes::Bytes;
 use casbah::accept::{App, Bound, End};
 use casbah::config::{Compression, PeersConfig, SyncPolicy, TlsConfig};
 use casbah::forward::{Dialler, Peers, PeersParts};
-use casbah::index::{GroupError, IndexError, RaftCall};
-use casbah::serve::peer::{self, Members, MembersError, RaftGroup, Results};
+use casbah::index::{ActionIndex, GroupError, RaftCall};
+use casbah::serve::peer::{self, Members, MembersError, RaftGroup};
 use casbah::store::{Store, StoreOptions};
 use casbah_cluster::digest::{Digest, DigestFunction};
 use casbah_cluster::membership::{ClusterId, ClusterState, Epoch, Layout, Member, NodeId, Part, Roster, VolumeId};
-use casbah_cluster::replication::Version;
 use casbah_proto::peer::v1 as api;
 use futures_util::stream::BoxStream;
 use rand::rngs::SmallRng;
@@ -171,7 +170,7 @@ impl Pair {
         let none = Arc::new(Nothing);
         let parts = peer::Parts {
             store: there,
-            results: none.clone(),
+            results: ActionIndex::open(&dir.path().join("actions.redb"), 1)?,
             group: none.clone(),
             members: none,
             roster: roster(THERE),
@@ -204,6 +203,7 @@ fn state(port: u16) -> ClusterState {
         zone: String::new(),
         weight: 100,
         part: Part::Voter,
+        synced: Epoch(0),
     };
     ClusterState {
         id: ClusterId([1; 16]),
@@ -211,6 +211,7 @@ fn state(port: u16) -> ClusterState {
         copies: 2,
         write_quorum: 2,
         next_node_id: NodeId(3),
+        expected_members: 0,
         members: BTreeMap::from([(HERE, member("here")), (THERE, member("there"))]),
         layouts: vec![Layout { epoch: Epoch(1), nodes: BTreeMap::new() }],
     }
@@ -238,19 +239,6 @@ fn certificates(dir: &Path) -> Result<PeersConfig> {
 
 /// What this bench has no need of.
 struct Nothing;
-
-#[tonic::async_trait]
-impl Results for Nothing {
-    fn get(&self, _: &str, _: &Digest) -> std::result::Result<Option<(Version, Bytes)>, IndexError> {
-        Ok(None)
-    }
-
-    fn used(&self, _: &str, _: &Digest) {}
-
-    async fn put(&self, _: &str, _: &Digest, _: Version, _: Bytes) -> std::result::Result<(), IndexError> {
-        Err(IndexError::Closed)
-    }
-}
 
 #[tonic::async_trait]
 impl RaftGroup for Nothing {

@@ -91,6 +91,8 @@ pub enum MemberCommand {
 /// The commands of one entry, in order.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Batch {
+    /// Assets that are kept, by the configuration of the leader that has written the entry: all nodes evict alike.
+    pub index_capacity: u64,
     /// At most [`COMMANDS_PER_ENTRY_MAX`] of at most [`ENTRY_BYTES_MAX`].
     pub commands: Vec<Command>,
 }

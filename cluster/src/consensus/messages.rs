@@ -109,6 +109,37 @@ pub struct SnapshotAnswer {
     pub vote: Vote,
 }
 
+/// A part of a snapshot. The cluster's state comes first, then assets in the order of their use, then the end.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum SnapshotPart {
+    /// What the nodes agree on about themselves.
+    Cluster {
+        /// Encoded; `None` before the cluster is formed.
+        state: Option<Vec<u8>>,
+    },
+    /// Some of the assets.
+    Assets {
+        /// The one used least recently first.
+        records: Vec<SnapshotRecord>,
+    },
+    /// Nothing follows.
+    End {
+        /// How many there were.
+        assets: u64,
+    },
+}
+
+/// An asset of a snapshot.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SnapshotRecord {
+    /// Its canonical key.
+    pub key: Vec<u8>,
+    /// Its encoded record.
+    pub record: Vec<u8>,
+    /// From when on it may be removed, in nanoseconds since 1970-01-01T00:00:00Z.
+    pub ends_at: Option<i128>,
+}
+
 /// Commands to be committed as one entry.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Proposal {
@@ -445,6 +476,26 @@ impl SnapshotAnswer {
     pub fn decode(bytes: &[u8]) -> Result<SnapshotAnswer, CodecError> {
         let SnapshotAnswerV1 { vote } = decode(bytes)?;
         Ok(SnapshotAnswer { vote: Vote::from(vote) })
+    }
+}
+
+// === impl SnapshotPart ===
+
+impl SnapshotPart {
+    /// As it is sent.
+    ///
+    /// # Errors
+    /// [`CodecError::Encode`] when it is too large.
+    pub fn encode(&self) -> Result<Vec<u8>, CodecError> {
+        encode(self)
+    }
+
+    /// As it was sent.
+    ///
+    /// # Errors
+    /// [`CodecError`] when the bytes are none.
+    pub fn decode(bytes: &[u8]) -> Result<SnapshotPart, CodecError> {
+        decode(bytes)
     }
 }
 

@@ -13,8 +13,8 @@ pub use command::{
     Reply, apply_member,
 };
 pub use messages::{
-    AppendAnswer, AppendCall, Proposal, ProposalAnswer, ReadIndexAnswer, SnapshotAnswer, SnapshotHead, TransferAnswer,
-    TransferCall, VoteAnswer, VoteCall,
+    AppendAnswer, AppendCall, Proposal, ProposalAnswer, ReadIndexAnswer, SnapshotAnswer, SnapshotHead, SnapshotPart,
+    SnapshotRecord, TransferAnswer, TransferCall, VoteAnswer, VoteCall,
 };
 pub use record::{
     decode_entry, decode_log_id, decode_membership, decode_state, decode_vote, encode_entry, encode_log_id,

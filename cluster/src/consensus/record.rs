@@ -57,7 +57,7 @@ pub(super) struct EntryV1 {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 enum PayloadV1 {
     Blank,
-    Commands(Vec<Command>),
+    Commands { index_capacity: u64, commands: Vec<Command> },
     Membership(MembershipV1),
 }
 
@@ -71,7 +71,7 @@ pub(super) struct EntryRefV1<'e> {
 #[derive(Serialize)]
 enum PayloadRefV1<'e> {
     Blank,
-    Commands(&'e [Command]),
+    Commands { index_capacity: u64, commands: &'e [Command] },
     Membership(MembershipV1),
 }
 
@@ -214,7 +214,9 @@ impl<'e> From<&'e Entry> for EntryRefV1<'e> {
     fn from(entry: &'e Entry) -> EntryRefV1<'e> {
         let payload = match &entry.payload {
             EntryPayload::Blank => PayloadRefV1::Blank,
-            EntryPayload::Normal(batch) => PayloadRefV1::Commands(&batch.commands),
+            EntryPayload::Normal(Batch { index_capacity, commands }) => {
+                PayloadRefV1::Commands { index_capacity: *index_capacity, commands }
+            }
             EntryPayload::Membership(membership) => PayloadRefV1::Membership(MembershipV1::from(membership)),
         };
         EntryRefV1 { log_id: LogIdV1::from(&entry.log_id), payload }
@@ -225,7 +227,9 @@ impl From<EntryV1> for Entry {
     fn from(entry: EntryV1) -> Entry {
         let payload = match entry.payload {
             PayloadV1::Blank => EntryPayload::Blank,
-            PayloadV1::Commands(commands) => EntryPayload::Normal(Batch { commands }),
+            PayloadV1::Commands { index_capacity, commands } => {
+                EntryPayload::Normal(Batch { index_capacity, commands })
+            }
             PayloadV1::Membership(membership) => EntryPayload::Membership(Membership::from(membership)),
         };
         Entry::new(LogId::from(entry.log_id), payload)
@@ -247,7 +251,7 @@ mod tests {
         let membership = Membership::new_with_defaults(vec![[1, 2].into(), [2, 3].into()], [1, 2, 3, 9]);
         [
             Entry::new(id(1), EntryPayload::Blank),
-            Entry::new(id(2), EntryPayload::Normal(Batch { commands: vec![put] })),
+            Entry::new(id(2), EntryPayload::Normal(Batch { index_capacity: 9, commands: vec![put] })),
             Entry::new(id(3), EntryPayload::Membership(membership)),
         ]
     }
@@ -262,8 +266,8 @@ mod tests {
     #[test]
     fn the_bytes_of_an_entry_are_these() {
         let [_, entry, _] = entries();
-        // Version; term, leader, index; commands: one, a put: one key, the record, an end at 5 (zigzag: 10).
-        let bytes = [&[1, 3, 2, 2, 1, 1, 0, 1, 3][..], b"key", &[6], b"record", &[1, 10]].concat();
+        // Version; term, leader, index; commands with a capacity of 9: one, a put: one key, the record, an end at 5 (zigzag: 10).
+        let bytes = [&[1, 3, 2, 2, 1, 9, 1, 0, 1, 3][..], b"key", &[6], b"record", &[1, 10]].concat();
         assert_eq!(encode_entry(&entry).unwrap(), bytes);
     }
 

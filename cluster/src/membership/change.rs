@@ -19,6 +19,10 @@ pub const MEMBERS_MAX: usize = 100;
 /// then go into one layout together.
 pub const LAYOUTS_MAX: usize = 4;
 
+/// For how long a leader waits for the expected members before it begins with those who have come. They were all there when
+/// the cluster was formed, and join within a moment; one that was lost in it must not keep the others from serving.
+pub const FIRST_LAYOUT_PATIENCE_MS: u64 = 60_000;
+
 /// Why the cluster's state is not changed. Part of the format of answers between nodes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 pub enum Refusal {

@@ -46,7 +46,8 @@ impl Group {
                 }
                 GroupStep::RemoveVoter(node) => {
                     assert_ne!(node, self.leader);
-                    assert!(self.voters.remove(&node));
+                    // Whoever loses the vote learns on.
+                    assert!(self.voters.remove(&node) && self.learners.insert(node));
                 }
                 GroupStep::RemoveLearner(node) => assert!(self.learners.remove(&node)),
                 GroupStep::Record(node, part) => self.state.set_part(node, part),

@@ -13,7 +13,7 @@ mod formation_test;
 #[cfg(test)]
 mod group_test;
 
-pub use change::{LAYOUTS_MAX, MEMBERS_MAX, Refusal};
+pub use change::{FIRST_LAYOUT_PATIENCE_MS, LAYOUTS_MAX, MEMBERS_MAX, Refusal};
 pub use formation::{CONFIRMED_LATELY_MS, Formation, FormationStep, HEARD_LATELY_MS, Waiting};
 pub use group::{GroupStep, LEARNERS_MAX, VOTER_LOST_AFTER_MS, next_step};
 pub use ids::{ClusterId, Epoch, IdError, NodeId, VolumeId};

@@ -4,14 +4,11 @@
 //! The invariant (policy.rs): an acknowledged blob lies, by every layout that its writer knew to be in force, on W distinct
 //! nodes of the partition's walk, one of them an owner; and nothing is called missing that may lie so.
 
-mod find_missing;
 mod policy;
 mod read;
 mod version;
 mod write;
 
-#[cfg(test)]
-mod find_missing_test;
 #[cfg(test)]
 mod model_test;
 #[cfg(test)]
@@ -21,7 +18,6 @@ mod testing;
 #[cfg(test)]
 mod write_test;
 
-pub use find_missing::{FindMissing, Found};
 pub use read::{ReadDecision, Verdict};
 pub use version::{MAX_CLOCK_AHEAD_MS, Version, VersionClock, VersionError};
 pub use write::{Next, WriteDecision};

@@ -180,11 +180,12 @@ async fn answer(method: &Method, path: &str, node: &Arc<dyn Observed>) -> Respon
         Route::Ready => match node.phase() {
             Phase::Serving => text(StatusCode::OK, "ready"),
             Phase::Starting => text(StatusCode::SERVICE_UNAVAILABLE, "not ready: the store is being opened"),
+            Phase::Joining => text(StatusCode::SERVICE_UNAVAILABLE, "not ready: the node looks for its cluster"),
             Phase::Draining => text(StatusCode::SERVICE_UNAVAILABLE, "not ready: the node is stopping"),
         },
         Route::Started => match node.phase() {
             Phase::Starting => text(StatusCode::SERVICE_UNAVAILABLE, "not started: the store is being opened"),
-            Phase::Serving | Phase::Draining => text(StatusCode::OK, "started"),
+            Phase::Joining | Phase::Serving | Phase::Draining => text(StatusCode::OK, "started"),
         },
         Route::Metrics | Route::Status | Route::Page => match snapshot(node).await {
             Some(snapshot) => made_of(route, &snapshot),
@@ -284,9 +285,12 @@ mod tests {
 
     #[tokio::test]
     async fn probes_follow_the_life_of_the_node() {
-        for (phase, live, started, ready) in
-            [(Phase::Starting, 200, 503, 503), (Phase::Serving, 200, 200, 200), (Phase::Draining, 200, 200, 503)]
-        {
+        for (phase, live, started, ready) in [
+            (Phase::Starting, 200, 503, 503),
+            (Phase::Joining, 200, 200, 503),
+            (Phase::Serving, 200, 200, 200),
+            (Phase::Draining, 200, 200, 503),
+        ] {
             for (path, status) in [("/livez", live), ("/startupz", started), ("/readyz", ready)] {
                 assert_eq!(get(phase, path).await.0, status, "{phase:?} {path}");
             }

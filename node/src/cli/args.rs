@@ -137,7 +137,7 @@ pub enum BstLogLevel {
 /// Arguments of `casbah dev`.
 #[derive(Debug, Args)]
 pub struct DevArguments {
-    /// How many nodes
+    /// How many nodes, which form a cluster
     #[arg(long, value_name = "NODES", default_value_t = 1)]
     pub nodes: u16,
     /// On how many nodes each blob is kept; never more than there are
@@ -146,8 +146,8 @@ pub struct DevArguments {
     /// Where data and certificates are; kept, and used again the next time [default: temporary]
     #[arg(long, value_name = "DIR")]
     pub dir: Option<PathBuf>,
-    /// The first node listens on PORT+1 (reading), PORT+2 (reading and writing) and PORT+3 (its admin port); 0 for any free
-    /// ports
+    /// The first node listens on PORT+1 (reading), PORT+2 (reading and writing), PORT+3 (its admin port) and PORT+4 (the other
+    /// nodes), the next one on PORT+11 and so on; 0 for any free ports
     #[arg(long, value_name = "PORT", default_value_t = 11000)]
     pub port_base: u16,
     /// Plaintext, and everybody on this machine may write

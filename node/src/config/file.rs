@@ -89,6 +89,9 @@ pub struct StoreSection {
 pub struct IndexSection {
     /// Assets kept at the most, and as many results of actions; the least recently used go first.
     pub capacity: u64,
+    /// Whether assets are fetched from what this node knows while the cluster has no leader, which may be behind. Without
+    /// it, such fetches fail with UNAVAILABLE; pushes do either way.
+    pub stale_reads: bool,
 }
 
 /// The cluster that the node is a part of.
@@ -267,7 +270,7 @@ impl Default for StoreSection {
 
 impl Default for IndexSection {
     fn default() -> IndexSection {
-        IndexSection { capacity: 1_000_000 }
+        IndexSection { capacity: 1_000_000, stale_reads: true }
     }
 }
 

@@ -110,3 +110,6 @@ pub const DRAIN_DEADLINE: Duration = Duration::from_secs(25);
 /// The last part of that, in which requests of other instances on the same directory are finished. Until it begins they
 /// are served as ever; new ones then wait for the next owner, which takes over when this process has ended.
 pub const INSTANCE_DRAIN_DEADLINE: Duration = Duration::from_secs(2);
+
+/// How long what other nodes have under way here may take when the node stops. They go on elsewhere.
+pub const PEER_DRAIN_DEADLINE: Duration = Duration::from_secs(2);

@@ -79,6 +79,8 @@ pub enum SyncPolicy {
 pub struct IndexConfig {
     /// Assets kept at the most; the least recently fetched go first.
     pub capacity: u64,
+    /// Whether assets are fetched from what this node knows while no leader can be found.
+    pub stale_reads: bool,
 }
 
 /// The cluster that a node is a part of, as it is told; what the cluster was formed with counts.

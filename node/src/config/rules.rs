@@ -221,7 +221,7 @@ impl Checker<'_> {
         if index.capacity == 0 {
             self.broken(KeyPath::from_dotted("index.capacity"), Broken::IndexEmpty);
         }
-        IndexConfig { capacity: index.capacity }
+        IndexConfig { capacity: index.capacity, stale_reads: index.stale_reads }
     }
 
     fn listeners(&mut self, file: &File) -> Vec<ListenerConfig> {

@@ -1,7 +1,8 @@
-//! What is known by name: the Remote Asset index, the ActionCache's and that of blobs' chunks, each in one embedded database on disk.
+//! What is known by name: the Remote Asset index, the same for all nodes of a cluster, the ActionCache's and that of blobs'
+//! chunks, each in embedded databases on disk.
 //!
-//! What a write has returned for survives a crash and a power loss. Both are bounded: the least recently used records
-//! go first.
+//! What a write has returned for survives a crash and a power loss. All are bounded: the least recently used records go
+//! first.
 
 mod actions;
 mod assets;
@@ -9,10 +10,13 @@ mod peer_network;
 mod raft;
 mod records;
 mod splits;
+mod tables;
 mod writer;
 
 pub use actions::ActionIndex;
-pub use assets::AssetIndex;
-pub use raft::{GroupError, Network, NetworkError, RaftCall};
+pub use assets::{AssetIndex, AssetView};
+pub use raft::{
+    Group, GroupError, GroupOptions, GroupStatus, Network, NetworkError, NoNetwork, RaftCall, Role, Timing,
+};
 pub use records::{IndexCounts, IndexError, now};
 pub use splits::SplitIndex;

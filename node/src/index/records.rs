@@ -6,26 +6,15 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use casbah_cluster::asset::Moment;
 use casbah_cluster::codec::CodecError;
-use redb::{Database, ReadableDatabase as _, ReadableTable as _, ReadableTableMetadata as _, TableDefinition};
+use redb::{Database, ReadableDatabase as _, ReadableTableMetadata as _};
 use tokio::sync::oneshot;
 
+use crate::index::raft::GroupError;
+use crate::index::tables::{self, RECORDS};
 use crate::index::writer::{Gone, Put, Writer};
 
 /// The format of the whole database. Another one is refused, never guessed at.
 const FORMAT: u64 = 1;
-
-/// Page cache of the database. The index of a busy farm is some hundred MB; its upper pages fit here.
-const CACHE_BYTES: usize = 32 << 20;
-
-pub(super) const META: TableDefinition<&str, u64> = TableDefinition::new("meta");
-/// Key to (sequence number of its last use, when it ends, the record).
-pub(super) const RECORDS: TableDefinition<&[u8], Entry<'static>> = TableDefinition::new("records");
-/// Sequence number of its last use to key, least recent first.
-pub(super) const USES: TableDefinition<u64, &[u8]> = TableDefinition::new("uses");
-/// (End, key) of records that have one, next to end first.
-pub(super) const ENDS: TableDefinition<(i128, &[u8]), ()> = TableDefinition::new("ends");
-
-pub(super) type Entry<'r> = (u64, Option<i128>, &'r [u8]);
 
 /// Why the index could not answer.
 #[derive(Debug, thiserror::Error)]
@@ -53,6 +42,9 @@ pub enum IndexError {
     /// The database failed; the disk may be full or broken.
     #[error("the index failed")]
     Database(#[source] Arc<redb::Error>),
+    /// The cluster's nodes do not agree at the moment, or this node fails at its part.
+    #[error(transparent)]
+    Group(#[from] GroupError),
 }
 
 impl From<redb::Error> for IndexError {
@@ -92,7 +84,7 @@ impl Records {
     /// # Errors
     /// [`IndexError`] when the file is no database, has another format, or the disk fails.
     pub fn open(path: &Path, capacity: u64) -> Result<Records, IndexError> {
-        let (database, found) = create(path)?;
+        let (database, found) = tables::create(path, FORMAT)?;
         if found != FORMAT {
             return Err(IndexError::Format { path: path.to_owned(), found });
         }
@@ -108,7 +100,9 @@ impl Records {
     /// [`IndexError`] when the database fails.
     pub fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, IndexError> {
         let look = || -> Result<_, redb::Error> {
-            let entry = self.database.begin_read()?.open_table(RECORDS)?.get(key)?;
+            // The table holds the transaction, without which the writer may free the pages that the entry lies in.
+            let table = self.database.begin_read()?.open_table(RECORDS)?;
+            let entry = table.get(key)?;
             Ok(entry.map(|entry| entry.value().2.to_vec()))
         };
         Ok(look()?)
@@ -173,25 +167,6 @@ impl Records {
             writer.finish();
         }
     }
-}
-
-/// The database with all its tables, and the format it has.
-fn create(path: &Path) -> Result<(Database, u64), redb::Error> {
-    let database = Database::builder().set_cache_size(CACHE_BYTES).create(path)?;
-    let mut transaction = database.begin_write()?;
-    // Without this, the first start after a kill would read the whole database.
-    transaction.set_quick_repair(true);
-    let mut meta = transaction.open_table(META)?;
-    let found = meta.get("format")?.map(|format| format.value());
-    if found.is_none() {
-        meta.insert("format", FORMAT)?;
-        transaction.open_table(RECORDS)?;
-        transaction.open_table(USES)?;
-        transaction.open_table(ENDS)?;
-    }
-    drop(meta);
-    transaction.commit()?;
-    Ok((database, found.unwrap_or(FORMAT)))
 }
 
 /// The time of the machine's clock.

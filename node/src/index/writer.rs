@@ -8,11 +8,11 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use casbah_cluster::asset::Moment;
-use redb::{Database, ReadableDatabase as _, ReadableTable as _, ReadableTableMetadata as _};
-use redb::{Table, WriteTransaction};
+use redb::{Database, ReadableDatabase as _, ReadableTable as _};
 use tokio::sync::oneshot;
 
-use crate::index::records::{ENDS, Entry, IndexError, RECORDS, USES, now};
+use crate::index::records::{IndexError, now};
+use crate::index::tables::{ENDS, Tables};
 
 /// Records that wait for the writer; beyond this, one is told to come back.
 const WAITING_MAX: usize = 1024;
@@ -26,9 +26,6 @@ const IDLE: Duration = Duration::from_secs(1);
 
 /// Records whose use waits to be written. Beyond this, uses are forgotten: they only order eviction.
 const USES_MAX: usize = 16 << 10;
-
-/// Ended records removed by one transaction, so that no write waits for a long sweep.
-const SWEEP_MAX: usize = 256;
 
 /// One record on its way to the disk.
 pub(super) struct Put {
@@ -56,17 +53,9 @@ pub(super) struct Gone {
 
 /// The same for one transaction.
 #[derive(Debug, Clone, Copy, Default)]
-struct Removed {
-    evicted: u64,
-    expired: u64,
-}
-
-/// The tables of one transaction, which belong together: a record is in `uses` once, and in `ends` if it has an end.
-struct Tables<'t> {
-    records: Table<'t, &'static [u8], Entry<'static>>,
-    uses: Table<'t, u64, &'static [u8]>,
-    ends: Table<'t, (i128, &'static [u8]), ()>,
-    next_use: u64,
+pub(super) struct Removed {
+    pub(super) evicted: u64,
+    pub(super) expired: u64,
 }
 
 // === impl Writer ===
@@ -109,7 +98,7 @@ impl Writer {
 // === impl Gone ===
 
 impl Gone {
-    fn add(&self, removed: Removed) {
+    pub(super) fn add(&self, removed: Removed) {
         self.evicted.fetch_add(removed.evicted, Ordering::Relaxed);
         self.expired.fetch_add(removed.expired, Ordering::Relaxed);
     }
@@ -172,90 +161,13 @@ fn write(
             tables.touch(key)?;
         }
         for put in puts {
-            tables.insert(put)?;
+            if tables.is_below(&put.key, &put.value, put.ordered_by)? {
+                continue;
+            }
+            tables.insert(&put.key, &put.value, put.ends_at)?;
         }
         Removed { expired: tables.sweep(now)?, evicted: tables.shrink_to(capacity)? }
     };
     transaction.commit()?;
     Ok(removed)
-}
-
-// === impl Tables ===
-
-impl<'t> Tables<'t> {
-    fn open(transaction: &'t WriteTransaction) -> Result<Tables<'t>, redb::Error> {
-        let uses = transaction.open_table(USES)?;
-        let next_use = uses.last()?.map_or(0, |(last, _)| last.value() + 1);
-        Ok(Tables { records: transaction.open_table(RECORDS)?, uses, ends: transaction.open_table(ENDS)?, next_use })
-    }
-
-    /// Makes this the record used last. Nothing happens when there is none.
-    fn touch(&mut self, key: &[u8]) -> Result<(), redb::Error> {
-        let entry = self.records.get(key)?.map(|entry| {
-            let (used, ends_at, value) = entry.value();
-            (used, ends_at, value.to_vec())
-        });
-        let Some((used, ends_at, value)) = entry else { return Ok(()) };
-        self.uses.remove(used)?;
-        self.write(key, ends_at, &value)
-    }
-
-    fn insert(&mut self, put: &Put) -> Result<(), redb::Error> {
-        if put.ordered_by > 0
-            && let Some(entry) = self.records.get(put.key.as_slice())?
-            && entry.value().2.get(..put.ordered_by) > put.value.get(..put.ordered_by)
-        {
-            return Ok(());
-        }
-        self.remove(&put.key)?;
-        let ends_at = put.ends_at.map(|end| end.0);
-        if let Some(end) = ends_at {
-            self.ends.insert((end, put.key.as_slice()), ())?;
-        }
-        self.write(&put.key, ends_at, &put.value)
-    }
-
-    fn write(&mut self, key: &[u8], ends_at: Option<i128>, value: &[u8]) -> Result<(), redb::Error> {
-        self.records.insert(key, (self.next_use, ends_at, value))?;
-        self.uses.insert(self.next_use, key)?;
-        self.next_use += 1;
-        Ok(())
-    }
-
-    fn remove(&mut self, key: &[u8]) -> Result<(), redb::Error> {
-        let Some(entry) = self.records.remove(key)? else { return Ok(()) };
-        let (used, ends_at, _) = entry.value();
-        self.uses.remove(used)?;
-        if let Some(end) = ends_at {
-            self.ends.remove((end, key))?;
-        }
-        Ok(())
-    }
-
-    /// Removes records that have ended; how many.
-    fn sweep(&mut self, now: Moment) -> Result<u64, redb::Error> {
-        let mut removed = 0;
-        for _ in 0..SWEEP_MAX {
-            let Some((end, key)) = self.ends.first()?.map(|(end, _)| (end.value().0, end.value().1.to_vec())) else {
-                break;
-            };
-            if end > now.0 {
-                break;
-            }
-            self.remove(&key)?;
-            removed += 1;
-        }
-        Ok(removed)
-    }
-
-    /// Removes the records used least recently until no more than `capacity` are left; how many.
-    fn shrink_to(&mut self, capacity: u64) -> Result<u64, redb::Error> {
-        let mut removed = 0;
-        while self.records.len()? > capacity {
-            let Some(key) = self.uses.first()?.map(|(_, key)| key.value().to_vec()) else { break };
-            self.remove(&key)?;
-            removed += 1;
-        }
-        Ok(removed)
-    }
 }

@@ -53,6 +53,8 @@ pub struct Counters {
     pub action_lookups: Counts<{ Lookup::COUNT }>,
     /// Assets that were asked for.
     pub asset_lookups: Counts<{ Lookup::COUNT }>,
+    /// Times that assets were looked up in what this node knew, since no leader could be found.
+    pub asset_stale_reads: Counter,
 }
 
 /// Counts up.
@@ -92,6 +94,7 @@ impl Counters {
             find_missing: Counts::new(),
             action_lookups: Counts::new(),
             asset_lookups: Counts::new(),
+            asset_stale_reads: Counter::new(),
         }
     }
 

@@ -59,6 +59,11 @@ const ASSET_LOOKUPS: Metric = counter(
     "Assets that were asked for; incomplete: a blob has gone, and it counts as a miss for the client",
     &[Lookup::LABEL],
 );
+const ASSET_STALE_READS: Metric = counter(
+    "casbah_asset_stale_reads_total",
+    "Calls that looked assets up in what this node knew, which may have been behind, since the cluster had no leader",
+    &[],
+);
 const STORE_BLOBS: Metric = gauge("casbah_store_blobs", "Blobs in the store", &[]);
 const STORE_BYTES: Metric = gauge("casbah_store_used_bytes", "Bytes of disk that blobs take", &[]);
 const STORE_CAPACITY: Metric = gauge("casbah_store_capacity_bytes", "Bytes of disk that blobs may take", &[]);
@@ -117,6 +122,7 @@ pub const CATALOGUE: &[Metric] = &[
     FIND_MISSING,
     ACTION_LOOKUPS,
     ASSET_LOOKUPS,
+    ASSET_STALE_READS,
     STORE_BLOBS,
     STORE_BYTES,
     STORE_CAPACITY,
@@ -172,6 +178,7 @@ pub fn expose(counters: &Counters, snapshot: &Snapshot) -> String {
     each(&mut text, &FIND_MISSING, &counters.find_missing);
     each(&mut text, &ACTION_LOOKUPS, &counters.action_lookups);
     each(&mut text, &ASSET_LOOKUPS, &counters.asset_lookups);
+    one(&mut text, &ASSET_STALE_READS, counters.asset_stale_reads.get());
     if let Some(numbers) = &snapshot.store {
         store(&mut text, numbers);
     }

@@ -31,6 +31,8 @@ pub trait Observed: Send + Sync {
 pub enum Phase {
     /// It has its addresses and opens what it keeps.
     Starting,
+    /// It looks for its place in a cluster, and answers other nodes only.
+    Joining,
     /// It answers.
     Serving,
     /// It finishes what is under way and takes nothing new.
@@ -68,6 +70,8 @@ pub struct Snapshot {
     pub store: Option<Store>,
     /// As [`Snapshot::store`].
     pub indexes: Option<Indexes>,
+    /// What the node waits for before it serves, for people; `None` when it waits for nothing.
+    pub waits_for: Option<String>,
     /// `None` while the node has not found or formed one.
     pub cluster: Option<Cluster>,
 }
@@ -184,6 +188,7 @@ impl Phase {
     pub fn name(self) -> &'static str {
         match self {
             Phase::Starting => "starting",
+            Phase::Joining => "joining",
             Phase::Serving => "serving",
             Phase::Draining => "draining",
         }
@@ -240,6 +245,7 @@ impl Snapshot {
                 read_only: Some(ReadOnlyReason::DiskFull),
             }),
             indexes: Some(Indexes { assets: index, actions: index }),
+            waits_for: None,
             cluster: Some(Cluster::sample()),
         }
     }
@@ -273,7 +279,7 @@ mod tests {
             r#""evicted_blobs":0,"evicted_bytes":0,"damaged_blobs":0,"scrubbed_bytes":2147483648,"#,
             r#""oldest_use_age_seconds":7200,"read_only":"disk_full"},"#,
             &format!(r#""indexes":{{"assets":{index},"actions":{index}}},"#),
-            r#""cluster":{"id":"0123456789abcdef0123456789abcdef","name":"casbah","node_id":1,"epoch":4,"epochs":[4],"#,
+            r#""waits_for":null,"cluster":{"id":"0123456789abcdef0123456789abcdef","name":"casbah","node_id":1,"epoch":4,"epochs":[4],"#,
             r#""copies":2,"write_quorum":2,"members":["#,
             &member(1, "true", true, "null", numbers),
             ",",

@@ -64,12 +64,13 @@ pub fn groups(snapshot: &Snapshot) -> Vec<Group> {
         let rows = vec![("assets", index(&indexes.assets)), ("results of actions", index(&indexes.actions))];
         groups.push(group("index", rows));
     }
-    groups.push(group("cluster", snapshot.cluster.as_ref().map_or_else(no_cluster, cluster_rows)));
+    groups.push(group("cluster", snapshot.cluster.as_ref().map_or_else(|| no_cluster(snapshot), cluster_rows)));
     groups
 }
 
-fn no_cluster() -> Vec<(&'static str, String)> {
-    vec![("", "none (yet): the node waits for others, or for its log".to_owned())]
+fn no_cluster(snapshot: &Snapshot) -> Vec<(&'static str, String)> {
+    let waiting = snapshot.waits_for.as_ref().map(|what| format!("none yet: waiting for {what}"));
+    vec![("", waiting.unwrap_or_else(|| "none in this process (yet)".to_owned()))]
 }
 
 fn cluster_rows(cluster: &Cluster) -> Vec<(&'static str, String)> {

@@ -1,17 +1,16 @@
 //! This node, and the others that blobs are kept on.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use casbah_cluster::digest::Digest;
-use casbah_cluster::membership::{ClusterId, ClusterState, Epoch, Layout, LayoutNode, Member, NodeId, Part, VolumeId};
+use casbah_cluster::membership::NodeId;
 use casbah_cluster::ring::partition_of;
 use casbah_cluster::view::View;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
-use crate::forward::Peers;
 use crate::replicate::background::Background;
 use crate::replicate::copy;
 use crate::replicate::remote::Remote;
@@ -81,33 +80,6 @@ impl Nodes {
             touches: Touches::default(),
         };
         Nodes { inner: Arc::new(inner) }
-    }
-
-    /// A cluster of this node alone.
-    pub fn alone(store: Store) -> Nodes {
-        let node = NodeId(1);
-        let member = Member {
-            name: String::new(),
-            address: String::new(),
-            volume: VolumeId([0; 16]),
-            zone: String::new(),
-            weight: 1,
-            part: Part::Voter,
-            synced: Epoch(1),
-        };
-        let only = LayoutNode { zone: String::new(), weight: 1 };
-        let state = ClusterState {
-            id: ClusterId([0; 16]),
-            name: String::new(),
-            copies: 1,
-            write_quorum: 1,
-            next_node_id: NodeId(2),
-            expected_members: 1,
-            members: BTreeMap::from([(node, member)]),
-            layouts: vec![Layout { epoch: Epoch(1), nodes: BTreeMap::from([(node, only)]) }],
-        };
-        let (_never_changes, view) = watch::channel(Arc::new(View::new(node, state)));
-        Nodes::new(store, view, Arc::new(Peers::alone()))
     }
 
     /// What is on this node.

@@ -55,9 +55,10 @@ impl Fetch {
             question.qualifiers,
         )?;
         let oldest = asset_request::moment(question.oldest_content_accepted, "oldest_content_accepted")?;
+        let view = self.index.view().await.map_err(|error| status_map::index(&error))?;
         let mut incomplete = None;
         for (uri, key) in question.uris.iter().zip(keys) {
-            let record = match self.index.get(&key) {
+            let record = match view.get(&key) {
                 // A push heals it; an error would keep BuildStream from pushing.
                 Err(error @ IndexError::Record(_)) => {
                     tracing::error!(uri, %error, "an asset is taken for unknown");

@@ -39,12 +39,7 @@ impl Push {
             let whole = asset_fetch::check(&self.completeness, kind, &record).await;
             whole.map_err(|error| status_map::incomplete(&error))?;
         }
-        let pushes = keys.into_iter().map(|key| {
-            let (index, record) = (&self.index, &record);
-            async move { index.push(&key, record).await }
-        });
-        futures_util::future::try_join_all(pushes).await.map_err(|error| status_map::index(&error))?;
-        Ok(())
+        self.index.push(&keys, &record).await.map_err(|error| status_map::index(&error))
     }
 }
 

@@ -62,7 +62,7 @@ pub(super) fn invalid(error: &dyn Error) -> Status {
 }
 
 /// The error and its causes in one line.
-pub(super) fn with_causes(error: &dyn Error) -> String {
+pub fn with_causes(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {
@@ -151,7 +151,13 @@ pub(super) fn index(error: &IndexError) -> Status {
     let text = with_causes(error);
     match error {
         IndexError::Record(_) | IndexError::Format { .. } => Status::internal(text),
-        IndexError::Busy | IndexError::Closed | IndexError::InUse | IndexError::Database(_) => unavailable(text),
+        IndexError::Group(GroupError::TooLarge { .. }) => Status::invalid_argument(text),
+        IndexError::Group(GroupError::Record(_) | GroupError::Format { .. } | GroupError::OtherNode { .. }) => {
+            Status::internal(text)
+        }
+        IndexError::Busy | IndexError::Closed | IndexError::InUse | IndexError::Database(_) | IndexError::Group(_) => {
+            unavailable(text)
+        }
     }
 }
 

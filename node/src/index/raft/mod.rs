@@ -1,11 +1,28 @@
 //! The Raft group of a cluster: one log of commands on all its nodes, and the state that follows from it.
 //!
-//! `Group` is the way in. What is committed has been written to the disks of most voters; what was applied is seen by
+//! [`Group`] is the way in. What is committed has been written to the disks of most voters; what was applied is seen by
 //! reads through every node. openraft decides; here are its log and its state machine on disk, its messages to other nodes,
 //! and the queues in front of it, all bounded.
 
+mod answer;
+mod core;
 mod error;
+mod group;
+mod keeper;
+mod log;
+mod log_writer;
 mod network;
+mod proposals;
+mod reads;
+mod snapshot;
+mod state;
+mod status;
+mod transport;
+
+#[cfg(test)]
+mod storage_test;
 
 pub use error::GroupError;
-pub use network::{Network, NetworkError, RaftCall};
+pub use group::{Group, GroupOptions, Timing};
+pub use network::{Network, NetworkError, NoNetwork, RaftCall};
+pub use status::{GroupStatus, Role};

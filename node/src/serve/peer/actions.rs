@@ -1,8 +1,5 @@
 //! The results of actions on this node, for other nodes.
 
-use std::sync::Arc;
-
-use bytes::Bytes;
 use casbah_cluster::digest::Digest;
 use casbah_cluster::membership::NodeId;
 use casbah_cluster::replication::Version;
@@ -10,31 +7,12 @@ use casbah_proto::peer::v1 as api;
 use tonic::{Request, Response, Status};
 
 use crate::forward::digest_from_message;
-use crate::index::IndexError;
+use crate::index::ActionIndex;
 use crate::serve::status_map;
-
-/// The results of actions on this node, with their versions.
-#[tonic::async_trait]
-pub trait Results: Send + Sync {
-    /// The encoded result of an action and its version. Counts as no use.
-    ///
-    /// # Errors
-    /// [`IndexError`] when it cannot be said.
-    fn get(&self, instance: &str, action: &Digest) -> Result<Option<(Version, Bytes)>, IndexError>;
-
-    /// Notes that this result was of use, so that it stays longer.
-    fn used(&self, instance: &str, action: &Digest);
-
-    /// Keeps a result, unless a newer one is here. When this returns, one of them is on disk.
-    ///
-    /// # Errors
-    /// [`IndexError`] when it was not written.
-    async fn put(&self, instance: &str, action: &Digest, version: Version, result: Bytes) -> Result<(), IndexError>;
-}
 
 /// The Actions service.
 pub(super) struct Actions {
-    pub(super) results: Arc<dyn Results>,
+    pub(super) results: ActionIndex,
 }
 
 #[tonic::async_trait]
@@ -59,7 +37,7 @@ impl api::actions_server::Actions for Actions {
         let (instance, action) = key(named)?;
         let version = version.ok_or_else(|| Status::invalid_argument("a result without a version"))?;
         let version = Version { time_ms: version.time_ms, count: version.count, node: NodeId(version.node_id) };
-        let kept = self.results.put(&instance, &action, version, result).await;
+        let kept = self.results.put_if_newer(&instance, &action, version, result).await;
         kept.map_err(|error| status_map::index(&error))?;
         Ok(Response::new(api::PutActionResponse {}))
     }

@@ -12,7 +12,6 @@ mod raft;
 mod services;
 mod wire;
 
-pub use actions::Results;
 pub use gate::{Caller, Gate};
 pub use membership::{Members, MembersError};
 pub use raft::RaftGroup;

@@ -10,7 +10,8 @@ use tokio::sync::watch;
 use tonic::service::Routes;
 
 use crate::config::limits;
-use crate::serve::peer::actions::{Actions, Results};
+use crate::index::ActionIndex;
+use crate::serve::peer::actions::Actions;
 use crate::serve::peer::blobs::Blobs;
 use crate::serve::peer::gate::Gate;
 use crate::serve::peer::membership::{Members, Membership};
@@ -22,7 +23,7 @@ pub struct Parts {
     /// The blobs of this node.
     pub store: Store,
     /// The results of actions of this node.
-    pub results: Arc<dyn Results>,
+    pub results: ActionIndex,
     /// This node's part in the Raft group.
     pub group: Arc<dyn RaftGroup>,
     /// What decides who belongs to the cluster.

@@ -1,0 +1,437 @@
+//! The state machine: all assets, and what the nodes agree on about themselves, in one redb file.
+//!
+//! Entries are applied in transactions that no fsync follows: the log has them on disk, and applies them again after a crash.
+//! Each transaction says which entry was the last one, so that what is there after a crash, of whatever time, is the state as
+//! of an entry. It is forced to disk every so often, and always before the log is cut.
+
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use casbah_cluster::asset::Moment;
+use casbah_cluster::consensus::{
+    self, Command, Entry, LogId, Replies, Reply, SnapshotMeta, SnapshotPart, StoredMembership, TypeConfig,
+};
+use casbah_cluster::membership::ClusterState;
+use futures_util::{Stream, StreamExt as _};
+use openraft::OptionalSend;
+use openraft::entry::{EntryPayload, RaftEntry as _};
+use openraft::storage::{ApplyResponder, EntryResponder, RaftSnapshotBuilder, RaftStateMachine};
+use redb::{
+    Database, Durability, ReadTransaction, ReadableDatabase as _, ReadableTable as _, ReadableTableMetadata as _,
+};
+use redb::{TableDefinition, WriteTransaction};
+use tokio::sync::watch;
+
+use crate::index::raft::error::GroupError;
+use crate::index::raft::snapshot::{Snapshot, SnapshotData, snapshot};
+use crate::index::records::IndexCounts;
+use crate::index::tables::{self, ENDS, RECORDS, Tables, USES};
+use crate::index::writer::{Gone, Removed};
+
+/// The file's name in the node's directory.
+pub(super) const FILE: &str = "assets.redb";
+
+/// The format of the file: 1 was that of a node by itself. Another one is refused, never guessed at.
+const FORMAT: u64 = 2;
+
+/// Entries that one transaction takes in at most: reads see it when all of it is there.
+const ENTRIES_PER_STEP: usize = 256;
+
+/// The same in bytes, roughly.
+const STEP_BYTES: usize = 1 << 20;
+
+/// What belongs to no asset: records of the codec under the names below.
+pub(super) const CLUSTER: TableDefinition<&str, &[u8]> = TableDefinition::new("cluster");
+const STATE: &str = "state";
+const APPLIED: &str = "applied";
+const MEMBERSHIP: &str = "membership";
+
+/// The state of this node. Cheap to clone; all clones are one.
+#[derive(Clone)]
+pub(super) struct State {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    database: Database,
+    gone: Gone,
+    /// The last entry that reads see the effects of.
+    applied: watch::Sender<Option<LogId>>,
+    cluster: watch::Sender<Option<Arc<ClusterState>>>,
+    /// Entries, and bytes of them, that a crash would have applied again.
+    volatile_entries: AtomicU64,
+    volatile_bytes: AtomicU64,
+}
+
+/// Makes what was applied durable, so that the log can be cut.
+pub(super) struct Builder {
+    state: State,
+    view: Option<Result<(SnapshotMeta, ReadTransaction), GroupError>>,
+}
+
+type Responder = Option<ApplyResponder<TypeConfig>>;
+
+// === impl State ===
+
+impl State {
+    /// Opens the state in this directory, or makes it. Blocks on the disk.
+    ///
+    /// # Errors
+    /// [`GroupError`] when it has another format, or the disk fails.
+    pub(super) fn open(directory: &Path) -> Result<State, GroupError> {
+        let path = directory.join(FILE);
+        let database =
+            Database::builder().set_cache_size(tables::CACHE_BYTES).create(&path).map_err(redb::Error::from)?;
+        State::of(database, &path)
+    }
+
+    pub(super) fn of(database: Database, path: &Path) -> Result<State, GroupError> {
+        let found = tables::prepare(&database, FORMAT)?;
+        if found != FORMAT {
+            return Err(GroupError::Format { path: path.to_owned(), found, expected: FORMAT });
+        }
+        let create = || -> Result<(), redb::Error> {
+            let mut transaction = database.begin_write()?;
+            transaction.set_quick_repair(true);
+            transaction.open_table(CLUSTER)?;
+            Ok(transaction.commit()?)
+        };
+        create()?;
+        let view = database.begin_read().map_err(redb::Error::from)?;
+        let (applied, _) = position(&view)?;
+        let cluster = cluster(&view)?.map(Arc::new);
+        let inner = Inner {
+            database,
+            gone: Gone::default(),
+            applied: watch::Sender::new(applied),
+            cluster: watch::Sender::new(cluster),
+            volatile_entries: AtomicU64::new(0),
+            volatile_bytes: AtomicU64::new(0),
+        };
+        Ok(State { inner: Arc::new(inner) })
+    }
+
+    /// The record under this key, as of the last entry that was applied.
+    ///
+    /// # Errors
+    /// [`GroupError`] when the database fails.
+    pub(super) fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, GroupError> {
+        let look = || -> Result<_, redb::Error> {
+            let entry = self.inner.database.begin_read()?.open_table(RECORDS)?.get(key)?;
+            Ok(entry.map(|entry| entry.value().2.to_vec()))
+        };
+        Ok(look()?)
+    }
+
+    /// The last entry that reads see the effects of, as it moves on.
+    pub(super) fn applied(&self) -> watch::Receiver<Option<LogId>> {
+        self.inner.applied.subscribe()
+    }
+
+    /// What the nodes agree on about themselves, as it changes.
+    pub(super) fn cluster(&self) -> watch::Receiver<Option<Arc<ClusterState>>> {
+        self.inner.cluster.subscribe()
+    }
+
+    /// Whether an asset has ended by this time. May wait for the disk.
+    pub(super) fn something_has_ended(&self, now: Moment) -> bool {
+        let look = || -> Result<bool, redb::Error> {
+            let ends = self.inner.database.begin_read()?.open_table(ENDS)?;
+            let first = ends.first()?.map(|(end, _)| end.value().0);
+            Ok(first.is_some_and(|end| end <= now.0))
+        };
+        // A database that fails says so at the next write.
+        look().unwrap_or(false)
+    }
+
+    /// The assets in numbers. May wait for the disk.
+    pub(super) fn counts(&self) -> IndexCounts {
+        let count =
+            || -> Result<u64, redb::Error> { Ok(self.inner.database.begin_read()?.open_table(RECORDS)?.len()?) };
+        let (evicted, expired) = self.inner.gone.so_far();
+        IndexCounts { records: count().ok(), evicted, expired }
+    }
+
+    /// Entries, and bytes of them, that would be applied again after a crash.
+    pub(super) fn volatile(&self) -> (u64, u64) {
+        let Inner { volatile_entries, volatile_bytes, .. } = &*self.inner;
+        (volatile_entries.load(Ordering::Relaxed), volatile_bytes.load(Ordering::Relaxed))
+    }
+
+    /// Forces what was applied to the disk. Blocks on it.
+    ///
+    /// # Errors
+    /// [`GroupError`] when that fails.
+    pub(super) fn make_durable(&self) -> Result<(), GroupError> {
+        let (entries, bytes) = self.volatile();
+        let write = || -> Result<(), redb::Error> {
+            let mut transaction = self.inner.database.begin_write()?;
+            // Without this, the first start after a kill would read the whole database.
+            transaction.set_quick_repair(true);
+            Ok(transaction.commit()?)
+        };
+        write()?;
+        self.inner.volatile_entries.fetch_sub(entries, Ordering::Relaxed);
+        self.inner.volatile_bytes.fetch_sub(bytes, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// A consistent view, and what it is of.
+    fn view(&self) -> Result<(SnapshotMeta, ReadTransaction), GroupError> {
+        let view = self.inner.database.begin_read().map_err(redb::Error::from)?;
+        let (last_log_id, last_membership) = position(&view)?;
+        Ok((SnapshotMeta { last_log_id, last_membership }, view))
+    }
+
+    /// Applies entries in one transaction; their replies, in order.
+    fn step(&self, entries: &[Entry]) -> Result<Vec<Replies>, GroupError> {
+        let mut transaction = self.inner.database.begin_write().map_err(redb::Error::from)?;
+        transaction.set_durability(Durability::None).map_err(redb::Error::from)?;
+        let mut changed = None;
+        let mut gone = Removed::default();
+        let mut replies = Vec::with_capacity(entries.len());
+        for entry in entries {
+            replies.push(match &entry.payload {
+                EntryPayload::Blank => Replies::default(),
+                EntryPayload::Membership(membership) => {
+                    let stored = StoredMembership::new(Some(entry.log_id()), membership.clone());
+                    put(&transaction, MEMBERSHIP, &consensus::encode_membership(&stored)?)?;
+                    Replies::default()
+                }
+                EntryPayload::Normal(batch) => {
+                    let mut applying = Applying { transaction: &transaction, changed: &mut changed, gone: &mut gone };
+                    applying.batch(batch, &self.inner.cluster)?
+                }
+            });
+        }
+        let last = entries.last().map(|entry| entry.log_id());
+        if let Some(last) = &last {
+            put(&transaction, APPLIED, &consensus::encode_log_id(last)?)?;
+        }
+        transaction.commit().map_err(redb::Error::from)?;
+        self.inner.gone.add(gone);
+        if let Some(state) = changed {
+            self.inner.cluster.send_replace(Some(Arc::new(state)));
+        }
+        self.inner.applied.send_replace(last);
+        Ok(replies)
+    }
+
+    /// Replaces everything by what a snapshot holds: all of it or, when it is not whole, nothing.
+    fn install(&self, meta: &SnapshotMeta, data: SnapshotData) -> Result<(), GroupError> {
+        let mut transaction = self.inner.database.begin_write().map_err(redb::Error::from)?;
+        transaction.set_quick_repair(true);
+        let state = fill(&transaction, meta, data)?;
+        transaction.commit().map_err(redb::Error::from)?;
+        self.inner.volatile_entries.store(0, Ordering::Relaxed);
+        self.inner.volatile_bytes.store(0, Ordering::Relaxed);
+        self.inner.cluster.send_replace(state.map(Arc::new));
+        self.inner.applied.send_replace(meta.last_log_id);
+        Ok(())
+    }
+
+    /// Applies what is gathered and answers those who wait for it.
+    async fn apply_step(&self, gathered: Vec<(Entry, Responder)>, bytes: usize) -> io::Result<()> {
+        let count = gathered.len() as u64;
+        let (entries, responders): (Vec<Entry>, Vec<Responder>) = gathered.into_iter().unzip();
+        let state = self.clone();
+        let step = tokio::task::spawn_blocking(move || state.step(&entries));
+        let replies = step.await.map_err(io::Error::other)?.map_err(io::Error::other)?;
+        self.inner.volatile_entries.fetch_add(count, Ordering::Relaxed);
+        self.inner.volatile_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+        for (responder, replies) in responders.into_iter().zip(replies) {
+            if let Some(responder) = responder {
+                responder.send(replies);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Commands of one transaction.
+struct Applying<'a> {
+    transaction: &'a WriteTransaction,
+    changed: &'a mut Option<ClusterState>,
+    gone: &'a mut Removed,
+}
+
+// === impl Applying ===
+
+impl Applying<'_> {
+    fn batch(
+        &mut self,
+        batch: &consensus::Batch,
+        cluster: &watch::Sender<Option<Arc<ClusterState>>>,
+    ) -> Result<Replies, GroupError> {
+        let mut tables = Tables::open(self.transaction)?;
+        let mut replies = Vec::with_capacity(batch.commands.len());
+        for command in &batch.commands {
+            replies.push(match command {
+                Command::Member(command) => {
+                    let before = cluster.borrow().clone();
+                    let before = self.changed.as_ref().or(before.as_deref());
+                    let (after, reply) = consensus::apply_member(before, command);
+                    if let Some(after) = after {
+                        put(self.transaction, STATE, &consensus::encode_state(&after)?)?;
+                        *self.changed = Some(after);
+                    }
+                    Reply::Member(reply)
+                }
+                command => self.assets(&mut tables, command)?,
+            });
+        }
+        self.gone.evicted += tables.shrink_to(batch.index_capacity.max(1))?;
+        Ok(Replies { replies })
+    }
+
+    fn assets(&mut self, tables: &mut Tables<'_>, command: &Command) -> Result<Reply, redb::Error> {
+        match command {
+            Command::PutAssets { keys, record, ends_at } => {
+                for key in keys {
+                    tables.insert(key, record, *ends_at)?;
+                }
+            }
+            Command::TouchAssets { keys } => {
+                for key in keys {
+                    tables.touch(key)?;
+                }
+            }
+            Command::ExpireAssets { now } => {
+                let count = tables.sweep(*now)?;
+                self.gone.expired += count;
+                return Ok(Reply::Removed { count });
+            }
+            Command::RemoveAssets { keys } => {
+                let mut count = 0;
+                for key in keys {
+                    count += u64::from(tables.remove(key)?);
+                }
+                return Ok(Reply::Removed { count });
+            }
+            Command::Member(_) => {}
+        }
+        Ok(Reply::Done)
+    }
+}
+
+fn put(transaction: &WriteTransaction, name: &str, record: &[u8]) -> Result<(), redb::Error> {
+    transaction.open_table(CLUSTER)?.insert(name, record)?;
+    Ok(())
+}
+
+fn record(view: &ReadTransaction, name: &str) -> Result<Option<Vec<u8>>, redb::Error> {
+    Ok(view.open_table(CLUSTER)?.get(name)?.map(|record| record.value().to_vec()))
+}
+
+/// The last entry that was applied, and who votes and learns since when.
+fn position(view: &ReadTransaction) -> Result<(Option<LogId>, StoredMembership), GroupError> {
+    let applied = record(view, APPLIED)?.map(|bytes| consensus::decode_log_id(&bytes)).transpose()?;
+    let membership = record(view, MEMBERSHIP)?.map(|bytes| consensus::decode_membership(&bytes)).transpose()?;
+    Ok((applied, membership.unwrap_or_default()))
+}
+
+fn cluster(view: &ReadTransaction) -> Result<Option<ClusterState>, GroupError> {
+    Ok(record(view, STATE)?.map(|bytes| consensus::decode_state(&bytes)).transpose()?)
+}
+
+/// Empties the tables and fills them from a snapshot; the cluster's state that it holds.
+fn fill(
+    transaction: &WriteTransaction,
+    meta: &SnapshotMeta,
+    data: SnapshotData,
+) -> Result<Option<ClusterState>, GroupError> {
+    let clear = || -> Result<(), redb::Error> {
+        transaction.delete_table(RECORDS)?;
+        transaction.delete_table(USES)?;
+        transaction.delete_table(ENDS)?;
+        transaction.delete_table(CLUSTER)?;
+        Ok(())
+    };
+    clear()?;
+    if let Some(last) = &meta.last_log_id {
+        put(transaction, APPLIED, &consensus::encode_log_id(last)?)?;
+    }
+    put(transaction, MEMBERSHIP, &consensus::encode_membership(&meta.last_membership)?)?;
+    let mut tables = Tables::open(transaction)?;
+    let mut found = None;
+    data.visit(&mut |part| {
+        match part {
+            SnapshotPart::Cluster { state } => {
+                if let Some(state) = state {
+                    put(transaction, STATE, state).map_err(io::Error::other)?;
+                    found = Some(consensus::decode_state(state).map_err(io::Error::other)?);
+                }
+            }
+            SnapshotPart::Assets { records } => {
+                for record in records {
+                    let inserted = tables.insert(&record.key, &record.record, record.ends_at.map(Moment));
+                    inserted.map_err(io::Error::other)?;
+                }
+            }
+            SnapshotPart::End { .. } => {}
+        }
+        Ok(())
+    })?;
+    Ok(found)
+}
+
+impl RaftSnapshotBuilder<TypeConfig> for Builder {
+    type SnapshotData = SnapshotData;
+
+    /// The log up to here can go once this has returned: what it did is on disk.
+    async fn build_snapshot(&mut self) -> io::Result<Snapshot> {
+        let view = self.view.take().unwrap_or_else(|| self.state.view());
+        let (meta, view) = view.map_err(io::Error::other)?;
+        let state = self.state.clone();
+        let write = tokio::task::spawn_blocking(move || state.make_durable());
+        write.await.map_err(io::Error::other)?.map_err(io::Error::other)?;
+        Ok(snapshot(meta, SnapshotData::View(view)))
+    }
+}
+
+impl RaftStateMachine<TypeConfig> for State {
+    type SnapshotData = SnapshotData;
+    type SnapshotBuilder = Builder;
+
+    async fn applied_state(&mut self) -> io::Result<(Option<LogId>, StoredMembership)> {
+        let view = self.inner.database.begin_read().map_err(io::Error::other)?;
+        position(&view).map_err(io::Error::other)
+    }
+
+    async fn apply<Strm>(&mut self, mut entries: Strm) -> io::Result<()>
+    where
+        Strm: Stream<Item = io::Result<EntryResponder<TypeConfig>>> + Unpin + OptionalSend,
+    {
+        let (mut gathered, mut bytes) = (Vec::new(), 0);
+        while let Some(next) = entries.next().await {
+            let (entry, responder) = next?;
+            if let EntryPayload::Normal(batch) = &entry.payload {
+                bytes += batch.commands.iter().map(Command::size_bytes).sum::<usize>();
+            }
+            gathered.push((entry, responder));
+            if gathered.len() >= ENTRIES_PER_STEP || bytes >= STEP_BYTES {
+                self.apply_step(std::mem::take(&mut gathered), std::mem::take(&mut bytes)).await?;
+            }
+        }
+        if gathered.is_empty() { Ok(()) } else { self.apply_step(gathered, bytes).await }
+    }
+
+    async fn get_snapshot_builder(&mut self) -> Builder {
+        // As of now; what is applied while it is being built does not count.
+        Builder { state: self.clone(), view: Some(self.view()) }
+    }
+
+    async fn install_snapshot(&mut self, meta: &SnapshotMeta, data: SnapshotData) -> io::Result<()> {
+        let (state, meta) = (self.clone(), meta.clone());
+        let install = tokio::task::spawn_blocking(move || state.install(&meta, data));
+        install.await.map_err(io::Error::other)?.map_err(io::Error::other)
+    }
+
+    /// As of now, not of when the log was cut: what was applied since is a gain for whoever gets it.
+    async fn get_current_snapshot(&mut self) -> io::Result<Option<Snapshot>> {
+        let (meta, view) = self.view().map_err(io::Error::other)?;
+        Ok(meta.last_log_id.is_some().then(|| snapshot(meta, SnapshotData::View(view))))
+    }
+}
