@@ -170,7 +170,7 @@ impl Pair {
         let none = Arc::new(Nothing);
         let parts = peer::Parts {
             store: there,
-            results: ActionIndex::open(&dir.path().join("actions.redb"), 1)?,
+            results: ActionIndex::open(&dir.0.join("actions.redb"), 1)?,
             group: none.clone(),
             members: none,
             roster: roster(THERE),
