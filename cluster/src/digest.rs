@@ -4,6 +4,7 @@
 //! `Digest` in the program is well formed; whether bytes match it is what [`Hasher::finish`] says.
 
 use std::fmt;
+use std::str::FromStr;
 use std::sync::LazyLock;
 
 use sha2::Digest as _;
@@ -117,6 +118,12 @@ pub enum DigestError {
         /// The number of hexadecimal characters of the function.
         expected: usize,
     },
+    /// A text that has not the form of a digest.
+    #[error("\"{text}\" is no digest, which is HASH/SIZE, or blake3/HASH/SIZE with the name of the digest function")]
+    Text {
+        /// As given, cut to 160 characters.
+        text: String,
+    },
     /// The hash is not lower-case hexadecimal.
     #[error("the hash \"{hash}\" is not lower-case hexadecimal")]
     HashForm {
@@ -224,6 +231,23 @@ impl fmt::Display for Digest {
     /// `hash/size`, as in a resource name.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", self.hash_hex(), self.size_bytes)
+    }
+}
+
+impl FromStr for Digest {
+    type Err = DigestError;
+
+    /// As it is printed, with the function's name and a slash before it where the length of the hash does not say it:
+    /// `HASH/SIZE` or `blake3/HASH/SIZE`.
+    fn from_str(text: &str) -> Result<Digest, DigestError> {
+        let shape = || DigestError::Text { text: shortened(text) };
+        let mut parts = text.rsplitn(3, '/');
+        let (size, hash) = (parts.next().unwrap_or_default(), parts.next().ok_or_else(shape)?);
+        let function = match parts.next() {
+            Some(name) => DigestFunction::from_name(name),
+            None => DigestFunction::implied_by(hash.len()),
+        };
+        Digest::parse(function.ok_or_else(shape)?, hash, size)
     }
 }
 

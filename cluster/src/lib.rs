@@ -8,4 +8,9 @@ pub mod codec;
 pub mod consensus;
 pub mod digest;
 pub mod membership;
+pub mod replication;
+pub mod ring;
 pub mod split;
+#[cfg(test)]
+mod testing;
+pub mod view;

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use casbah::cli::args::{Arguments, Command};
-use casbah::cli::{blob, bst, config, dev, generate, serve, status, version};
+use casbah::cli::{blob, bst, cluster, config, dev, generate, serve, status, version};
 use clap::Parser as _;
 
 fn main() -> ExitCode {
@@ -15,6 +15,9 @@ fn main() -> ExitCode {
             Ok(code) => return code,
             Err(failure) => Err(failure),
         },
+        Command::Node(command) => cluster::node(&command),
+        Command::Ring(command) => cluster::ring(&command),
+        Command::Raft(command) => cluster::raft(&command),
         Command::Config(command) => config::run(&command),
         Command::Blob(command) => blob::run(&command),
         Command::Version(arguments) => version::run(&arguments),

@@ -65,8 +65,25 @@ impl Authority {
     /// # Errors
     /// When it cannot be made.
     pub fn server(&self) -> Result<Identity> {
-        let names = ["localhost", "127.0.0.1", "::1"].map(str::to_owned);
-        self.issue("casbah", names.to_vec(), ExtendedKeyUsagePurpose::ServerAuth)
+        self.server_named(&[])
+    }
+
+    /// A server certificate for these names or addresses, too.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub fn server_named(&self, names: &[String]) -> Result<Identity> {
+        let names = [["localhost", "127.0.0.1", "::1"].map(str::to_owned).as_slice(), names].concat();
+        self.issue("casbah", names, &[ExtendedKeyUsagePurpose::ServerAuth])
+    }
+
+    /// A certificate of a node, which is its peers' server and their client.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub fn peer(&self, common_name: &str, names: &[String]) -> Result<Identity> {
+        let purposes = [ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        self.issue(common_name, names.to_vec(), &purposes)
     }
 
     /// A client certificate.
@@ -74,15 +91,15 @@ impl Authority {
     /// # Errors
     /// When it cannot be made.
     pub fn client(&self, common_name: &str) -> Result<Identity> {
-        self.issue(common_name, Vec::new(), ExtendedKeyUsagePurpose::ClientAuth)
+        self.issue(common_name, Vec::new(), &[ExtendedKeyUsagePurpose::ClientAuth])
     }
 
-    fn issue(&self, common_name: &str, names: Vec<String>, purpose: ExtendedKeyUsagePurpose) -> Result<Identity> {
+    fn issue(&self, common_name: &str, names: Vec<String>, purposes: &[ExtendedKeyUsagePurpose]) -> Result<Identity> {
         let key = KeyPair::generate()?;
         let mut params = CertificateParams::new(names)?;
         params.distinguished_name.push(DnType::CommonName, common_name);
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        params.extended_key_usages = vec![purpose];
+        params.extended_key_usages = purposes.to_vec();
         let certificate_pem = params.signed_by(&key, &self.issuer)?.pem();
         Ok(Identity { certificate_pem, key_pem: key.serialize_pem() })
     }

@@ -208,10 +208,10 @@ impl RemoteCache {
         RemoteCache { options: Vec::new() }
     }
 
-    /// This endpoint, called `localhost`. It is asked twice at the most: Bazel would go on for half a minute.
+    /// This endpoint, called `localhost` where it is that. It is asked twice at the most: Bazel would go on for half a minute.
     pub fn of(endpoint: &Endpoint) -> RemoteCache {
         let scheme = if endpoint.tls { "grpcs" } else { "grpc" };
-        let url = format!("--remote_cache={scheme}://localhost:{}", endpoint.port);
+        let url = format!("--remote_cache={scheme}://{}", endpoint.called());
         RemoteCache::none().with(&url).with("--remote_retries=1")
     }
 

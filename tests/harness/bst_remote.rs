@@ -20,11 +20,11 @@ pub struct Remote {
 // === impl Remote ===
 
 impl Remote {
-    /// This endpoint, called `localhost`: pulled from, and both index and storage.
+    /// This endpoint, called `localhost` where it is that: pulled from, and both index and storage.
     pub fn of(endpoint: &Endpoint) -> Remote {
         let scheme = if endpoint.tls { "https" } else { "http" };
         Remote {
-            url: format!("{scheme}://localhost:{}", endpoint.port),
+            url: format!("{scheme}://{}", endpoint.called()),
             push: false,
             kind: "all",
             instance: None,

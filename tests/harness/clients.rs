@@ -94,6 +94,25 @@ impl Client {
         Ok(Client { channel: endpoint.connect().await?, instance: String::new() })
     }
 
+    /// Connects without TLS when a call is made, and again whenever a call finds the connection gone.
+    ///
+    /// # Errors
+    /// When this is no address.
+    pub fn lazy(authority: &str) -> Result<Client> {
+        let endpoint = transport(&format!("http://{authority}"))?;
+        Ok(Client { channel: endpoint.connect_lazy(), instance: String::new() })
+    }
+
+    /// Connects to all of these without TLS. Each call goes to one that has little to do, by chance.
+    ///
+    /// # Errors
+    /// When one is no address.
+    pub fn spread(authorities: &[&str]) -> Result<Client> {
+        let endpoints = authorities.iter().map(|authority| transport(&format!("http://{authority}")));
+        let endpoints: Vec<_> = endpoints.collect::<Result<_>>()?;
+        Ok(Client { channel: Channel::balance_list(endpoints.into_iter()), instance: String::new() })
+    }
+
     /// Connects with TLS, and shows a certificate if given one. That a TLS 1.3 server refuses it may become known only
     /// with the first call.
     ///

@@ -71,6 +71,16 @@ impl Content {
         Content { seed: rand::random(), size_bytes }
     }
 
+    /// That many bytes, the same ones for the same seed.
+    pub fn seeded(seed: u64, size_bytes: u64) -> Content {
+        Content { seed, size_bytes }
+    }
+
+    /// What tells it from others: its seed and its size.
+    pub fn key(&self) -> (u64, u64) {
+        (self.seed, self.size_bytes)
+    }
+
     /// How many they are.
     pub fn size_bytes(&self) -> u64 {
         self.size_bytes
@@ -130,6 +140,23 @@ impl Content {
         Ok(digest)
     }
 
+    /// Uploads it in a batch if that is asked for and it is small, or else by ByteStream.
+    ///
+    /// # Errors
+    /// The server's status.
+    pub async fn send(self, client: &Client, batched: bool) -> Result<(), Status> {
+        if !batched || self.size_bytes > BATCHED_BYTES_MAX {
+            return self.upload(client).await.map(|_| ());
+        }
+        let bytes = self.bytes();
+        let answers = client.batch_update(vec![(digest_of(&bytes), bytes)]).await?;
+        let status = answers.into_iter().next().and_then(|answer| answer.status).unwrap_or_default();
+        if status.code != 0 {
+            return Err(Status::new(Code::from(status.code), status.message));
+        }
+        Ok(())
+    }
+
     /// Downloads it by ByteStream without ever holding it whole, and compares its hash.
     ///
     /// # Errors
@@ -178,25 +205,12 @@ impl Load {
             let Some(client) = clients.get(turn) else { return };
             let content = self.blob(place);
             history.begin(content);
-            if upload(client, content, place).await.is_ok() {
+            if content.send(client, place.is_multiple_of(2)).await.is_ok() {
                 history.acknowledge(content);
             }
         };
         stream::iter(places).for_each_concurrent(at_once, upload).await;
     }
-}
-
-async fn upload(client: &Client, content: Content, place: u64) -> Result<(), Status> {
-    if content.size_bytes <= BATCHED_BYTES_MAX && place.is_multiple_of(2) {
-        let bytes = content.bytes();
-        let answers = client.batch_update(vec![(digest_of(&bytes), bytes)]).await?;
-        let status = answers.into_iter().next().and_then(|answer| answer.status).unwrap_or_default();
-        if status.code != 0 {
-            return Err(Status::new(Code::from(status.code), status.message));
-        }
-        return Ok(());
-    }
-    content.upload(client).await.map(|_| ())
 }
 
 // === impl History ===

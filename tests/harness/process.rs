@@ -463,6 +463,14 @@ impl Endpoint {
         format!("{}://{}", if self.tls { "https" } else { "http" }, self.authority())
     }
 
+    /// `localhost:port` for an address of that name, and [`Endpoint::authority`] for others.
+    pub fn called(&self) -> String {
+        match self.host.as_str() {
+            "127.0.0.1" | "::1" | "localhost" => format!("localhost:{}", self.port),
+            _ => self.authority(),
+        }
+    }
+
     /// `host:port`, with brackets where an IPv6 address needs them.
     pub fn authority(&self) -> String {
         if self.host.contains(':') {

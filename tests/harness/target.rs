@@ -2,11 +2,17 @@
 
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use tempfile::TempDir;
 
 use crate::clients::Client;
 use crate::process::Server;
+
+/// The variable that names a server, in place of one of the test's own.
+pub const ENDPOINT: &str = "CASBAH_TEST_ENDPOINT";
+
+/// What a test says that looks into its node, or sets it up, where it was given a server.
+pub const NEEDS_ITS_OWN: &str = "this test needs a node of its own: unset CASBAH_TEST_ENDPOINT";
 
 /// A reading and writing address of a server that holds nothing the test relies on.
 pub struct Target {
@@ -26,13 +32,19 @@ pub struct Node {
 // === impl Target ===
 
 impl Target {
-    /// The server of `CASBAH_TEST_ENDPOINT` (`host:port`, plaintext), or a new node without a configuration.
+    /// The server of `CASBAH_TEST_ENDPOINT` (`host:port`, plaintext; with several of them, separated by commas, every call goes
+    /// to one or another), or a new node without a configuration.
     ///
     /// # Errors
     /// When it cannot be started or reached.
     pub async fn start() -> Result<Target> {
-        if let Ok(authority) = std::env::var("CASBAH_TEST_ENDPOINT") {
-            let client = Client::plaintext(&authority).await?;
+        if let Ok(authorities) = std::env::var(ENDPOINT) {
+            let authorities: Vec<&str> = authorities.split(',').collect();
+            let authority = (*authorities.first().context("no endpoint")?).to_owned();
+            let client = match authorities.as_slice() {
+                [one] => Client::plaintext(one).await?,
+                several => Client::spread(several)?,
+            };
             return Ok(Target { client, authority, node: None });
         }
         let node = Node::start(&[])?;
@@ -55,7 +67,7 @@ impl Target {
     /// # Errors
     /// When the server runs elsewhere: such a test has nothing to look at.
     pub fn node(&self) -> Result<&Node> {
-        self.node.as_ref().context("this test needs a node of its own: unset CASBAH_TEST_ENDPOINT")
+        self.node.as_ref().context(NEEDS_ITS_OWN)
     }
 }
 
@@ -65,8 +77,9 @@ impl Node {
     /// `casbah serve` on a free loopback port and a new directory, with these `KEY=VALUE` settings.
     ///
     /// # Errors
-    /// When it does not start.
+    /// When it does not start, and where the test was to run against another server.
     pub fn start(settings: &[&str]) -> Result<Node> {
+        ensure!(std::env::var_os(ENDPOINT).is_none(), NEEDS_ITS_OWN);
         let dir = tempfile::tempdir()?;
         Ok(Node { server: serve(dir.path(), settings)?, dir })
     }

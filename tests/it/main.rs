@@ -14,6 +14,7 @@ mod capabilities;
 mod cas;
 mod chunks;
 mod cli;
+mod cluster_one;
 mod compression;
 mod connections;
 mod contract;

@@ -5,7 +5,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::asset::Moment;
-use crate::membership::ClusterState;
+use crate::membership::{ClusterState, Epoch, Joiner, NodeId, Part, Refusal};
 
 /// Bytes that one command may take, keys and records counted: the largest asset has some 800 KB.
 pub const COMMAND_BYTES_MAX: usize = 1 << 20;
@@ -58,6 +58,34 @@ pub enum MemberCommand {
         /// The cluster as it begins.
         state: ClusterState,
     },
+    /// Lets a node in: [`ClusterState::admit`].
+    Admit {
+        /// Who it is.
+        joiner: Joiner,
+        /// The member whose place it may take, as it is gone.
+        replaces: Option<NodeId>,
+    },
+    /// Takes a node out: [`ClusterState::remove`].
+    Remove {
+        /// Which one.
+        node: NodeId,
+    },
+    /// Places blobs on the members there are: [`ClusterState::begin`].
+    Begin,
+    /// A node has all that a layout gives it: [`ClusterState::synced`].
+    Synced {
+        /// Which one.
+        node: NodeId,
+        /// The layout.
+        epoch: Epoch,
+    },
+    /// Notes a node's part in the group: [`ClusterState::set_part`].
+    SetPart {
+        /// Which one.
+        node: NodeId,
+        /// What it is.
+        part: Part,
+    },
 }
 
 /// The commands of one entry, in order.
@@ -90,6 +118,15 @@ pub enum MemberReply {
     Done,
     /// The cluster has been formed before, and remains as it is.
     FormedAlready,
+    /// There is no cluster yet.
+    NotFormed,
+    /// A node is in, under this id.
+    Admitted {
+        /// New, or the one that it had.
+        node: NodeId,
+    },
+    /// It remains as it is.
+    Refused(Refusal),
 }
 
 /// What came of the commands of one entry, in their order. Empty for entries without commands.
@@ -165,6 +202,11 @@ impl MemberCommand {
                 let nodes = state.layouts.iter().flat_map(|layout| layout.nodes.values()).map(|node| node.zone.len());
                 members.chain(nodes).map(|bytes| bytes + OVERHEAD_BYTES).sum::<usize>() + state.name.len()
             }
+            MemberCommand::Admit { joiner, .. } => joiner.name.len() + joiner.address.len() + joiner.zone.len(),
+            MemberCommand::Remove { .. }
+            | MemberCommand::Begin
+            | MemberCommand::Synced { .. }
+            | MemberCommand::SetPart { .. } => 0,
         }
     }
 }
@@ -172,10 +214,32 @@ impl MemberCommand {
 /// What a change makes of the cluster's state: the state that follows, if it changes, and the reply.
 #[must_use]
 pub fn apply_member(state: Option<&ClusterState>, command: &MemberCommand) -> (Option<ClusterState>, MemberReply) {
-    match (command, state) {
-        (MemberCommand::Form { .. }, Some(_)) => (None, MemberReply::FormedAlready),
-        (MemberCommand::Form { state }, None) => (Some(state.clone()), MemberReply::Done),
-    }
+    let Some(before) = state else {
+        return match command {
+            MemberCommand::Form { state } => (Some(state.clone()), MemberReply::Done),
+            _ => (None, MemberReply::NotFormed),
+        };
+    };
+    let mut after = before.clone();
+    let done = |()| MemberReply::Done;
+    let outcome = match command {
+        MemberCommand::Form { .. } => Ok(MemberReply::FormedAlready),
+        MemberCommand::Admit { joiner, replaces } => {
+            after.admit(joiner.clone(), *replaces).map(|node| MemberReply::Admitted { node })
+        }
+        MemberCommand::Remove { node } => after.remove(*node).map(done),
+        MemberCommand::Synced { node, epoch } => after.synced(*node, *epoch).map(done),
+        MemberCommand::Begin => {
+            after.begin();
+            Ok(MemberReply::Done)
+        }
+        MemberCommand::SetPart { node, part } => {
+            after.set_part(*node, *part);
+            Ok(MemberReply::Done)
+        }
+    };
+    let changed = after != *before;
+    (changed.then_some(after), outcome.unwrap_or_else(MemberReply::Refused))
 }
 
 impl fmt::Display for Batch {
@@ -187,6 +251,7 @@ impl fmt::Display for Batch {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::membership::{ClusterId, VolumeId};
 
     fn keys(count: usize, bytes: usize) -> Vec<Vec<u8>> {
         (0..count).map(|number| vec![u8::try_from(number % 256).unwrap(); bytes]).collect()
@@ -212,6 +277,37 @@ mod tests {
         assert_eq!(Command::touch_assets(keys(1_000, 100)).len(), 1);
         assert_eq!(Command::touch_assets(Vec::new()), []);
         assert_eq!(Command::put_assets(keys(3, 10), b"record", None).len(), 1);
+    }
+
+    #[test]
+    fn what_is_done_to_the_cluster_is_answered_and_what_changes_nothing_makes_no_state() {
+        let joiner = |name: &str| Joiner {
+            name: name.to_owned(),
+            address: format!("{name}.test:7980"),
+            volume: VolumeId([u8::try_from(name.len()).unwrap(); 16]),
+            zone: String::new(),
+            weight: 100,
+        };
+        let formed = ClusterState::formed(ClusterId([1; 16]), "farm".to_owned(), (2, 2), 1, joiner("a"));
+        let admit = MemberCommand::Admit { joiner: joiner("bb"), replaces: None };
+        assert_eq!(apply_member(None, &admit), (None, MemberReply::NotFormed));
+        let form = MemberCommand::Form { state: formed.clone() };
+        assert_eq!(apply_member(None, &form), (Some(formed.clone()), MemberReply::Done));
+        assert_eq!(apply_member(Some(&formed), &form), (None, MemberReply::FormedAlready));
+
+        let (two, reply) = apply_member(Some(&formed), &admit);
+        let two = two.unwrap();
+        assert_eq!((two.layouts.len(), reply), (2, MemberReply::Admitted { node: NodeId(2) }));
+        assert_eq!(apply_member(Some(&two), &admit), (None, MemberReply::Admitted { node: NodeId(2) }));
+        let refused = MemberReply::Refused(Refusal::UnknownNode { node: NodeId(9) });
+        assert_eq!(apply_member(Some(&two), &MemberCommand::Remove { node: NodeId(9) }), (None, refused));
+        let part = MemberCommand::SetPart { node: NodeId(2), part: Part::Learner };
+        assert_eq!(apply_member(Some(&two), &part).0.unwrap().members[&NodeId(2)].part, Part::Learner);
+        for node in [NodeId(1), NodeId(2)] {
+            let synced = MemberCommand::Synced { node, epoch: Epoch(2) };
+            assert_eq!(apply_member(Some(&two), &synced).1, MemberReply::Done);
+        }
+        assert_eq!(apply_member(Some(&two), &MemberCommand::Begin), (None, MemberReply::Done));
     }
 
     #[test]

@@ -14,7 +14,7 @@ pub struct NodeId(pub u64);
 pub struct Epoch(pub u64);
 
 /// A cluster's name, drawn at random when it is formed. Nothing merges two of them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct ClusterId(pub [u8; 16]);
 
 /// A directory's name, drawn at random when it was made: an empty directory under a node's old name has another one.

@@ -7,7 +7,9 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::Joiner;
 use super::ids::{ClusterId, Epoch, NodeId, VolumeId};
+use crate::codec::{self, CodecError};
 
 /// The cluster as of one position of the log.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -22,10 +24,12 @@ pub struct ClusterState {
     pub write_quorum: u8,
     /// The next node's id. Ids that are gone are not used again.
     pub next_node_id: NodeId,
+    /// How many members there are to be before blobs are placed for the first time.
+    pub expected_members: u32,
     /// Every node that belongs to the cluster.
     pub members: BTreeMap<NodeId, Member>,
-    /// The layouts in force, oldest first, never empty: the last is the one that blobs move to, the others are those that some
-    /// blobs still lie by.
+    /// The layouts in force, oldest first: the last is the one that blobs move to, the others are those that some blobs still
+    /// lie by. Empty until the expected members are there.
     pub layouts: Vec<Layout>,
 }
 
@@ -44,6 +48,8 @@ pub struct Member {
     pub weight: u32,
     /// Its part in the Raft group.
     pub part: Part,
+    /// The newest layout that it has reported to hold all of its part of.
+    pub synced: Epoch,
 }
 
 /// A member's part in the Raft group.
@@ -73,4 +79,43 @@ pub struct LayoutNode {
     pub zone: String,
     /// Its share, relative to others.
     pub weight: u32,
+}
+
+/// Of a state that travels by itself. In the log and in snapshots it is part of records with versions of their own.
+const VERSION: u8 = 1;
+
+impl ClusterState {
+    /// As it travels.
+    ///
+    /// # Errors
+    /// [`CodecError`] when it is larger than any record may be.
+    pub fn encode(&self) -> Result<Vec<u8>, CodecError> {
+        codec::encode(VERSION, self)
+    }
+
+    /// The state of these bytes.
+    ///
+    /// # Errors
+    /// [`CodecError`] when they are none of a version that is known here.
+    pub fn decode(bytes: &[u8]) -> Result<ClusterState, CodecError> {
+        codec::decode(VERSION, bytes)
+    }
+
+    /// The member that has this directory.
+    pub fn by_volume(&self, volume: VolumeId) -> Option<(NodeId, &Member)> {
+        self.members.iter().find(|(_, member)| member.volume == volume).map(|(id, member)| (*id, member))
+    }
+
+    /// The member that has this name.
+    pub fn by_name(&self, name: &str) -> Option<(NodeId, &Member)> {
+        self.members.iter().find(|(_, member)| member.name == name).map(|(id, member)| (*id, member))
+    }
+}
+
+impl Member {
+    /// Whether all that a node says of itself is known already.
+    pub fn is_as(&self, joiner: &Joiner) -> bool {
+        let Joiner { name, address, volume, zone, weight } = joiner;
+        (&self.name, &self.address, self.volume, &self.zone, self.weight) == (name, address, *volume, zone, *weight)
+    }
 }

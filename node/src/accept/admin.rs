@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use casbah_cluster::digest::Digest;
 use http::header::{self, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::Full;
@@ -17,6 +18,7 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use serde::Serialize;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{AbortHandle, JoinSet};
 
@@ -56,6 +58,8 @@ enum Route {
     Started,
     Metrics,
     Status,
+    Ring,
+    Blob(Digest),
     Page,
 }
 
@@ -154,8 +158,9 @@ impl Route {
             "/startupz" => Route::Started,
             "/metrics" => Route::Metrics,
             "/status.json" => Route::Status,
+            "/ring.json" => Route::Ring,
             "/" => Route::Page,
-            _ => return None,
+            _ => return path.strip_prefix("/blobs/")?.parse().ok().map(Route::Blob),
         })
     }
 }
@@ -175,16 +180,34 @@ async fn answer(method: &Method, path: &str, node: &Arc<dyn Observed>) -> Respon
         Route::Ready => match node.phase() {
             Phase::Serving => text(StatusCode::OK, "ready"),
             Phase::Starting => text(StatusCode::SERVICE_UNAVAILABLE, "not ready: the store is being opened"),
+            Phase::Joining => text(StatusCode::SERVICE_UNAVAILABLE, "not ready: the node looks for its cluster"),
             Phase::Draining => text(StatusCode::SERVICE_UNAVAILABLE, "not ready: the node is stopping"),
         },
         Route::Started => match node.phase() {
             Phase::Starting => text(StatusCode::SERVICE_UNAVAILABLE, "not started: the store is being opened"),
-            Phase::Serving | Phase::Draining => text(StatusCode::OK, "started"),
+            Phase::Joining | Phase::Serving | Phase::Draining => text(StatusCode::OK, "started"),
         },
         Route::Metrics | Route::Status | Route::Page => match snapshot(node).await {
             Some(snapshot) => made_of(route, &snapshot),
             None => text(StatusCode::INTERNAL_SERVER_ERROR, "the node could not be looked at"),
         },
+        Route::Ring => json_or_none(node.ring().as_ref()),
+        Route::Blob(digest) => json_or_none(node.whereabouts(&digest).await.as_ref()),
+    }
+}
+
+/// Of what there is only in a cluster.
+fn json_or_none(data: Option<&impl Serialize>) -> Response<Full<Bytes>> {
+    match data {
+        Some(data) => json(data),
+        None => text(StatusCode::SERVICE_UNAVAILABLE, "the node is in no cluster (yet)"),
+    }
+}
+
+fn json(data: &impl Serialize) -> Response<Full<Bytes>> {
+    match serde_json::to_string_pretty(data) {
+        Ok(json) => response(StatusCode::OK, HeaderValue::from_static("application/json"), json + "\n"),
+        Err(_) => text(StatusCode::INTERNAL_SERVER_ERROR, "the answer cannot be written"),
     }
 }
 
@@ -205,10 +228,7 @@ fn made_of(route: Route, snapshot: &Snapshot) -> Response<Full<Bytes>> {
             let html = HeaderValue::from_static("text/html; charset=utf-8");
             response(StatusCode::OK, html, page::html(snapshot))
         }
-        _ => match serde_json::to_string_pretty(snapshot) {
-            Ok(json) => response(StatusCode::OK, HeaderValue::from_static("application/json"), json + "\n"),
-            Err(_) => text(StatusCode::INTERNAL_SERVER_ERROR, "the status cannot be written"),
-        },
+        _ => json(snapshot),
     }
 }
 
@@ -230,6 +250,8 @@ fn response(status: StatusCode, content_type: HeaderValue, body: String) -> Resp
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::observe::cluster::{Copy, Holder, Ring, Whereabouts};
+    use futures_util::future::BoxFuture;
     use http_body_util::BodyExt as _;
 
     struct Fixed(Phase);
@@ -241,6 +263,15 @@ mod tests {
 
         fn snapshot(&self) -> Snapshot {
             Snapshot { phase: self.0, ..Snapshot::sample() }
+        }
+
+        fn ring(&self) -> Option<Ring> {
+            None
+        }
+
+        fn whereabouts<'a>(&'a self, digest: &'a Digest) -> BoxFuture<'a, Option<Whereabouts>> {
+            let nodes = vec![Holder { id: 1, name: "node-1".into(), owner: true, copy: Copy::Present }];
+            Box::pin(async move { Some(Whereabouts { digest: digest.to_string(), partition: 5, nodes }) })
         }
     }
 
@@ -254,9 +285,12 @@ mod tests {
 
     #[tokio::test]
     async fn probes_follow_the_life_of_the_node() {
-        for (phase, live, started, ready) in
-            [(Phase::Starting, 200, 503, 503), (Phase::Serving, 200, 200, 200), (Phase::Draining, 200, 200, 503)]
-        {
+        for (phase, live, started, ready) in [
+            (Phase::Starting, 200, 503, 503),
+            (Phase::Joining, 200, 200, 503),
+            (Phase::Serving, 200, 200, 200),
+            (Phase::Draining, 200, 200, 503),
+        ] {
             for (path, status) in [("/livez", live), ("/startupz", started), ("/readyz", ready)] {
                 assert_eq!(get(phase, path).await.0, status, "{phase:?} {path}");
             }
@@ -276,6 +310,24 @@ mod tests {
             assert_eq!(response.status(), StatusCode::METHOD_NOT_ALLOWED);
             assert_eq!(response.headers()[header::ALLOW], "GET, HEAD");
         }
+    }
+
+    #[tokio::test]
+    async fn a_blob_is_asked_for_by_its_digest_and_by_nothing_else() {
+        let hash = "a".repeat(64);
+        let (status, body) = get(Phase::Serving, &format!("/blobs/{hash}/7")).await;
+        assert_eq!(status, 200);
+        let told: Whereabouts = serde_json::from_str(&body).unwrap();
+        assert_eq!(told.digest, format!("{hash}/7"));
+        for path in ["/blobs/", "/blobs/x", &format!("/blobs/{hash}"), &format!("/blobs/{hash}/-7"), "/blobs/md9/aa/1"]
+        {
+            assert_eq!(get(Phase::Serving, path).await.0, 404, "{path}");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_only_a_cluster_has_is_not_made_up() {
+        assert_eq!(get(Phase::Serving, "/ring.json").await, (503, "the node is in no cluster (yet)\n".to_owned()));
     }
 
     #[tokio::test]

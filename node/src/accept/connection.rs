@@ -44,15 +44,20 @@ const AGED_DEADLINE: Duration = Duration::from_secs(3600);
 /// not come again together.
 const AGE_SPREAD: f64 = 0.1;
 
+const KEEPALIVE: (Duration, Duration) = (limits::KEEPALIVE_INTERVAL, limits::KEEPALIVE_TIMEOUT);
+
 /// What may be under way on one connection, and how old it may become.
 #[derive(Clone, Copy)]
 pub(super) struct Bounds {
+    stream_window_bytes: u32,
     window_bytes: u32,
     streams: u32,
     /// Requests that may be given up before they were looked at; the library's choice if `None`.
     early_resets: Option<usize>,
     /// Streams in all that may end with a breach of the protocol or by crossing frames.
     faulty_streams: Option<usize>,
+    /// After how long a silence the client is asked whether it lives, and how long it may take to answer.
+    keepalive: (Duration, Duration),
     /// After this time the client is asked to connect again.
     age: Option<Duration>,
 }
@@ -63,20 +68,35 @@ impl Bounds {
     /// Of one client, who may be anyone, and whose connection may become about as old as this.
     pub(super) fn client(age: Option<Duration>) -> Bounds {
         Bounds {
+            stream_window_bytes: limits::STREAM_WINDOW_BYTES,
             window_bytes: limits::CONNECTION_WINDOW_BYTES,
             streams: limits::STREAMS_PER_CONNECTION_MAX,
             early_resets: None,
             faulty_streams: Some(1024),
+            keepalive: KEEPALIVE,
             age: age.map(|age| age.mul_f64(rand::random_range(1.0 - AGE_SPREAD..=1.0 + AGE_SPREAD))),
         }
     }
 
     /// Of another instance on the same directory, with all its clients. What one of them does must not end it.
     pub(super) const INSTANCE: Bounds = Bounds {
+        stream_window_bytes: limits::STREAM_WINDOW_BYTES,
         window_bytes: limits::INSTANCE_CONNECTION_WINDOW_BYTES,
         streams: limits::INSTANCE_STREAMS_MAX,
         early_resets: Some(limits::INSTANCE_STREAMS_MAX as usize),
         faulty_streams: None,
+        keepalive: KEEPALIVE,
+        age: None,
+    };
+
+    /// Of another node, which gives up calls by the hundred when one of its clients goes away.
+    pub(super) const PEER: Bounds = Bounds {
+        stream_window_bytes: limits::PEER_STREAM_WINDOW_BYTES,
+        window_bytes: limits::PEER_CONNECTION_WINDOW_BYTES,
+        streams: limits::PEER_STREAMS_MAX,
+        early_resets: Some(limits::PEER_STREAMS_MAX as usize),
+        faulty_streams: None,
+        keepalive: (limits::PEER_KEEPALIVE_INTERVAL, limits::PEER_KEEPALIVE_TIMEOUT),
         age: None,
     };
 }
@@ -103,15 +123,15 @@ pub(super) async fn serve<I, S>(
     let io = Stream { io, received: Arc::clone(&received), linger: None };
     let connection = http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
-        .initial_stream_window_size(limits::STREAM_WINDOW_BYTES)
+        .initial_stream_window_size(bounds.stream_window_bytes)
         .initial_connection_window_size(bounds.window_bytes)
         .max_frame_size(limits::FRAME_BYTES)
         .max_concurrent_streams(bounds.streams)
         .max_pending_accept_reset_streams(bounds.early_resets)
         .max_local_error_reset_streams(bounds.faulty_streams)
         .max_header_list_size(limits::HEADERS_BYTES)
-        .keep_alive_interval(limits::KEEPALIVE_INTERVAL)
-        .keep_alive_timeout(limits::KEEPALIVE_TIMEOUT)
+        .keep_alive_interval(bounds.keepalive.0)
+        .keep_alive_timeout(bounds.keepalive.1)
         .serve_connection(TokioIo::new(io), TowerToHyperService::new(service));
     let silence = async {
         tokio::time::sleep(PREFACE_DEADLINE).await;

@@ -7,7 +7,9 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::{BoxFuture, Either, Ready, ready};
 use hyper::body::Incoming;
+use tokio::io::BufReader;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
@@ -19,7 +21,7 @@ use crate::accept::connection::{self, App, Bounds};
 use crate::accept::end::Ended;
 use crate::accept::tls::{HANDSHAKE_DEADLINE, HandshakeError, ListenerTls, Reloaded, TlsError};
 use crate::authenticate::{Gate, Identity};
-use crate::config::{Clients, ListenAddress, ListenerConfig, limits};
+use crate::config::{Clients, ListenAddress, ListenerConfig, PeersConfig, limits};
 use crate::observe::counters::{COUNTERS, OpenConnection};
 use crate::observe::labels::{Refused, Transport};
 use crate::serve::Access;
@@ -58,10 +60,18 @@ pub enum BindError {
 
 /// A listener that holds its address and does not accept yet.
 pub struct Bound {
-    config: ListenerConfig,
+    kind: Kind,
+    address: ListenAddress,
     sockets: Vec<TcpListener>,
     port: u16,
     tls: Option<Arc<ListenerTls>>,
+}
+
+/// Who comes here.
+enum Kind {
+    Clients(ListenerConfig),
+    /// Other nodes of the cluster.
+    Peers,
 }
 
 // === impl Bound ===
@@ -72,18 +82,40 @@ impl Bound {
     /// # Errors
     /// [`BindError`] when either fails.
     pub async fn bind(config: ListenerConfig) -> Result<Bound, BindError> {
-        let address = || config.address.to_string();
-        let tls = match &config.tls {
-            Some(tls) => {
-                let loaded = ListenerTls::load(tls, &config.clients);
-                Some(Arc::new(loaded.map_err(|source| BindError::Tls { address: address(), source })?))
-            }
-            None => None,
-        };
-        let sockets = sockets(&config.address).await;
-        let sockets = sockets.map_err(|source| BindError::Address { address: address(), source })?;
+        let tls = config.tls.as_ref().map(|tls| ListenerTls::load(tls, &config.clients));
+        let address = config.address.clone();
+        Bound::take(address, Kind::Clients(config), tls).await
+    }
+
+    /// The same for the peer port.
+    ///
+    /// # Errors
+    /// [`BindError`] when the address cannot be had or the certificates cannot be used.
+    pub async fn bind_peers(config: &PeersConfig) -> Result<Bound, BindError> {
+        Bound::take(config.address.clone(), Kind::Peers, Some(ListenerTls::load_peers(config))).await
+    }
+
+    async fn take(
+        address: ListenAddress,
+        kind: Kind,
+        tls: Option<Result<ListenerTls, TlsError>>,
+    ) -> Result<Bound, BindError> {
+        let named = || address.to_string();
+        let tls = tls.transpose().map_err(|source| BindError::Tls { address: named(), source })?.map(Arc::new);
+        let sockets = sockets(&address).await;
+        let sockets = sockets.map_err(|source| BindError::Address { address: named(), source })?;
         let port = sockets.first().and_then(|socket| socket.local_addr().ok()).map_or(0, |bound| bound.port());
-        Ok(Bound { config, sockets, port, tls })
+        Ok(Bound { kind, address, sockets, port, tls })
+    }
+
+    /// What shows certificates here and, at the peer port, on connections to other nodes.
+    pub fn tls(&self) -> Option<Arc<ListenerTls>> {
+        self.tls.clone()
+    }
+
+    /// The port that it has, also where any free one was asked for.
+    pub fn port(&self) -> u16 {
+        self.port
     }
 
     /// Accepts connections and serves `app` on them until `ended`; returns when the last connection is finished. Looks
@@ -92,19 +124,23 @@ impl Bound {
     /// # Cancel safety
     /// Dropped, every connection is cut.
     pub async fn serve(self, app: App, reload_now: watch::Receiver<()>, mut ended: Ended) {
-        let Bound { config, sockets, port, tls } = self;
-        let places = Arc::new(Semaphore::new(limits::CONNECTIONS_MAX));
+        let Bound { kind, address, sockets, port, tls } = self;
+        let places = match kind {
+            Kind::Clients(_) => limits::CONNECTIONS_MAX,
+            Kind::Peers => limits::PEER_CONNECTIONS_MAX,
+        };
+        let places = Arc::new(Semaphore::new(places));
         let mut tasks = JoinSet::new();
         let (tell_reloaded, reloaded) = watch::channel(());
         if let Some(tls) = &tls {
-            let address = ListenAddress { port, ..config.address.clone() };
+            let address = ListenAddress { port, ..address };
             let watch = Watch { tls: Arc::clone(tls), address, reloaded: tell_reloaded };
             tasks.spawn(watch.files(reload_now, ended.clone()));
         }
-        let config = Arc::new(config);
+        let kind = Arc::new(kind);
         for socket in sockets {
-            let (config, tls, app, reloaded) = (Arc::clone(&config), tls.clone(), app.clone(), reloaded.clone());
-            let newcomer = Newcomer { config, tls, app, reloaded };
+            let (kind, tls, app, reloaded) = (Arc::clone(&kind), tls.clone(), app.clone(), reloaded.clone());
+            let newcomer = Newcomer { kind, tls, app, reloaded };
             tasks.spawn(accept(socket, newcomer, Arc::clone(&places), ended.clone()));
         }
         ended.reached().await;
@@ -119,13 +155,17 @@ impl Bound {
 impl fmt::Display for Bound {
     /// `grpcs://localhost:11002 (TLS, certificate, read+write)`
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let address = ListenAddress { port: self.port, ..self.config.address.clone() };
+        let address = ListenAddress { port: self.port, ..self.address.clone() };
+        let config = match &self.kind {
+            Kind::Clients(config) => config,
+            Kind::Peers => return write!(f, "{address}"),
+        };
         let (scheme, tls) = if self.tls.is_some() { ("grpcs", "TLS") } else { ("grpc", "plaintext") };
-        let clients = match self.config.clients {
+        let clients = match config.clients {
             Clients::Anyone => "anyone",
             Clients::Certificate { .. } => "certificate",
         };
-        let allow = self.config.allow;
+        let allow = config.allow;
         let named = [(allow.read, "read"), (allow.write, "write"), (allow.admin, "admin")];
         let allowed: Vec<&str> = named.into_iter().filter(|(may, _)| *may).map(|(_, name)| name).collect();
         write!(f, "{scheme}://{address} ({tls}, {clients}, {})", allowed.join("+"))
@@ -170,7 +210,7 @@ async fn one_socket(address: &ListenAddress) -> io::Result<TcpListener> {
 /// What a new connection is met with.
 #[derive(Clone)]
 struct Newcomer {
-    config: Arc<ListenerConfig>,
+    kind: Arc<Kind>,
     tls: Option<Arc<ListenerTls>>,
     app: App,
     /// Changes when certificates were read again.
@@ -260,17 +300,25 @@ impl Newcomer {
             tracing::debug!(%error, %from, "a connection broke before it began");
             return;
         }
+        let bounds = match &*self.kind {
+            Kind::Clients(config) => Bounds::client(config.connection_age),
+            Kind::Peers => Bounds::PEER,
+        };
         let Some(tls) = self.tls.clone() else {
             let service = self.admitted(Identity::anonymous());
-            let bounds = Bounds::client(self.config.connection_age);
             return connection::serve(stream, service, bounds, ended, std::future::pending()).await;
         };
         // However many handshakes there are, they cost memory within the bound on connections, and the processor in turns.
+        let read_bytes = match &*self.kind {
+            // There may be many of them, and memory is dearer than calls of the system: all reads pass by.
+            Kind::Clients(_) => 1,
+            Kind::Peers => limits::PEER_READ_BYTES,
+        };
+        let stream = BufReader::with_capacity(read_bytes, stream);
         match tokio::time::timeout(HANDSHAKE_DEADLINE, tls.accept(stream)).await {
             Ok(Ok((stream, identity))) => {
                 tracing::debug!(%from, %identity, "connected");
                 let service = self.admitted(identity.clone());
-                let bounds = Bounds::client(self.config.connection_age);
                 connection::serve(stream, service, bounds, ended, self.withdrawn(&tls, &identity)).await;
             }
             Ok(Err(error)) => {
@@ -298,10 +346,16 @@ impl Newcomer {
 
     /// What answers the requests of this connection.
     fn admitted(&self, identity: Identity) -> Admitted {
-        let who = identity.to_string().into();
-        let access = Access { who, permissions: self.config.allow, services: self.config.services };
+        let inner = match &*self.kind {
+            Kind::Clients(config) => {
+                let who = identity.to_string().into();
+                let access = Access { who, permissions: config.allow, services: config.services };
+                Inner::Clients(Gate::new(self.app.clone(), access, config.reflection))
+            }
+            Kind::Peers => Inner::Peers(self.app.clone()),
+        };
         let proof = self.tls.clone().map(|tls| (tls, identity));
-        Admitted { gate: Gate::new(self.app.clone(), access, self.config.reflection), proof }
+        Admitted { inner, proof }
     }
 }
 
@@ -320,30 +374,43 @@ fn refused(error: &HandshakeError) -> Refused {
 /// The services, for one connection, for as long as what let it in is still true.
 #[derive(Clone)]
 struct Admitted {
-    gate: Gate<App>,
+    inner: Inner,
     proof: Option<(Arc<ListenerTls>, Identity)>,
+}
+
+/// The services, and who decides what may be called.
+#[derive(Clone)]
+enum Inner {
+    /// The listener's rules.
+    Clients(Gate<App>),
+    /// The services themselves, by what each call says of its cluster and its caller.
+    Peers(App),
 }
 
 impl Service<http::Request<Incoming>> for Admitted {
     type Response = http::Response<Body>;
     type Error = Infallible;
-    type Future = futures_util::future::Either<
-        <Gate<App> as Service<http::Request<Body>>>::Future,
-        std::future::Ready<Result<Self::Response, Infallible>>,
-    >;
+    type Future =
+        Either<BoxFuture<'static, Result<Self::Response, Infallible>>, Ready<Result<Self::Response, Infallible>>>;
 
     fn poll_ready(&mut self, context: &mut std::task::Context<'_>) -> std::task::Poll<Result<(), Infallible>> {
-        self.gate.poll_ready(context)
+        match &mut self.inner {
+            Inner::Clients(gate) => gate.poll_ready(context),
+            Inner::Peers(app) => app.poll_ready(context),
+        }
     }
 
     fn call(&mut self, request: http::Request<Incoming>) -> Self::Future {
-        use futures_util::future::Either;
         if let Some((tls, identity)) = &self.proof
             && !tls.is_current(identity)
         {
             let status = Status::unauthenticated(format!("the certificate of {identity} is no longer accepted"));
-            return Either::Right(std::future::ready(Ok(status.into_http())));
+            return Either::Right(ready(Ok(status.into_http())));
         }
-        Either::Left(self.gate.call(request.map(Body::new)))
+        let request = request.map(Body::new);
+        Either::Left(match &mut self.inner {
+            Inner::Clients(gate) => gate.call(request),
+            Inner::Peers(app) => app.call(request),
+        })
     }
 }

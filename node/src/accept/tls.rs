@@ -15,16 +15,18 @@ use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::version::{TLS12, TLS13};
-use rustls::{AlertDescription, ServerConfig};
+use rustls::{AlertDescription, ClientConfig, ServerConfig};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
 pub use crate::authenticate::TlsError;
 use crate::authenticate::{
-    ClientVerifier, Identity, Refusal, Source, Trust, TrustFiles, WatchedTrust, crypto, watch_key,
+    ClientVerifier, Identity, Refusal, Source, Trust, TrustFiles, WatchedTrust, crypto, peer_client_config,
+    peer_crypto, watch_key,
 };
-use crate::config::{Clients, TlsConfig};
+use crate::config::{Clients, PeersConfig, TlsConfig, limits};
+use crate::forward::PeerTls;
 
 /// How long a handshake may take; who accepts cuts it off then. Two round trips to the other side of the earth and an
 /// RSA-4096 signature on a loaded client stay far below it, and a client that says nothing holds its place no longer.
@@ -42,8 +44,9 @@ const LAST_WORDS_BYTES: u64 = 64 << 10;
 /// spoken here, and so nothing can be confused with it.
 const ALPN_H2: &[u8] = b"h2";
 
-/// The TLS of one listener.
+/// The TLS of one listener; of the peer port, the TLS of connections to other nodes as well.
 pub struct ListenerTls {
+    for_whom: ForWhom,
     in_force: ArcSwap<InForce>,
     /// Locked by reloads alone, which may come from a timer and a signal at once.
     files: Mutex<Files>,
@@ -91,8 +94,18 @@ pub enum HandshakeError {
     Broken(#[source] io::Error),
 }
 
+/// Who is on the other side.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum ForWhom {
+    /// Clients of all kinds and ages: TLS 1.2 and 1.3.
+    Clients,
+    /// Nodes: TLS 1.3.
+    Peers,
+}
+
 /// What new connections are met with.
 struct InForce {
+    for_whom: ForWhom,
     pair: Arc<CertifiedKey>,
     clients: Admission,
 }
@@ -118,17 +131,31 @@ impl ListenerTls {
     /// # Errors
     /// [`TlsError`] when one cannot be used, or certificate and key do not belong together.
     pub fn load(tls: &TlsConfig, clients: &Clients) -> Result<ListenerTls, TlsError> {
-        let (pair_source, pair) = watch_key(&tls.certificate, &tls.key)?;
-        let trust = match clients {
+        let trusted = match clients {
             Clients::Anyone => None,
-            Clients::Certificate { authorized, authorities } => Some(WatchedTrust::load(&TrustFiles {
-                authorized: authorized.clone(),
-                authorities: authorities.clone(),
-            })?),
+            Clients::Certificate { authorized, authorities } => {
+                Some(TrustFiles { authorized: authorized.clone(), authorities: authorities.clone() })
+            }
         };
-        let in_force = InForce::new(pair, trust.as_ref().map(WatchedTrust::current))?;
+        ListenerTls::load_for(ForWhom::Clients, tls, trusted.as_ref())
+    }
+
+    /// Reads every file that the peer port and connections to other nodes need: it lets in whom one of the authorities for
+    /// nodes issued a certificate, and nobody else.
+    ///
+    /// # Errors
+    /// [`TlsError`] when one cannot be used, or certificate and key do not belong together.
+    pub fn load_peers(config: &PeersConfig) -> Result<ListenerTls, TlsError> {
+        let trusted = TrustFiles { authorized: None, authorities: Some(config.authorities.clone()) };
+        ListenerTls::load_for(ForWhom::Peers, &config.tls, Some(&trusted))
+    }
+
+    fn load_for(for_whom: ForWhom, tls: &TlsConfig, trusted: Option<&TrustFiles>) -> Result<ListenerTls, TlsError> {
+        let (pair_source, pair) = watch_key(&tls.certificate, &tls.key)?;
+        let trust = trusted.map(WatchedTrust::load).transpose()?;
+        let in_force = InForce::new(for_whom, pair, trust.as_ref().map(WatchedTrust::current))?;
         let files = Files { pair: pair_source, trust };
-        Ok(ListenerTls { in_force: ArcSwap::from_pointee(in_force), files: Mutex::new(files) })
+        Ok(ListenerTls { for_whom, in_force: ArcSwap::from_pointee(in_force), files: Mutex::new(files) })
     }
 
     /// Does the handshake. A client that is refused is told why by an alert, for which this takes up to half a second.
@@ -144,7 +171,12 @@ impl ListenerTls {
         S: AsyncRead + AsyncWrite + Unpin,
     {
         let (config, verifier) = self.in_force.load().connection().map_err(HandshakeError::Failed)?;
-        match TlsAcceptor::from(config).accept(stream).into_fallible().await {
+        let buffered = |connection: &mut rustls::ServerConnection| {
+            if self.for_whom == ForWhom::Peers {
+                connection.set_buffer_limit(Some(limits::PEER_TLS_BUFFER_BYTES));
+            }
+        };
+        match TlsAcceptor::from(config).accept_with(stream, buffered).into_fallible().await {
             Ok(stream) => {
                 let Some(verifier) = verifier else { return Ok((stream, Identity::anonymous())) };
                 // The verifier makes a certificate mandatory; without one the handshake has failed already.
@@ -196,7 +228,7 @@ impl ListenerTls {
         if reloaded != Reloaded::Nothing {
             let pair = pair.unwrap_or_else(|| Arc::clone(&self.in_force.load().pair));
             let trust = files.trust.as_ref().map(WatchedTrust::current);
-            self.in_force.store(Arc::new(InForce::new(pair, trust)?));
+            self.in_force.store(Arc::new(InForce::new(self.for_whom, pair, trust)?));
         }
         match error {
             None => Ok(reloaded),
@@ -207,6 +239,12 @@ impl ListenerTls {
                 Err(error)
             }
         }
+    }
+}
+
+impl PeerTls for ListenerTls {
+    fn client_config(&self) -> Result<Arc<ClientConfig>, rustls::Error> {
+        self.in_force.load().dialling().map(Arc::new)
     }
 }
 
@@ -229,15 +267,24 @@ async fn close_after_last_words<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S
 // === impl InForce ===
 
 impl InForce {
-    fn new(pair: Arc<CertifiedKey>, trust: Option<&Arc<Trust>>) -> Result<InForce, TlsError> {
+    fn new(for_whom: ForWhom, pair: Arc<CertifiedKey>, trust: Option<&Arc<Trust>>) -> Result<InForce, TlsError> {
         let clients = match trust {
             Some(trust) => Admission::Certificate(Arc::clone(trust)),
             None => {
-                let config = server_config(&pair, WebPkiClientVerifier::no_client_auth()).map_err(TlsError::Setup)?;
+                let anyone = WebPkiClientVerifier::no_client_auth();
+                let config = server_config(for_whom, &pair, anyone).map_err(TlsError::Setup)?;
                 Admission::Anyone(Arc::new(config))
             }
         };
-        Ok(InForce { pair, clients })
+        Ok(InForce { for_whom, pair, clients })
+    }
+
+    /// The configuration for a connection to another node.
+    fn dialling(&self) -> Result<ClientConfig, rustls::Error> {
+        match (&self.clients, self.for_whom) {
+            (Admission::Certificate(trust), ForWhom::Peers) => peer_client_config(&self.pair, trust),
+            _ => Err(rustls::Error::General("a listener for clients does not connect to anybody".into())),
+        }
     }
 
     /// The configuration for a connection, and what will know its client.
@@ -246,7 +293,8 @@ impl InForce {
             Admission::Anyone(config) => Ok((Arc::clone(config), None)),
             Admission::Certificate(trust) => {
                 let verifier = ClientVerifier::new(Arc::clone(trust));
-                let mut config = server_config(&self.pair, Arc::clone(&verifier) as Arc<dyn ClientCertVerifier>)?;
+                let asked = Arc::clone(&verifier) as Arc<dyn ClientCertVerifier>;
+                let mut config = server_config(self.for_whom, &self.pair, asked)?;
                 // A resumed session is not verified again: a client that was taken off the list came in with a ticket.
                 // A configuration of one connection has no sessions to resume; this says so, and promises none.
                 config.send_tls13_tickets = 0;
@@ -258,11 +306,15 @@ impl InForce {
 }
 
 fn server_config(
+    for_whom: ForWhom,
     pair: &Arc<CertifiedKey>,
     verifier: Arc<dyn ClientCertVerifier>,
 ) -> Result<ServerConfig, rustls::Error> {
-    let mut config = ServerConfig::builder_with_provider(crypto())
-        .with_protocol_versions(&[&TLS13, &TLS12])?
+    let builder = match for_whom {
+        ForWhom::Clients => ServerConfig::builder_with_provider(crypto()).with_protocol_versions(&[&TLS13, &TLS12])?,
+        ForWhom::Peers => ServerConfig::builder_with_provider(peer_crypto()).with_protocol_versions(&[&TLS13])?,
+    };
+    let mut config = builder
         .with_client_cert_verifier(verifier)
         .with_cert_resolver(Arc::new(SingleCertAndKey::from(Arc::clone(pair))));
     config.alpn_protocols = vec![ALPN_H2.to_vec()];

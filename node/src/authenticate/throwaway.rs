@@ -44,6 +44,17 @@ pub struct Throwaway {
     pub client_key: PathBuf,
 }
 
+/// Where the files are that make a node of a throw-away cluster a peer of the others: all of them have the same.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PeerSet {
+    /// The certificate of the peers' authority, which is none of the clients'.
+    pub authority: PathBuf,
+    /// The certificate of every node, as a server and as a client.
+    pub certificate: PathBuf,
+    /// Its key, mode 0600.
+    pub key: PathBuf,
+}
+
 /// Why there are no such certificates.
 #[derive(Debug, thiserror::Error)]
 pub enum ThrowawayError {
@@ -130,12 +141,9 @@ impl Throwaway {
     fn check(&self, server_names: &[&str]) -> Result<(), ThrowawayError> {
         load_key(&self.server_certificate, &self.server_key).map_err(ThrowawayError::Unusable)?;
         load_key(&self.client_certificate, &self.client_key).map_err(ThrowawayError::Unusable)?;
-        for path in [&self.authority, &self.server_certificate, &self.client_certificate] {
-            for certificate in read_certificates(path)? {
-                let valid = certificate.validity.check(UnixTime::now());
-                valid.map_err(|_outside| ThrowawayError::OutsidePeriod { path: path.clone() })?;
-            }
-        }
+        [&self.authority, &self.server_certificate, &self.client_certificate]
+            .into_iter()
+            .try_for_each(|path| check_periods(path))?;
         let server = read_certificates(&self.server_certificate)?.into_iter().next();
         let names = server.map(|server| server.names.alternative_names).unwrap_or_default();
         let missing = server_names.iter().find(|name| !names.contains(&alternative_name(name)));
@@ -146,10 +154,10 @@ impl Throwaway {
 
     /// Writes files that do not exist.
     fn make(&self, dir: &Path, server_names: &[&str], client_name: &str) -> Result<(), ThrowawayError> {
-        let authority = make_authority()?;
+        let authority = make_authority("casbah throwaway authority")?;
         let names = LOCAL_NAMES.iter().chain(server_names).map(|name| (*name).to_owned()).collect();
-        let server = make_leaf("casbah server", names, ExtendedKeyUsagePurpose::ServerAuth, &authority)?;
-        let client = make_leaf(client_name, Vec::new(), ExtendedKeyUsagePurpose::ClientAuth, &authority)?;
+        let server = make_leaf("casbah server", names, &[ExtendedKeyUsagePurpose::ServerAuth], &authority)?;
+        let client = make_leaf(client_name, Vec::new(), &[ExtendedKeyUsagePurpose::ClientAuth], &authority)?;
         fs::create_dir_all(dir).map_err(|source| ThrowawayError::Write { path: dir.to_owned(), source })?;
         write_new(&self.server_key, 0o600, &server.1)?;
         write_new(&self.server_certificate, 0o644, &server.0)?;
@@ -157,6 +165,51 @@ impl Throwaway {
         write_new(&self.client_certificate, 0o644, &client.0)?;
         write_new(&self.authority, 0o644, &authority.pem())
     }
+}
+
+// === impl PeerSet ===
+
+impl PeerSet {
+    /// The set in this directory; made when the directory has none.
+    ///
+    /// # Errors
+    /// As [`Throwaway::ensure`].
+    pub fn ensure(dir: &Path) -> Result<PeerSet, ThrowawayError> {
+        let set =
+            PeerSet { authority: dir.join("ca.crt"), certificate: dir.join("peer.crt"), key: dir.join("peer.key") };
+        let files = [&set.authority, &set.certificate, &set.key];
+        let missing: Vec<&PathBuf> = files.into_iter().filter(|path| !path.exists()).collect();
+        match missing.as_slice() {
+            [] => set.check()?,
+            missing if missing.len() == files.len() => set.make(dir)?,
+            [first, ..] => return Err(ThrowawayError::Incomplete { path: (*first).clone() }),
+        }
+        Ok(set)
+    }
+
+    fn check(&self) -> Result<(), ThrowawayError> {
+        load_key(&self.certificate, &self.key).map_err(ThrowawayError::Unusable)?;
+        [&self.authority, &self.certificate].into_iter().try_for_each(|path| check_periods(path))
+    }
+
+    fn make(&self, dir: &Path) -> Result<(), ThrowawayError> {
+        let authority = make_authority("casbah throwaway peers' authority")?;
+        let names = LOCAL_NAMES.iter().map(|name| (*name).to_owned()).collect();
+        let purposes = [ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        let (certificate, key) = make_leaf("casbah peer", names, &purposes, &authority)?;
+        fs::create_dir_all(dir).map_err(|source| ThrowawayError::Write { path: dir.to_owned(), source })?;
+        write_new(&self.key, 0o600, &key)?;
+        write_new(&self.certificate, 0o644, &certificate)?;
+        write_new(&self.authority, 0o644, &authority.pem())
+    }
+}
+
+fn check_periods(path: &Path) -> Result<(), ThrowawayError> {
+    for certificate in read_certificates(path)? {
+        let valid = certificate.validity.check(UnixTime::now());
+        valid.map_err(|_outside| ThrowawayError::OutsidePeriod { path: path.to_owned() })?;
+    }
+    Ok(())
 }
 
 fn read_certificates(path: &Path) -> Result<Vec<Parsed>, ThrowawayError> {
@@ -170,8 +223,7 @@ fn alternative_name(name: &str) -> AlternativeName {
     }
 }
 
-fn make_authority() -> Result<CertifiedIssuer<'static, KeyPair>, ThrowawayError> {
-    let name = "casbah throwaway authority";
+fn make_authority(name: &str) -> Result<CertifiedIssuer<'static, KeyPair>, ThrowawayError> {
     let failed = |source| ThrowawayError::Make { name: name.to_owned(), source };
     let mut params = named(name, Vec::new()).map_err(failed)?;
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
@@ -184,7 +236,7 @@ fn make_authority() -> Result<CertifiedIssuer<'static, KeyPair>, ThrowawayError>
 fn make_leaf(
     name: &str,
     alternative_names: Vec<String>,
-    purpose: ExtendedKeyUsagePurpose,
+    purposes: &[ExtendedKeyUsagePurpose],
     authority: &CertifiedIssuer<'static, KeyPair>,
 ) -> Result<(String, String), ThrowawayError> {
     let failed = |source| ThrowawayError::Make { name: name.to_owned(), source };
@@ -192,7 +244,7 @@ fn make_leaf(
     params.is_ca = IsCa::ExplicitNoCa;
     params.use_authority_key_identifier_extension = true;
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-    params.extended_key_usages = vec![purpose];
+    params.extended_key_usages = purposes.to_vec();
     let key = KeyPair::generate().map_err(failed)?;
     let certificate = params.signed_by(&key, authority).map_err(failed)?;
     Ok((certificate.pem(), key.serialize_pem()))
@@ -251,6 +303,21 @@ mod tests {
             assert_eq!(fs::metadata(key).unwrap().permissions().mode() & 0o777, 0o600);
         }
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 5);
+    }
+
+    #[test]
+    fn peers_have_an_authority_of_their_own_and_a_certificate_for_both_ends() {
+        let dir = tempfile::tempdir().unwrap();
+        let clients = Throwaway::ensure(&dir.path().join("tls"), &[], "ci").unwrap();
+        let peers = PeerSet::ensure(&dir.path().join("peers")).unwrap();
+        assert_eq!(PeerSet::ensure(&dir.path().join("peers")).unwrap(), peers);
+        assert_eq!(fs::metadata(&peers.key).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_ne!(fs::read(&clients.authority).unwrap(), fs::read(&peers.authority).unwrap());
+        let certificate = pem::certificates(&peers.certificate, &fs::read(&peers.certificate).unwrap()).unwrap();
+        assert!(!certificate[0].is_authority);
+        fs::remove_file(&peers.certificate).unwrap();
+        let error = PeerSet::ensure(&dir.path().join("peers")).unwrap_err();
+        assert!(matches!(&error, ThrowawayError::Incomplete { path } if *path == peers.certificate), "{error}");
     }
 
     #[test]

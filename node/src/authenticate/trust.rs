@@ -143,6 +143,11 @@ impl Trust {
         Err(self.explain(leaf, now, error))
     }
 
+    /// The authorities that are within their period now.
+    pub(super) fn authority_roots(&self, now: UnixTime) -> RootCertStore {
+        self.authorities.roots(now)
+    }
+
     /// Makes the identity of a holder that [`Trust::judge`] let in.
     pub(super) fn admit(&self, leaf: Parsed, intermediates: &[CertificateDer<'_>], vouched: Vouched) -> Identity {
         Identity::admitted(leaf, intermediates, vouched, self.generation)

@@ -37,10 +37,19 @@ pub enum Command {
     ///
     /// The node's configuration sets admin.address; a node of `casbah dev` has an admin port.
     Status(StatusArguments),
+    /// Look at the nodes of a cluster, through any of them
+    #[command(subcommand)]
+    Node(NodeCommand),
+    /// Look at which node owns what
+    #[command(subcommand)]
+    Ring(RingCommand),
+    /// Look at the Raft group, which holds the index and the membership
+    #[command(subcommand)]
+    Raft(RaftCommand),
     /// Check a configuration, show it, or start one
     #[command(subcommand)]
     Config(ConfigCommand),
-    /// Look after the blobs of a node
+    /// Look after blobs
     #[command(subcommand)]
     Blob(BlobCommand),
     /// Print the version
@@ -128,7 +137,7 @@ pub enum BstLogLevel {
 /// Arguments of `casbah dev`.
 #[derive(Debug, Args)]
 pub struct DevArguments {
-    /// How many nodes
+    /// How many nodes, which form a cluster
     #[arg(long, value_name = "NODES", default_value_t = 1)]
     pub nodes: u16,
     /// On how many nodes each blob is kept; never more than there are
@@ -137,8 +146,8 @@ pub struct DevArguments {
     /// Where data and certificates are; kept, and used again the next time [default: temporary]
     #[arg(long, value_name = "DIR")]
     pub dir: Option<PathBuf>,
-    /// The first node listens on PORT+1 (reading), PORT+2 (reading and writing) and PORT+3 (its admin port); 0 for any free
-    /// ports
+    /// The first node listens on PORT+1 (reading), PORT+2 (reading and writing), PORT+3 (its admin port) and PORT+4 (the other
+    /// nodes), the next one on PORT+11 and so on; 0 for any free ports
     #[arg(long, value_name = "PORT", default_value_t = 11000)]
     pub port_base: u16,
     /// Plaintext, and everybody on this machine may write
@@ -164,6 +173,53 @@ pub struct StatusArguments {
     /// Say only whether the node takes requests; the exit code is 0 or 1, as probes of containers want it
     #[arg(long, conflicts_with_all = ["watch", "output"])]
     pub ready: bool,
+}
+
+/// Which node is asked, and how its answer is printed.
+#[derive(Debug, Args)]
+pub struct AskArguments {
+    /// The admin port of any node of the cluster
+    #[arg(long, value_name = "ADDRESS", default_value = "localhost:8982")]
+    pub admin: String,
+    /// How to print it
+    #[arg(long, value_name = "FORMAT", default_value_t = OutputFormat::Text)]
+    pub output: OutputFormat,
+}
+
+/// `casbah node`.
+#[derive(Debug, Subcommand)]
+pub enum NodeCommand {
+    /// Print the nodes of the cluster, and how the one that is asked sees them
+    List(AskArguments),
+    /// Print what is known of one node
+    Show(NodeShowArguments),
+}
+
+/// Arguments of `casbah node show`.
+#[derive(Debug, Args)]
+pub struct NodeShowArguments {
+    /// Its name or its id
+    #[arg(value_name = "NODE")]
+    pub node: String,
+    #[command(flatten)]
+    #[expect(missing_docs, reason = "described at its type; a comment here would become a help text")]
+    pub ask: AskArguments,
+}
+
+/// `casbah ring`.
+#[derive(Debug, Subcommand)]
+pub enum RingCommand {
+    /// Print the share of each node in the 4096 partitions, by the newest layout
+    ///
+    /// A partition is the first 12 bits of a hash. As JSON, the owners of each partition are printed.
+    Show(AskArguments),
+}
+
+/// `casbah raft`.
+#[derive(Debug, Subcommand)]
+pub enum RaftCommand {
+    /// Print who leads, who votes, and how far the node that is asked has come
+    Status(AskArguments),
 }
 
 /// `casbah config`.
@@ -205,6 +261,19 @@ pub enum BlobCommand {
     /// it comes across it, and the next upload heals it. What is damaged is printed, a line for each blob, and then how
     /// much was read; the exit code is 1 if there is any damage.
     Verify(BlobVerifyArguments),
+    /// Print which nodes have a copy of a blob, by asking each that may
+    Where(BlobWhereArguments),
+}
+
+/// Arguments of `casbah blob where`.
+#[derive(Debug, Args)]
+pub struct BlobWhereArguments {
+    /// HASH/SIZE; with the name of the digest function before it where it is not the usual one, as in blake3/HASH/SIZE
+    #[arg(value_name = "DIGEST")]
+    pub digest: String,
+    #[command(flatten)]
+    #[expect(missing_docs, reason = "described at its type; a comment here would become a help text")]
+    pub ask: AskArguments,
 }
 
 /// Arguments of `casbah blob verify`.

@@ -1,15 +1,19 @@
-//! `casbah blob verify`.
+//! `casbah blob`.
 
 use std::fmt::Write as _;
 use std::io::{self, IsTerminal as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use casbah_cluster::digest::{Digest, DigestError};
 use serde::Serialize;
 
-use super::args::{BlobCommand, BlobVerifyArguments, OutputFormat};
+use super::args::{BlobCommand, BlobVerifyArguments, BlobWhereArguments, OutputFormat};
+use super::ask;
 use super::error::Failure;
-use super::output;
+use super::output::{self, Colours};
+use super::table::table;
+use crate::observe::cluster::Whereabouts;
 use crate::run::Look;
 use crate::store::{self, Finding, VerifyReport};
 
@@ -57,8 +61,34 @@ struct Progress {
 /// # Errors
 /// When damage is found, or nothing can be looked at.
 pub fn run(command: &BlobCommand) -> Result<(), Failure> {
-    let BlobCommand::Verify(arguments) = command;
-    verify(arguments)
+    match command {
+        BlobCommand::Verify(arguments) => verify(arguments),
+        BlobCommand::Where(arguments) => find(arguments),
+    }
+}
+
+/// Asks any node, which asks those that may have the blob.
+fn find(arguments: &BlobWhereArguments) -> Result<(), Failure> {
+    let digest: Digest = arguments.digest.parse().map_err(|error: DigestError| {
+        Failure::from_error(&error).hint("a digest is printed so in logs, in resource names, and by clients")
+    })?;
+    let admin = ask::admin(&arguments.ask.admin)?;
+    let (found, _): (Whereabouts, String) =
+        ask::page(&admin, &format!("/blobs/{}/{digest}", digest.function().name()))?;
+    ask::show(arguments.ask.output, &found, || whereabouts(&found, Colours::of_stdout()))
+}
+
+fn whereabouts(found: &Whereabouts, colours: Colours) -> String {
+    let rows: Vec<Vec<String>> = found
+        .nodes
+        .iter()
+        .map(|node| {
+            let part = if node.owner { "owner" } else { "stands in" };
+            vec![node.id.to_string(), node.name.clone(), part.to_owned(), node.copy.word().to_owned()]
+        })
+        .collect();
+    let rows = table(&["ID", "NODE", "PART", "COPY"], &[true, false, false, false], &rows, colours);
+    format!("{} is in partition {} of 4096\n\n{rows}", found.digest, found.partition)
 }
 
 fn verify(arguments: &BlobVerifyArguments) -> Result<(), Failure> {

@@ -4,8 +4,10 @@
 //! rest to standard error; a failure is told in lines that begin with `error:`, `caused by:` and `hint:`.
 
 pub mod args;
+mod ask;
 pub mod blob;
 pub mod bst;
+pub mod cluster;
 pub mod config;
 pub mod dev;
 pub mod error;
@@ -14,6 +16,7 @@ mod http;
 pub mod output;
 pub mod serve;
 pub mod status;
+mod table;
 pub mod version;
 
 #[cfg(test)]

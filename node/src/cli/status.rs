@@ -8,10 +8,10 @@ use std::time::Duration;
 
 use super::args::{OutputFormat, StatusArguments};
 use super::error::Failure;
-use super::http;
 use super::output::{self, Colours};
+use super::{ask, http};
 use crate::config::ListenAddress;
-use crate::observe::snapshot::{FORMAT, Snapshot};
+use crate::observe::snapshot::Snapshot;
 use crate::observe::summary;
 
 /// Between two looks with `--watch`.
@@ -25,9 +25,7 @@ const CLEAR: &str = "\u{1b}[H\u{1b}[2J";
 /// # Errors
 /// When it cannot be asked, or its answer cannot be read.
 pub fn run(arguments: &StatusArguments) -> Result<ExitCode, Failure> {
-    let admin: ListenAddress = arguments.admin.parse().map_err(|error: crate::config::AddressError| {
-        Failure::caused("--admin", &error).hint("name the admin port of a node, such as localhost:8982")
-    })?;
+    let admin = ask::admin(&arguments.admin)?;
     if arguments.ready {
         return ready(&admin);
     }
@@ -42,41 +40,23 @@ pub fn run(arguments: &StatusArguments) -> Result<ExitCode, Failure> {
 
 /// For probes: the exit code says it, and the line why.
 fn ready(admin: &ListenAddress) -> Result<ExitCode, Failure> {
-    let answer = http::get(admin, "/readyz").map_err(|error| unreachable(admin, &error))?;
+    let answer = http::get(admin, "/readyz").map_err(|error| ask::unreachable(admin, &error))?;
     output::print(&answer.body)?;
     Ok(if answer.status == 200 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 fn show(admin: &ListenAddress, arguments: &StatusArguments) -> Result<(), Failure> {
-    let answer = http::get(admin, "/status.json").map_err(|error| unreachable(admin, &error))?;
-    let strange = || {
-        Failure::new(format!("{admin} did not answer as the admin port of a node does"))
-            .hint("look at admin.address in the node's configuration")
-    };
-    let snapshot: Snapshot = match serde_json::from_str(&answer.body) {
-        Ok(snapshot) if answer.status == 200 => snapshot,
-        _ => return Err(strange()),
-    };
-    if snapshot.format != FORMAT {
-        let message = format!("the node speaks format {} of its status, this program {FORMAT}", snapshot.format);
-        return Err(Failure::new(message).hint("use the program that the node runs"));
-    }
+    let (snapshot, body) = ask::status(admin)?;
     match arguments.output {
         // As it came, on one line: a node that is newer may say more.
         OutputFormat::Json => output::print_json(
-            &serde_json::from_str::<serde_json::Value>(&answer.body).map_err(|error| Failure::from_error(&error))?,
+            &serde_json::from_str::<serde_json::Value>(&body).map_err(|error| Failure::from_error(&error))?,
         ),
         OutputFormat::Text => {
             let clear = if arguments.watch && io::stdout().is_terminal() { CLEAR } else { "" };
             output::print(&format!("{clear}{}", table(&snapshot, Colours::of_stdout())))
         }
     }
-}
-
-fn unreachable(admin: &ListenAddress, error: &io::Error) -> Failure {
-    Failure::caused(format!("cannot ask the node at {admin}"), error).hint(
-        "does it run, and does its configuration set admin.address? --admin names another address; `casbah dev` prints its own",
-    )
 }
 
 /// For eyes.

@@ -4,6 +4,7 @@
 //! structs and their comments. The first sentence of a comment is the summary.
 
 use std::borrow::Cow;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
@@ -23,6 +24,14 @@ pub struct File {
     pub store: StoreSection,
     /// The Remote Asset index.
     pub index: IndexSection,
+    /// The cluster that the node is a part of.
+    ///
+    /// Without `[peers]` the node is a cluster of one.
+    pub cluster: ClusterSection,
+    /// The address for the other nodes of the cluster, over mutual TLS 1.3.
+    ///
+    /// All of it is set or nothing; without it the node is a cluster of one.
+    pub peers: PeersSection,
     /// What is written to standard error.
     pub log: LogSection,
     /// The admin port: probes, metrics and a status page, in plain HTTP.
@@ -83,6 +92,56 @@ pub struct IndexSection {
     /// Whether assets are fetched from what this node knows while the cluster has no leader, which may be behind. Without
     /// it, such fetches fail with UNAVAILABLE; pushes do either way.
     pub stale_reads: bool,
+}
+
+/// The cluster that the node is a part of.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct ClusterSection {
+    /// Its name: letters, digits, `.`, `-` and `_`. Nodes that are told of different names never become one cluster.
+    pub name: String,
+    /// How many nodes keep a copy of each blob, where the cluster has as many. What the cluster was formed with counts.
+    pub copies: u64,
+    /// How many of them have a blob before its upload is acknowledged: that many less one may be lost at once without the
+    /// loss of a blob. What the cluster was formed with counts. Default: more than half of `copies`.
+    #[schemars(example = 2)]
+    pub write_quorum: Option<u64>,
+    /// How many fresh nodes, this one included, find one another before they form a cluster. All of them are told the
+    /// same number. 1 forms a cluster of this node alone, 0 never forms one. Default: 0 where `join` is set, or else 1.
+    #[schemars(example = 3)]
+    pub bootstrap_expect: Option<u64>,
+    /// Where other nodes of the cluster, or those that are to form it, may be found, `HOST:PORT` each. A name may stand for
+    /// any number of addresses; the node's own may be among them.
+    pub join: Vec<ListenAddress>,
+    /// What fails together has the same zone, such as a rack or a building: letters, digits, `.`, `-` and `_`. Copies go to
+    /// different zones where there are as many.
+    pub zone: String,
+    /// The node's share of the blobs, relative to that of others.
+    pub weight: u64,
+}
+
+/// The address for the other nodes of the cluster.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct PeersSection {
+    /// `HOST:PORT` to listen on, `[::]` or `0.0.0.0` for every address of this machine. Default: none.
+    #[schemars(example = "0.0.0.0:7980")]
+    pub address: Option<ListenAddress>,
+    /// `HOST:PORT` by which the others reach it. A name is looked up again whenever a connection is made. Default: the node's
+    /// name, and the port of `address`.
+    #[schemars(example = "node-1.example.org:7980")]
+    pub advertise: Option<ListenAddress>,
+    /// The source address of connections to other nodes, such as `10.0.0.1`: of use where a machine has several, and firewalls
+    /// expect one of them. Default: the system's choice.
+    #[schemars(example = "10.0.0.1")]
+    pub dial_from: Option<IpAddr>,
+    /// The certificate the node shows to others, as their server and as their client, `{ certificate = "peer.crt", key =
+    /// "peer.key" }`. Both files are read again when they change.
+    pub tls: Option<TlsSection>,
+    /// PEM certificates of the authorities for nodes: who holds a certificate that one of them issued is a peer, whatever
+    /// name is in it. They issue no certificates for clients. Read again when it changes.
+    #[schemars(example = "peers-ca.crt")]
+    pub authorities: Option<FilePath>,
 }
 
 /// What is written to standard error.
@@ -153,7 +212,7 @@ pub struct InstanceSection {
     pub name: Option<String>,
 }
 
-/// The certificate a listener shows.
+/// A certificate and its key.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct TlsSection {
@@ -212,6 +271,20 @@ impl Default for StoreSection {
 impl Default for IndexSection {
     fn default() -> IndexSection {
         IndexSection { capacity: 1_000_000, stale_reads: true }
+    }
+}
+
+impl Default for ClusterSection {
+    fn default() -> ClusterSection {
+        ClusterSection {
+            name: "casbah".into(),
+            copies: 2,
+            write_quorum: None,
+            bootstrap_expect: None,
+            join: Vec::new(),
+            zone: String::new(),
+            weight: 100,
+        }
     }
 }
 

@@ -58,6 +58,10 @@ pub enum Form {
     SyncInterval,
     /// `HOST:PORT`.
     Address,
+    /// A list of `HOST:PORT`.
+    Addresses,
+    /// An IP address without a port.
+    IpAddress,
     /// A path.
     Path,
     /// One of these.
@@ -279,6 +283,8 @@ impl Form {
             Form::Duration => "a length of time".into(),
             Form::SyncInterval => "a length of time, \"always\" or \"never\"".into(),
             Form::Address => "an address".into(),
+            Form::Addresses => "a list of addresses".into(),
+            Form::IpAddress => "an IP address".into(),
             Form::Path => "a path".into(),
             Form::Choice(choices) => format!("one of {}", names(choices)),
             Form::Choices(choices) => format!("a list of {}", names(choices)),
@@ -298,7 +304,7 @@ fn key(name: &str, schema: &Json) -> Key {
     let kind = match (children(inner), items.map(children)) {
         (Some(children), _) => Kind::Section(children),
         (None, Some(Some(children))) => Kind::List(children),
-        (None, Some(None)) => Kind::Value { form: Form::Choices(choices(items.unwrap_or(inner))), default, example },
+        (None, Some(None)) => Kind::Value { form: list_form(items.unwrap_or(inner)), default, example },
         (None, None) => Kind::Value { form: form(inner), default, example },
     };
     Key { name: name.to_owned(), docs, kind }
@@ -328,12 +334,21 @@ fn form(schema: &Json) -> Form {
         Some("duration, always or never") => Form::SyncInterval,
         Some("address") => Form::Address,
         Some("path") => Form::Path,
+        Some("ip") => Form::IpAddress,
         _ if has_type("integer") => Form::Integer,
         _ if has_type("boolean") => Form::Boolean,
         _ => match choices(schema) {
             choices if choices.is_empty() => Form::Text,
             choices => Form::Choice(choices),
         },
+    }
+}
+
+/// The form of a list of these.
+fn list_form(items: &Json) -> Form {
+    match form(items) {
+        Form::Address => Form::Addresses,
+        _ => Form::Choices(choices(items)),
     }
 }
 
@@ -366,7 +381,7 @@ mod tests {
             open.extend(key.children());
         }
         let sections: Vec<&str> = root().children().iter().map(|key| key.name.as_str()).collect();
-        assert_eq!(sections, ["node", "store", "index", "log", "admin", "listener", "instance"]);
+        assert_eq!(sections, ["node", "store", "index", "cluster", "peers", "log", "admin", "listener", "instance"]);
     }
 
     #[test]
@@ -382,6 +397,8 @@ mod tests {
         assert_eq!(form("index.capacity"), Form::Integer);
         assert_eq!(form("listener.3.address"), Form::Address);
         assert_eq!(form("listener.0.tls.key"), Form::Path);
+        assert_eq!(form("peers.advertise"), Form::Address);
+        assert_eq!(form("cluster.join"), Form::Addresses);
         assert_eq!(form("listener.0.clients").phrase(), "one of anyone, certificate");
         assert_eq!(form("listener.0.allow").phrase(), "a list of read, write, admin");
     }

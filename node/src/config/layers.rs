@@ -66,12 +66,13 @@ impl Layers {
     pub(super) fn put_text(&mut self, path: &KeyPath, text: &str, origin: &Origin, folder: &Path) {
         let Some((key, _)) = root().at(path) else { return self.unknown(path, origin.clone()) };
         let value = match &key.kind {
-            Kind::Value { form: Form::Choices(_), .. } if !text.trim_start().starts_with('[') => {
+            // A list in brackets has quotes, which an address in brackets has not.
+            Kind::Value { form: Form::Choices(_) | Form::Addresses, .. } if !is_array(text) => {
                 let names = text.split(',').map(|name| Value::String(name.trim().to_owned()));
                 Value::Array(names.collect())
             }
             Kind::Value { form: Form::Integer | Form::Boolean, .. } | Kind::Section(_) | Kind::List(_) => literal(text),
-            Kind::Value { form: Form::Choices(_), .. } => literal(text),
+            Kind::Value { form: Form::Choices(_) | Form::Addresses, .. } => literal(text),
             Kind::Value { .. } => Value::String(text.to_owned()),
         };
         self.put(path, value, &|_| origin.clone(), folder);
@@ -186,6 +187,10 @@ fn explain(form: &Form, value: &Value) -> Problem {
             text.parse::<super::TimeSpan>().err().map(Problem::from)
         }
         (Form::Address, Value::String(text)) => text.parse::<super::ListenAddress>().err().map(Problem::from),
+        (Form::Addresses, Value::Array(list)) => {
+            let refused = |text: &str| text.parse::<super::ListenAddress>().err();
+            list.iter().filter_map(Value::as_str).find_map(refused).map(Problem::from)
+        }
         (Form::Path, Value::String(text)) if text.is_empty() => Some(Problem::PathEmpty),
         (Form::Path, Value::String(_)) => Some(Problem::PathTilde),
         (Form::Choice(choices), Value::String(text)) => {
@@ -199,6 +204,10 @@ fn explain(form: &Form, value: &Value) -> Problem {
         _ => None,
     };
     problem.unwrap_or_else(other)
+}
+
+fn is_array(text: &str) -> bool {
+    matches!(literal(text), Value::Array(_))
 }
 
 /// A text as a value of TOML; what is none stays a text.

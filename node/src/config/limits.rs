@@ -40,6 +40,69 @@ pub const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(60);
 /// A connection that does not answer within this time is closed.
 pub const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
 
+/// Bytes a node may send another on one stream before they were taken in: two pieces of blobs.
+pub const PEER_STREAM_WINDOW_BYTES: u32 = 2 << 20;
+
+/// The same for one connection between nodes, all streams together.
+pub const PEER_CONNECTION_WINDOW_BYTES: u32 = 8 << 20;
+
+/// Bytes that wait, encrypted, to be sent on one connection between nodes; as many leave with one call of the system.
+pub const PEER_TLS_BUFFER_BYTES: usize = 256 << 10;
+
+/// Bytes that are read at once from a connection between nodes. TLS itself asks for 4 KiB at a time.
+pub const PEER_READ_BYTES: usize = 256 << 10;
+
+/// Connections of the peer port: a hundred nodes have three each, and some more while they connect again.
+pub const PEER_CONNECTIONS_MAX: usize = 1024;
+
+/// Calls under way on one connection between nodes.
+pub const PEER_STREAMS_MAX: u32 = 4096;
+
+/// Connections to each peer that carry blobs and results of actions. One keeps one processor busy with encryption.
+pub const PEER_DATA_CONNECTIONS: usize = 2;
+
+/// Calls under way to one peer, for blobs and results of actions. Further ones wait, and fail when their time is over.
+pub const PEER_CALLS_MAX: usize = 512;
+
+/// After this silence, a connection between nodes is asked whether it lives.
+pub const PEER_KEEPALIVE_INTERVAL: Duration = Duration::from_secs(2);
+
+/// A connection between nodes that does not answer within this time is closed.
+pub const PEER_KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// How long a connection to another node may take to be made, the handshake included. The nodes of a cluster are near.
+pub const PEER_CONNECT_DEADLINE: Duration = Duration::from_secs(1);
+
+/// After a connection to another node could not be made, calls fail for this long without another attempt.
+pub const PEER_RECONNECT_PAUSE: Duration = Duration::from_millis(100);
+
+/// How often each node asks each other one how it is.
+pub const HEARTBEAT_INTERVAL: Duration = Duration::from_millis(500);
+
+/// A node that has answered nothing for this long, heartbeats or other calls, is away: three heartbeats.
+pub const AWAY_AFTER: Duration = Duration::from_millis(1500);
+
+/// How long another node may take to answer a call that fits a message, or to begin an answer that does not.
+pub const PEER_CALL_DEADLINE: Duration = Duration::from_secs(5);
+
+/// How long a stream from or to another node may stand still.
+pub const PEER_STALL_DEADLINE: Duration = Duration::from_secs(5);
+
+/// How long another node may take to store what it has got. A store that is full waits up to ten seconds for room.
+pub const PEER_COMMIT_DEADLINE: Duration = Duration::from_secs(15);
+
+/// How long a call that was made by a newer layout, or by a newer member, waits for this node to hear of it.
+pub const PEER_CATCH_UP: Duration = Duration::from_secs(1);
+
+/// The largest message between nodes that is taken in: a log entry or a batch of blobs, with room for what is around them.
+pub const PEER_MESSAGE_BYTES: usize = 16 << 20;
+
+/// Bytes of blobs in one batch between nodes.
+pub const PEER_BATCH_BYTES: u64 = 4 << 20;
+
+/// Digests in one batch between nodes, and in one question which blobs are there: some 3 MiB.
+pub const PEER_DIGESTS_MAX: usize = 1 << 16;
+
 /// How long requests under way may take to finish once the process was told to stop; then they are cut. Below the
 /// 30 s that Kubernetes gives, and the 90 s of systemd.
 pub const DRAIN_DEADLINE: Duration = Duration::from_secs(25);
@@ -47,3 +110,6 @@ pub const DRAIN_DEADLINE: Duration = Duration::from_secs(25);
 /// The last part of that, in which requests of other instances on the same directory are finished. Until it begins they
 /// are served as ever; new ones then wait for the next owner, which takes over when this process has ended.
 pub const INSTANCE_DRAIN_DEADLINE: Duration = Duration::from_secs(2);
+
+/// How long what other nodes have under way here may take when the node stops. They go on elsewhere.
+pub const PEER_DRAIN_DEADLINE: Duration = Duration::from_secs(2);

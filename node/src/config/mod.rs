@@ -4,6 +4,7 @@
 //! form is in doubt; a `Config` that exists is one that can be run (as far as can be known without opening a socket).
 
 mod address;
+mod cluster_rules;
 mod error;
 pub mod file;
 mod keys;
@@ -18,13 +19,14 @@ mod sources;
 mod units;
 
 pub use address::AddressError;
+pub use cluster_rules::BrokenCluster;
 pub use error::{ConfigError, ConfigErrors, Origin, Problem};
 pub use keys::{Choice, Form, Key, KeyPath, Kind, Segment, root};
 pub use layers::Layers;
 pub use machine::Machine;
 pub use resolve::{
-    Clients, Compression, Config, IndexConfig, InstanceNames, ListenAddress, ListenerConfig, LogConfig, LogFormat,
-    LogLevel, NodeConfig, Permissions, Services, StoreConfig, SyncPolicy, TlsConfig,
+    Clients, ClusterConfig, Compression, Config, IndexConfig, InstanceNames, ListenAddress, ListenerConfig, LogConfig,
+    LogFormat, LogLevel, NodeConfig, PeersConfig, Permissions, Services, StoreConfig, SyncPolicy, TlsConfig,
 };
 pub use rules::{Broken, RESERVED_SEGMENTS, STORE_CAPACITY_MIN};
 pub use sources::{Assignment, Loaded, Sources};

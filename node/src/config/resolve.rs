@@ -1,6 +1,7 @@
 //! The checked configuration.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -16,6 +17,10 @@ pub struct Config {
     pub store: StoreConfig,
     /// The Remote Asset index.
     pub index: IndexConfig,
+    /// The cluster that the node is a part of.
+    pub cluster: ClusterConfig,
+    /// How it reaches the other nodes, and they it; `None`: it is a cluster of one.
+    pub peers: Option<PeersConfig>,
     /// At least one.
     pub listeners: Vec<ListenerConfig>,
     /// The instance names that are served.
@@ -78,6 +83,40 @@ pub struct IndexConfig {
     pub stale_reads: bool,
 }
 
+/// The cluster that a node is a part of, as it is told; what the cluster was formed with counts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClusterConfig {
+    /// Nodes of two names never become one cluster.
+    pub name: String,
+    /// Copies of a blob, where there are as many nodes; at least 1.
+    pub copies: u8,
+    /// Copies that make an upload acknowledged; from 1 to `copies`.
+    pub write_quorum: u8,
+    /// Fresh nodes that form a cluster together; 0: this one never forms one.
+    pub bootstrap_expect: u32,
+    /// Where others may be found. Each may stand for several nodes, this one among them.
+    pub join: Vec<ListenAddress>,
+    /// What fails together with the node; may be empty.
+    pub zone: String,
+    /// The node's share, relative to others; at least 1.
+    pub weight: u32,
+}
+
+/// How a node reaches its peers, and they it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PeersConfig {
+    /// Where it listens.
+    pub address: ListenAddress,
+    /// By what the others reach it: a name or an address, and a port that is not 0.
+    pub advertise: ListenAddress,
+    /// The source address of connections to other nodes; `None`: the system's choice.
+    pub dial_from: Option<IpAddr>,
+    /// The certificate it shows, as a server and as a client.
+    pub tls: TlsConfig,
+    /// PEMs of the authorities for nodes. Read again when it changes.
+    pub authorities: PathBuf,
+}
+
 /// One address that clients connect to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ListenerConfig {
@@ -116,7 +155,7 @@ pub struct ListenAddress {
     pub port: u16,
 }
 
-/// The certificate a listener shows. Both files are read again when they change.
+/// The certificate a listener or a node shows. Both files are read again when they change.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TlsConfig {
     /// PEM, the chain with the server's own certificate first.

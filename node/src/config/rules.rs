@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use super::cluster_rules::BrokenCluster;
 use super::error::{ConfigError, Problem};
 use super::file::{ClientPolicy, File, FilePath, ListenerSection, Permission, TlsSection};
 use super::keys::{KeyPath, Segment};
@@ -100,6 +101,9 @@ pub enum Broken {
         /// As it was given.
         name: String,
     },
+    /// What concerns the cluster and its peers.
+    #[error(transparent)]
+    Cluster(#[from] BrokenCluster),
     /// Two listeners that cannot both be.
     #[error("{address} is taken by the {what} on {other}")]
     AddressTaken {
@@ -119,6 +123,8 @@ pub(super) fn check(file: &File, layers: &Layers) -> Result<Config, Vec<ConfigEr
         node: checker.node(file),
         store: checker.store(file),
         index: checker.index(file),
+        cluster: checker.cluster(file),
+        peers: checker.peers(file),
         listeners: checker.listeners(file),
         instances: checker.instances(file),
         log: LogConfig { level: file.log.level, format: file.log.format },
@@ -127,8 +133,8 @@ pub(super) fn check(file: &File, layers: &Layers) -> Result<Config, Vec<ConfigEr
     if checker.errors.is_empty() { Ok(config) } else { Err(checker.errors) }
 }
 
-struct Checker<'a> {
-    layers: &'a Layers,
+pub(super) struct Checker<'a> {
+    pub(super) layers: &'a Layers,
     errors: Vec<ConfigError>,
 }
 
@@ -168,6 +174,7 @@ impl Broken {
                 RESERVED_SEGMENTS.join(", ")
             ),
             Broken::InstanceTwice { .. } => "give each instance a name of its own".into(),
+            Broken::Cluster(broken) => broken.hint(),
             Broken::AddressTaken { .. } => "give each a port of its own".into(),
         }
     }
@@ -176,15 +183,15 @@ impl Broken {
 // === impl Checker ===
 
 impl Checker<'_> {
-    fn broken(&mut self, key: KeyPath, rule: Broken) {
+    pub(super) fn broken(&mut self, key: KeyPath, rule: impl Into<Broken>) {
+        let rule = rule.into();
         let origin = self.layers.origin_around(&key);
         self.errors.push(ConfigError { key: Some(key), origin, problem: Problem::Rule(rule) });
     }
 
     fn node(&mut self, file: &File) -> NodeConfig {
         let name = file.node.name.clone().unwrap_or_default();
-        let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
-        if name.is_empty() || name.len() > NODE_NAME_MAX || !name.chars().all(fits) || matches!(&*name, "." | "..") {
+        if !is_name(&name) {
             self.broken(KeyPath::from_dotted("node.name"), Broken::NodeName { name: name.clone() });
         }
         NodeConfig { name, dir: path(&file.node.dir).unwrap_or_default() }
@@ -230,9 +237,11 @@ impl Checker<'_> {
                 let (address, other) = (config.address.clone(), other.address.clone());
                 self.broken(at.name("address"), Broken::AddressTaken { address, what: "listener", other });
             }
-            if let Some(admin) = file.admin.address.as_ref().filter(|admin| admin.overlaps(&config.address)) {
-                let (address, other) = (config.address.clone(), admin.clone());
-                self.broken(at.name("address"), Broken::AddressTaken { address, what: "admin port", other });
+            for (what, other) in [("admin port", &file.admin.address), ("peer port", &file.peers.address)] {
+                if let Some(other) = other.as_ref().filter(|other| other.overlaps(&config.address)) {
+                    let (address, other) = (config.address.clone(), other.clone());
+                    self.broken(at.name("address"), Broken::AddressTaken { address, what, other });
+                }
             }
             checked.push(config);
         }
@@ -297,7 +306,7 @@ impl Checker<'_> {
         if file.instance.is_empty() { InstanceNames::Any } else { InstanceNames::Listed(names) }
     }
 
-    fn tls(&mut self, at: &KeyPath, tls: &TlsSection) -> TlsConfig {
+    pub(super) fn tls(&mut self, at: &KeyPath, tls: &TlsSection) -> TlsConfig {
         for (value, missing) in [(&tls.certificate, "certificate"), (&tls.key, "key")] {
             if value.is_none() {
                 self.broken(at.name("tls"), Broken::TlsHalf { missing });
@@ -337,6 +346,12 @@ fn is_instance_name(name: &str) -> bool {
     name.is_empty() || (name.len() <= INSTANCE_NAME_BYTES_MAX && name.split('/').all(fits))
 }
 
-fn path(path: &Option<FilePath>) -> Option<std::path::PathBuf> {
+/// Whether it can be part of a host name or of a path.
+pub(super) fn is_name(name: &str) -> bool {
+    let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
+    !name.is_empty() && name.len() <= NODE_NAME_MAX && name.chars().all(fits) && !matches!(name, "." | "..")
+}
+
+pub(super) fn path(path: &Option<FilePath>) -> Option<std::path::PathBuf> {
     path.as_ref().map(|path| path.as_path().to_path_buf())
 }

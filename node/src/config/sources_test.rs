@@ -1,7 +1,7 @@
 use std::time::Duration;
 
 use super::*;
-use crate::config::{Clients, InstanceNames, ListenAddress, Permissions, Services, SyncPolicy};
+use crate::config::{Clients, ClusterConfig, InstanceNames, ListenAddress, Permissions, Services, SyncPolicy};
 
 fn machine() -> Machine {
     Machine { host_name: "host-1".into(), current_dir: "/here".into(), data_dir: "/data/casbah".into() }
@@ -266,6 +266,92 @@ fn each_rule_is_kept() {
         let errors = file_errors(text);
         assert!(errors.iter().any(|error| error.contains(expected)), "{text}: {errors:?}");
     }
+}
+
+const PEERS: &str = "[node]\nname = \"node-1\"\n[peers]\naddress = \"0.0.0.0:7980\"\n\
+                     tls = { certificate = \"/p.crt\", key = \"/p.key\" }\nauthorities = \"/ca.crt\"\n";
+
+#[test]
+fn a_node_without_peers_is_a_cluster_of_one() {
+    let config = with_flags(&[]).load().unwrap().config;
+    let ClusterConfig { name, copies, write_quorum, bootstrap_expect, join, zone, weight } = config.cluster;
+    assert_eq!((&*name, copies, write_quorum, bootstrap_expect), ("casbah", 2, 2, 1));
+    assert_eq!((join, &*zone, weight), (vec![], "", 100));
+    assert_eq!(config.peers, None);
+    assert_eq!(file("[peers]\n").peers, None);
+}
+
+#[test]
+fn a_node_with_peers_is_told_by_its_name_and_port_unless_it_says_otherwise() {
+    let address = |text: &str| text.parse::<ListenAddress>().unwrap();
+    let peers = file(PEERS).peers.unwrap();
+    assert_eq!(peers.address, address("0.0.0.0:7980"));
+    assert_eq!(peers.advertise, address("node-1:7980"));
+    assert_eq!(peers.authorities, Path::new("/ca.crt"));
+    let config =
+        file(&format!("{PEERS}advertise = \"10.0.0.1:1\"\n[cluster]\njoin = [\"casbah-peers:7980\"]\ncopies = 3\n"));
+    assert_eq!(config.peers.unwrap().advertise, address("10.0.0.1:1"));
+    let cluster = config.cluster;
+    assert_eq!((cluster.copies, cluster.write_quorum, cluster.bootstrap_expect), (3, 2, 0), "it waits to be let in");
+    assert_eq!(cluster.join, [address("casbah-peers:7980")]);
+}
+
+#[test]
+fn addresses_to_join_are_given_in_every_source() {
+    let addresses = ["node-1:7980", "[::1]:7981"].map(|text| text.parse::<ListenAddress>().unwrap());
+    for given in ["node-1:7980, [::1]:7981", "[\"node-1:7980\", \"[::1]:7981\"]"] {
+        let set = with_environment(&[("CASBAH_CLUSTER__JOIN", given)]);
+        assert_eq!(load(PEERS, set).1.unwrap().config.cluster.join, addresses);
+        let set = with_flags(&[&format!("cluster.join={given}")]);
+        assert_eq!(load(PEERS, set).1.unwrap().config.cluster.join, addresses);
+    }
+    let set = with_flags(&["cluster.join=[::1]:7981"]);
+    assert_eq!(load(PEERS, set).1.unwrap().config.cluster.join, addresses[1..]);
+    let told = file_errors("[cluster]\njoin = [\"node-1:7980\", \"node-2\"]\n");
+    assert!(told.iter().any(|error| error.contains("\"node-2\" has no port")), "{told:?}");
+}
+
+#[test]
+fn each_rule_of_the_cluster_is_kept() {
+    for (text, told) in [
+        ("[cluster]\nname = \"a b\"", "\"a b\" is not a name for a cluster"),
+        ("[cluster]\nname = \"\"", "\"\" is not a name for a cluster"),
+        ("[cluster]\nzone = \"a/b\"", "\"a/b\" is not a name for a zone"),
+        ("[cluster]\ncopies = 0", "0 is not between 1 and 8"),
+        ("[cluster]\ncopies = 300", "300 is not between 1 and 8"),
+        ("[cluster]\nweight = 0", "0 is not between 1 and 10000"),
+        ("[cluster]\nwrite_quorum = 3", "cannot wait for 3 of 2 copies"),
+        ("[cluster]\nwrite_quorum = 0", "cannot wait for 0 of 2 copies"),
+        ("[cluster]\nbootstrap_expect = 3", "no way to other nodes without [peers]"),
+        ("[cluster]\nbootstrap_expect = 0", "neither form a cluster nor join one"),
+        ("[cluster]\njoin = [\"node-1:7980\"]", "no way to other nodes without [peers]"),
+        ("[peers]\ntls = { certificate = \"c\", key = \"k\" }\nauthorities = \"a\"", "[peers] has no address"),
+        ("[peers]\naddress = \"[::]:7980\"\nauthorities = \"a\"", "[peers] has no tls"),
+        ("[peers]\naddress = \"[::]:7980\"\ntls = { certificate = \"c\", key = \"k\" }", "[peers] has no authorities"),
+        ("[peers]\naddress = \"[::]:7980\"\ntls = { certificate = \"c\" }\nauthorities = \"a\"", "tls has no key"),
+    ] {
+        let errors = file_errors(text);
+        assert!(errors.iter().any(|error| error.contains(told) && error.contains(" | ")), "{text}: {errors:?}");
+    }
+    for (further, told) in [
+        ("advertise = \"0.0.0.0:7980\"", "0.0.0.0:7980 is not an address that other nodes can connect to"),
+        ("advertise = \"node-1:0\"", "node-1:0 is not an address that other nodes can connect to"),
+        ("dial_from = \"node-1\"", "\"node-1\" is not an IP address"),
+        (
+            "[[listener]]\nclients = \"certificate\"\ntls = { certificate = \"c\", key = \"k\" }\nauthorities = \"/ca.crt\"",
+            "peers.authorities: these authorities are those of a listener's clients",
+        ),
+        ("[cluster]\njoin = [\"node-1:0\"]", "node-1:0 is not an address that other nodes can connect to"),
+        ("[cluster]\nbootstrap_expect = 101\njoin = [\"a:1\"]", "101 is not between 0 and 100"),
+        ("[admin]\naddress = \"localhost:7980\"", "0.0.0.0:7980 is taken by the admin port on localhost:7980"),
+        ("[[listener]]\naddress = \"localhost:7980\"", "localhost:7980 is taken by the peer port on 0.0.0.0:7980"),
+    ] {
+        let errors = file_errors(&format!("{PEERS}{further}\n"));
+        assert!(matches!(&*errors, [error] if error.contains(told)), "{further}: {errors:?}");
+    }
+    // A host of that name cannot be looked up.
+    let errors = file_errors(&PEERS.replace("node-1", "1"));
+    assert!(matches!(&*errors, [error] if error.contains("peers.advertise: 1:7980 is not")), "{errors:?}");
 }
 
 #[test]

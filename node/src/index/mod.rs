@@ -6,6 +6,7 @@
 
 mod actions;
 mod assets;
+mod peer_network;
 mod raft;
 mod records;
 mod splits;

@@ -100,7 +100,9 @@ impl Records {
     /// [`IndexError`] when the database fails.
     pub fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, IndexError> {
         let look = || -> Result<_, redb::Error> {
-            let entry = self.database.begin_read()?.open_table(RECORDS)?.get(key)?;
+            // The table holds the transaction, without which the writer may free the pages that the entry lies in.
+            let table = self.database.begin_read()?.open_table(RECORDS)?;
+            let entry = table.get(key)?;
             Ok(entry.map(|entry| entry.value().2.to_vec()))
         };
         Ok(look()?)
@@ -123,11 +125,29 @@ impl Records {
     /// Dropped half-way, the record may or may not be written.
     pub async fn put(&self, key: Vec<u8>, value: Vec<u8>, ends_at: Option<Moment>) -> Result<(), IndexError> {
         let (done, outcome) = oneshot::channel();
-        match self.writer.lock().unwrap_or_else(PoisonError::into_inner).as_ref() {
-            Some(writer) => writer.put(Put { key, value, ends_at, done })?,
-            None => return Err(IndexError::Closed),
-        }
+        self.start(Put { key, value, ends_at, ordered_by: 0, done })?;
         outcome.await.unwrap_or(Err(IndexError::Closed))
+    }
+
+    /// The same, unless the first `ordered_by` bytes of the record that is there are above those of this one: that one stays
+    /// then, as if this one had been written before it.
+    ///
+    /// # Errors
+    /// As [`Records::put`].
+    ///
+    /// # Cancel safety
+    /// As [`Records::put`].
+    pub async fn put_unless_below(&self, key: Vec<u8>, value: Vec<u8>, ordered_by: usize) -> Result<(), IndexError> {
+        let (done, outcome) = oneshot::channel();
+        self.start(Put { key, value, ends_at: None, ordered_by, done })?;
+        outcome.await.unwrap_or(Err(IndexError::Closed))
+    }
+
+    fn start(&self, put: Put) -> Result<(), IndexError> {
+        match self.writer.lock().unwrap_or_else(PoisonError::into_inner).as_ref() {
+            Some(writer) => writer.put(put),
+            None => Err(IndexError::Closed),
+        }
     }
 
     /// The table in numbers. May wait for the disk.

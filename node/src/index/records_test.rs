@@ -141,3 +141,30 @@ fn another_format_is_refused_and_named() {
     let Err(error) = Records::open(&path, MANY) else { panic!("it was opened") };
     assert!(matches!(error, IndexError::Format { found: 9, .. }), "{error}");
 }
+
+/// A reader that lets go of its transaction before it has read would have the writer free a page under it, which the
+/// database takes for a fault of the program and ends it.
+#[test]
+fn records_are_read_while_others_take_their_place() {
+    let place = Place::new();
+    let records = place.open(16);
+    let done = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for _ in 0..3 {
+            scope.spawn(|| {
+                while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                    for key in 0..16 {
+                        let found = value(&records, &key.to_string());
+                        assert!(found.is_none_or(|value| value.len() == 3000));
+                    }
+                }
+            });
+        }
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        for round in 0..200 {
+            let text = "x".repeat(3000);
+            runtime.block_on(put(&records, &(round % 16).to_string(), &text));
+        }
+        done.store(true, std::sync::atomic::Ordering::Relaxed);
+    });
+}

@@ -86,6 +86,12 @@ impl<'t> Tables<'t> {
         self.write(key, ends_at, value)
     }
 
+    /// Whether the first `ordered_by` bytes of this record are below those of the one that is there.
+    pub(super) fn is_below(&self, key: &[u8], value: &[u8], ordered_by: usize) -> Result<bool, redb::Error> {
+        let entry = if ordered_by > 0 { self.records.get(key)? } else { None };
+        Ok(entry.is_some_and(|entry| entry.value().2.get(..ordered_by) > value.get(..ordered_by)))
+    }
+
     fn write(&mut self, key: &[u8], ends_at: Option<i128>, value: &[u8]) -> Result<(), redb::Error> {
         self.records.insert(key, (self.next_use, ends_at, value))?;
         self.uses.insert(self.next_use, key)?;

@@ -32,6 +32,8 @@ pub(super) struct Put {
     pub(super) key: Vec<u8>,
     pub(super) value: Vec<u8>,
     pub(super) ends_at: Option<Moment>,
+    /// So many of the first bytes say which of two records is the later one; 0: that which comes later.
+    pub(super) ordered_by: usize,
     pub(super) done: oneshot::Sender<Result<(), IndexError>>,
 }
 
@@ -159,6 +161,9 @@ fn write(
             tables.touch(key)?;
         }
         for put in puts {
+            if tables.is_below(&put.key, &put.value, put.ordered_by)? {
+                continue;
+            }
             tables.insert(&put.key, &put.value, put.ends_at)?;
         }
         Removed { expired: tables.sweep(now)?, evicted: tables.shrink_to(capacity)? }

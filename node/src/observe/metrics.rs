@@ -4,6 +4,7 @@
 
 use std::fmt::Write as _;
 
+use super::cluster::Cluster;
 use super::counters::{Counters, Counts};
 use super::exposition::{Exposition, Kind, Metric};
 use super::labels::{
@@ -92,6 +93,18 @@ const INDEX_EVICTED: Metric =
     counter("casbah_index_evicted_records_total", "Records that made room for others", &[IndexName::LABEL]);
 const INDEX_EXPIRED: Metric =
     counter("casbah_index_expired_records_total", "Records whose time was over", &[IndexName::LABEL]);
+const MEMBERS: Metric = gauge("casbah_cluster_members", "Nodes of the cluster", &[]);
+const REACHABLE: Metric =
+    gauge("casbah_cluster_members_reachable", "Nodes of the cluster that have answered this one lately", &[]);
+const EPOCH: Metric = gauge("casbah_cluster_epoch", "The newest layout that the node knows", &[]);
+const LAYOUTS: Metric =
+    gauge("casbah_cluster_layouts", "Layouts in force: more than one while blobs still lie by an older one", &[]);
+const PARTITIONS: Metric = gauge("casbah_node_partitions", "Partitions that the node is an owner of", &[]);
+const RAFT_LEADER: Metric = gauge("casbah_raft_has_leader", "1 while the node knows a leader of the Raft group", &[]);
+const RAFT_LEADS: Metric = gauge("casbah_raft_is_leader", "1 while the node leads the Raft group", &[]);
+const RAFT_TERM: Metric = gauge("casbah_raft_term", "The term of the Raft group that the node is in", &[]);
+const RAFT_COMMITTED: Metric = gauge("casbah_raft_committed_entry", "The last entry known to be committed", &[]);
+const RAFT_APPLIED: Metric = gauge("casbah_raft_applied_entry", "The last entry that the node's state has", &[]);
 
 /// Every metric, in the order in which they are exposed.
 pub const CATALOGUE: &[Metric] = &[
@@ -128,6 +141,16 @@ pub const CATALOGUE: &[Metric] = &[
     INDEX_CAPACITY,
     INDEX_EVICTED,
     INDEX_EXPIRED,
+    MEMBERS,
+    REACHABLE,
+    EPOCH,
+    LAYOUTS,
+    PARTITIONS,
+    RAFT_LEADER,
+    RAFT_LEADS,
+    RAFT_TERM,
+    RAFT_COMMITTED,
+    RAFT_APPLIED,
 ];
 
 const fn counter(name: &'static str, help: &'static str, labels: &'static [Label]) -> Metric {
@@ -138,7 +161,7 @@ const fn gauge(name: &'static str, help: &'static str, labels: &'static [Label])
     Metric { name, kind: Kind::Gauge, help, labels }
 }
 
-/// The page `/metrics`. Metrics of the store and of the indexes are left out where this process does not have them.
+/// The page `/metrics`. Metrics of the store, the indexes and the cluster are left out where this process does not have them.
 pub fn expose(counters: &Counters, snapshot: &Snapshot) -> String {
     let mut text = Exposition::default();
     let commit = snapshot.commit.as_deref().unwrap_or_default();
@@ -173,7 +196,25 @@ pub fn expose(counters: &Counters, snapshot: &Snapshot) -> String {
         by_label(&mut text, &INDEX_EVICTED, of(|index| index.evicted));
         by_label(&mut text, &INDEX_EXPIRED, of(|index| index.expired));
     }
+    if let Some(numbers) = &snapshot.cluster {
+        cluster(&mut text, numbers);
+    }
     text.finish()
+}
+
+fn cluster(text: &mut Exposition, cluster: &Cluster) {
+    let here = cluster.members.iter().filter(|member| member.reachable).count();
+    let owned = cluster.members.iter().find(|member| member.is_self).map_or(0, |member| member.partitions);
+    one(text, &MEMBERS, cluster.members.len());
+    one(text, &REACHABLE, here);
+    one(text, &EPOCH, cluster.epoch);
+    one(text, &LAYOUTS, cluster.epochs.len());
+    one(text, &PARTITIONS, owned);
+    one(text, &RAFT_LEADER, u64::from(cluster.raft.leader.is_some()));
+    one(text, &RAFT_LEADS, u64::from(cluster.raft.leader == Some(cluster.node_id)));
+    one(text, &RAFT_TERM, cluster.raft.term);
+    one(text, &RAFT_COMMITTED, cluster.raft.committed);
+    one(text, &RAFT_APPLIED, cluster.raft.applied);
 }
 
 fn calls(text: &mut Exposition, counters: &Counters) {
@@ -244,8 +285,8 @@ pub fn markdown() -> String {
         "# Metrics\n\n\
          <!-- Generated from node/src/observe/metrics.rs; CASBAH_BLESS=1 cargo test -p casbah --lib reference writes it anew. -->\n\n\
          What `/metrics` of the [admin port](../operations/monitoring.md) says, in Prometheus's text format 0.0.4. Counters\n\
-         begin at 0 when the process starts. Metrics of the store and of the indexes are there in the process that owns the\n\
-         directory; where several share one, the others have none.\n\n\
+         begin at 0 when the process starts. Metrics of the store, the indexes and the cluster are there in the process that\n\
+         owns the directory; where several share one, the others have none.\n\n\
          Labels have no other values than those listed here: no client can make a series.\n",
     );
     for metric in CATALOGUE {
@@ -338,7 +379,8 @@ mod tests {
 
     #[test]
     fn a_process_without_a_store_has_no_numbers_of_one() {
-        let page = expose(&Counters::new(), &Snapshot { store: None, indexes: None, ..Snapshot::sample() });
+        let page =
+            expose(&Counters::new(), &Snapshot { store: None, indexes: None, cluster: None, ..Snapshot::sample() });
         assert!(!page.contains("casbah_store") && !page.contains("casbah_index"), "{page}");
         assert!(page.contains("casbah_calls_total"));
     }

@@ -1,9 +1,10 @@
 //! Logs, metrics, and what the admin port says of a node.
 //!
-//! `counters` is what the node counts as it runs, `snapshot` what it is at one moment; `metrics` is the catalogue of both,
+//! `counters` is what the node counts as it runs, `snapshot` what it is at one moment, with `cluster` for those around it; `metrics` is the catalogue of both,
 //! `summary` and `page` show them to people.
 
 pub mod calls;
+pub mod cluster;
 pub mod counters;
 pub mod exposition;
 pub mod labels;

@@ -1,7 +1,11 @@
 //! The node in numbers, at one moment. The admin port gives it as `/status.json`, and everything else that it says of
 //! the node is made of it.
 
+use casbah_cluster::digest::Digest;
+use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
+
+use super::cluster::{Cluster, Ring, Whereabouts};
 
 /// The number of this format. Keys may be added under the same number; it grows when one goes or changes its meaning.
 pub const FORMAT: u32 = 1;
@@ -13,6 +17,12 @@ pub trait Observed: Send + Sync {
 
     /// The whole. May wait for the disk.
     fn snapshot(&self) -> Snapshot;
+
+    /// Which node owns what; `None` while there is no cluster. Never waits.
+    fn ring(&self) -> Option<Ring>;
+
+    /// Which nodes have a copy of this blob, by asking them; `None` while there is no cluster.
+    fn whereabouts<'a>(&'a self, digest: &'a Digest) -> BoxFuture<'a, Option<Whereabouts>>;
 }
 
 /// How far a node is.
@@ -21,6 +31,8 @@ pub trait Observed: Send + Sync {
 pub enum Phase {
     /// It has its addresses and opens what it keeps.
     Starting,
+    /// It looks for its place in a cluster, and answers other nodes only.
+    Joining,
     /// It answers.
     Serving,
     /// It finishes what is under way and takes nothing new.
@@ -58,6 +70,10 @@ pub struct Snapshot {
     pub store: Option<Store>,
     /// As [`Snapshot::store`].
     pub indexes: Option<Indexes>,
+    /// What the node waits for before it serves, for people; `None` when it waits for nothing.
+    pub waits_for: Option<String>,
+    /// `None` while the node has not found or formed one.
+    pub cluster: Option<Cluster>,
 }
 
 /// An address that clients connect to.
@@ -172,6 +188,7 @@ impl Phase {
     pub fn name(self) -> &'static str {
         match self {
             Phase::Starting => "starting",
+            Phase::Joining => "joining",
             Phase::Serving => "serving",
             Phase::Draining => "draining",
         }
@@ -228,6 +245,8 @@ impl Snapshot {
                 read_only: Some(ReadOnlyReason::DiskFull),
             }),
             indexes: Some(Indexes { assets: index, actions: index }),
+            waits_for: None,
+            cluster: Some(Cluster::sample()),
         }
     }
 }
@@ -240,6 +259,15 @@ mod tests {
     fn the_keys_of_the_format_are_a_contract() {
         let text = serde_json::to_string(&Snapshot::sample()).unwrap();
         let index = r#"{"records":3,"capacity":10,"evicted":2,"expired":1}"#;
+        let numbers = r#"{"blobs":1234567,"used_bytes":3221225472,"capacity_bytes":10737418240,"epoch":4}"#;
+        let member = |id: u64, is_self: &str, up: bool, latency: &str, numbers: &str| {
+            [
+                format!(r#"{{"id":{id},"name":"node-{id}","address":"node-{id}.example:7980","zone":"zone-{id}","#),
+                format!(r#""weight":100,"part":"voter","is_self":{is_self},"reachable":{up},"writable":{up},"#),
+                format!(r#""draining":false,"latency_ms":{latency},"partitions":2731,"numbers":{numbers}}}"#),
+            ]
+            .concat()
+        };
         let expected = [
             r#"{"format":1,"name":"node-1","version":"0.1.0","commit":null,"pid":4711,"phase":"serving","#,
             r#""uptime_seconds":93784.5,"dir":"/var/lib/casbah","#,
@@ -250,7 +278,16 @@ mod tests {
             r#""reserved_bytes":0,"segment_bytes":1073741824,"dead_bytes":1048576,"index_memory_bytes":73400320,"#,
             r#""evicted_blobs":0,"evicted_bytes":0,"damaged_blobs":0,"scrubbed_bytes":2147483648,"#,
             r#""oldest_use_age_seconds":7200,"read_only":"disk_full"},"#,
-            &format!(r#""indexes":{{"assets":{index},"actions":{index}}}}}"#),
+            &format!(r#""indexes":{{"assets":{index},"actions":{index}}},"#),
+            r#""waits_for":null,"cluster":{"id":"0123456789abcdef0123456789abcdef","name":"casbah","node_id":1,"epoch":4,"epochs":[4],"#,
+            r#""copies":2,"write_quorum":2,"members":["#,
+            &member(1, "true", true, "null", numbers),
+            ",",
+            &member(2, "false", true, "0.4", numbers),
+            ",",
+            &member(3, "false", false, "null", "null"),
+            r#"],"raft":{"role":"follower","term":7,"leader":2,"last_log":1200,"committed":1199,"applied":1198,"#,
+            r#""snapshot":1000,"voters":[1,2,3],"learners":[]}}}"#,
         ];
         assert_eq!(text, expected.concat());
         assert_eq!(serde_json::from_str::<Snapshot>(&text).unwrap(), Snapshot::sample());

@@ -1,5 +1,6 @@
 //! The snapshot for eyes: groups of rows, which the status page and `casbah status` both show.
 
+use super::cluster::{Cluster, ClusterMember};
 use super::snapshot::{Index, Snapshot, Store};
 
 /// Rows that belong together.
@@ -63,7 +64,57 @@ pub fn groups(snapshot: &Snapshot) -> Vec<Group> {
         let rows = vec![("assets", index(&indexes.assets)), ("results of actions", index(&indexes.actions))];
         groups.push(group("index", rows));
     }
+    groups.push(group("cluster", snapshot.cluster.as_ref().map_or_else(|| no_cluster(snapshot), cluster_rows)));
     groups
+}
+
+fn no_cluster(snapshot: &Snapshot) -> Vec<(&'static str, String)> {
+    let waiting = snapshot.waits_for.as_ref().map(|what| format!("none yet: waiting for {what}"));
+    vec![("", waiting.unwrap_or_else(|| "none in this process (yet)".to_owned()))]
+}
+
+fn cluster_rows(cluster: &Cluster) -> Vec<(&'static str, String)> {
+    let raft = &cluster.raft;
+    let here = cluster.members.iter().filter(|member| member.reachable).count();
+    let named = |id: u64| cluster.members.iter().find(|member| member.id == id).map(|member| member.name.as_str());
+    let leader = raft.leader.and_then(named).unwrap_or("nobody");
+    let epoch = match cluster.epochs.len() {
+        0 | 1 => cluster.epoch.to_string(),
+        _ => format!("{} (blobs still lie by older layouts too)", cluster.epoch),
+    };
+    let mut rows = vec![
+        ("name", format!("{} ({})", cluster.name, cluster.id)),
+        ("nodes", format!("{here} of {} reachable", cluster.members.len())),
+        ("copies", format!("{}, of which {} before an answer", cluster.copies, cluster.write_quorum)),
+        ("layout", format!("epoch {epoch}")),
+        ("raft", format!("{} in term {}, led by {leader}; {} applied", raft.role, raft.term, count(raft.applied))),
+    ];
+    rows.extend(cluster.members.iter().map(|member| ("", member_line(member))));
+    rows
+}
+
+/// `node-2 (id 2, zone-2): 1,234,567 blobs, 3.0 GiB of 10.0 GiB`
+fn member_line(member: &ClusterMember) -> String {
+    let zone = if member.zone.is_empty() { String::new() } else { format!(", {}", member.zone) };
+    let itself = if member.is_self { ", this node" } else { "" };
+    let numbers = member.numbers.map_or_else(
+        || "no numbers".to_owned(),
+        |numbers| {
+            let (used, capacity) = (size(numbers.used_bytes), size(numbers.capacity_bytes));
+            format!("{} blobs, {used} of {capacity}", count(numbers.blobs))
+        },
+    );
+    format!("{} (id {}{zone}{itself}): {}, {numbers}", member.name, member.id, condition(member))
+}
+
+/// How a member is, in a word or two.
+pub fn condition(member: &ClusterMember) -> &'static str {
+    match (member.reachable, member.draining, member.writable) {
+        (false, ..) => "away",
+        (true, true, _) => "stopping",
+        (true, false, false) => "read-only",
+        (true, false, true) => "well",
+    }
 }
 
 fn store_rows(store: &Store) -> Vec<(&'static str, String)> {
@@ -97,7 +148,7 @@ fn index(index: &Index) -> String {
 }
 
 /// `1,234,567`
-fn count(number: u64) -> String {
+pub fn count(number: u64) -> String {
     let digits = number.to_string();
     let mut grouped = String::with_capacity(digits.len() + digits.len() / 3);
     for (place, digit) in digits.chars().enumerate() {
@@ -110,7 +161,7 @@ fn count(number: u64) -> String {
 }
 
 /// `3.2 GiB`
-fn size(bytes: u64) -> String {
+pub fn size(bytes: u64) -> String {
     let mut value = bytes as f64;
     for unit in ["B", "KiB", "MiB", "GiB"] {
         if value < 1024.0 {

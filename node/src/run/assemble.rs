@@ -1,42 +1,30 @@
 //! The node, top-down: what is built from what, and the order in which it starts and ends.
 
-use std::collections::BTreeMap;
 use std::io;
 use std::io::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use casbah_cluster::membership::{ClusterId, ClusterState, Epoch, Layout, LayoutNode, Member, NodeId, Part, VolumeId};
 use tokio::task::JoinSet;
 use tonic::service::Routes;
-use tonic_health::ServingStatus;
-use tonic_health::server::HealthReporter;
 use tower::util::BoxCloneSyncService;
 
-use crate::accept::{AdminPort, App, BindError, Bound, End, OwnerSocket};
+use crate::accept::{AdminPort, App, BindError, Bound, End};
 use crate::config::{Config, limits};
 use crate::forward::{self, Upstream};
-use crate::index::{
-    ActionIndex, AssetIndex, Group, GroupError, GroupOptions, IndexError, NoNetwork, SplitIndex, Timing,
-};
+use crate::index::IndexError;
 use crate::observe::snapshot::Phase;
 use crate::run::backend::{Backend, Route};
 use crate::run::directory::{self, Ownership};
-use crate::run::report::{self, Report};
+use crate::run::membership::PlaceError;
+use crate::run::owned::Owned;
+use crate::run::report::Report;
 use crate::run::signals::Signals;
-use crate::serve::{self, Parts};
-use crate::store::{self, OpenError, Store, StoreOptions};
+use crate::store::OpenError;
 
-/// Attempts to open what a process that is ending still holds, and the pause between them: five seconds in all.
-const PREDECESSOR_ATTEMPTS: usize = 250;
-const PREDECESSOR_PAUSE: Duration = Duration::from_millis(20);
-
-/// The id of the node that forms a cluster.
-const FIRST_NODE: NodeId = NodeId(1);
-
-/// A node's share, relative to others, where nobody says another one.
-const FULL_WEIGHT: u32 = 100;
+/// How long a node looks for its cluster before it says that it has started. Then calls are answered with what it waits for.
+const ENTER_PATIENCE: Duration = Duration::from_millis(500);
 
 /// Why a node did not start, or ended by itself.
 #[derive(Debug, thiserror::Error)]
@@ -59,6 +47,9 @@ pub enum RunError {
     /// The assets or the results of actions cannot be opened.
     #[error("cannot open an index")]
     Index(#[from] IndexError),
+    /// The node has no place in a cluster.
+    #[error("this node has no place in a cluster")]
+    Place(#[from] PlaceError),
     /// The system refuses something basic.
     #[error("cannot {what}")]
     System {
@@ -102,24 +93,34 @@ pub async fn serve(config: Config) -> Result<(), RunError> {
 
     let (end_listeners, ended) = End::new();
     let mut data = match directory::claim(dir).map_err(unusable)? {
-        Some(ownership) => Data::Owned(Owned::open(&config, ownership).await?),
+        Some(ownership) => Data::Owned(Box::new(Owned::open(&config, ownership, signals.reload_now()).await?)),
         None => Data::Elsewhere,
     };
-    let route = match &data {
+    let route = match &mut data {
         Data::Owned(owned) => {
+            let entered = tokio::time::timeout(ENTER_PATIENCE, owned.enter()).await;
             report.owns(owned.numbers());
-            Route::Own(owned.routes.clone())
+            match entered {
+                Ok(routes) => {
+                    report.reached(Phase::Serving);
+                    Route::Own(routes?)
+                }
+                Err(_elapsed) => {
+                    report.reached(Phase::Joining);
+                    Route::Nowhere(owned.place().clone())
+                }
+            }
         }
         Data::Elsewhere => {
             tracing::info!(dir = %dir.display(), "another process owns the directory; serving through it");
+            report.reached(Phase::Serving);
             Route::Upstream(Upstream::new(forward::socket_path(dir)))
         }
     };
     let (reroute, backend) = Backend::new(route, ended.clone());
     let app: App = BoxCloneSyncService::new(backend);
 
-    report.reached(Phase::Serving);
-    announce(&listeners, admin_url.as_deref())
+    announce(&listeners, data.peers(), admin_url.as_deref())
         .map_err(|source| RunError::System { what: "write to standard output", source })?;
     let mut serving = JoinSet::new();
     for listener in listeners {
@@ -127,183 +128,90 @@ pub async fn serve(config: Config) -> Result<(), RunError> {
     }
     notify_systemd(sd_notify::NotifyState::Ready);
 
-    if let Data::Elsewhere = data {
-        tokio::select! {
-            ownership = directory::claim_next(dir) => {
-                let owned = Owned::open(&config, ownership.map_err(unusable)?).await?;
-                reroute.send_replace(Route::Own(owned.routes.clone()));
-                report.owns(owned.numbers());
+    let signal = loop {
+        let took_over = tokio::select! {
+            signal = signals.stop() => break signal,
+            next = data.next(dir) => next?,
+        };
+        match took_over {
+            Next::Ownership(ownership) => {
+                let owned = Owned::open(&config, ownership, signals.reload_now()).await?;
                 tracing::info!(dir = %dir.display(), "the owner of the directory has gone; this process took it over");
-                data = Data::Owned(owned);
+                report.owns(owned.numbers());
+                data = Data::Owned(Box::new(owned));
             }
-            signal = signals.stop() => {
-                report.reached(Phase::Draining);
-                drain(signal, end_listeners, serving, None, signals).await;
-                return Ok(());
+            Next::Entered(routes) => {
+                reroute.send_replace(Route::Own(routes));
+                if let Data::Owned(owned) = &data {
+                    report.owns(owned.numbers());
+                }
+                report.reached(Phase::Serving);
             }
         }
-    }
-    let signal = signals.stop().await;
+    };
     // First, so that whoever sends clients here can know before they are sent away.
     report.reached(Phase::Draining);
-    if let Data::Owned(mut owned) = data {
-        drain(signal, end_listeners, serving, Some(&mut owned), signals).await;
-        owned.close().await;
+    match data {
+        Data::Owned(mut owned) => {
+            drain(signal, end_listeners, serving, Some(&mut owned), signals).await;
+            owned.close().await;
+        }
+        Data::Elsewhere => drain(signal, end_listeners, serving, None, signals).await,
     }
     Ok(())
 }
 
 /// Where the data is.
 enum Data {
-    Owned(Owned),
+    Owned(Box<Owned>),
     Elsewhere,
 }
 
-/// The store and the index of a directory that this process owns, and what serves them.
-struct Owned {
-    store: Store,
-    assets: AssetIndex,
-    actions: ActionIndex,
-    splits: SplitIndex,
-    routes: Routes,
-    health: HealthReporter,
-    end_socket: End,
-    socket: JoinSet<()>,
+/// What happens to it.
+enum Next {
+    /// The owner of the directory has gone.
+    Ownership(Ownership),
+    /// The node has found its place.
+    Entered(Routes),
 }
 
-// === impl Owned ===
+// === impl Data ===
 
-impl Owned {
-    async fn open(config: &Config, ownership: Ownership) -> Result<Owned, RunError> {
-        ownership.until_exit();
-        let dir = &config.node.dir;
-        let store = Store::open(StoreOptions {
-            dir: dir.join(store::DIRECTORY),
-            capacity_bytes: config.store.capacity_bytes,
-            retention_floor: config.store.retention_floor,
-            sync: config.store.sync,
-            compression: config.store.compression,
-        })
-        .await?;
-        let (assets, actions, splits) = open_indexes(config).await?;
-        let (routes, health) = serve::services(Parts {
-            store: store.clone(),
-            assets: assets.clone(),
-            actions: actions.clone(),
-            splits: splits.clone(),
-            capacity_bytes: config.store.capacity_bytes,
-            retention_floor: config.store.retention_floor,
-            instances: config.instances.clone(),
-        })
-        .await;
-        let (end_socket, ended) = End::new();
-        let mut socket = JoinSet::new();
-        let bound = OwnerSocket::bind(dir);
-        let bound = bound.map_err(|source| RunError::System { what: "make the socket in the directory", source })?;
-        socket.spawn(bound.serve(BoxCloneSyncService::new(routes.clone()), ended));
-        Ok(Owned { store, assets, actions, splits, routes, health, end_socket, socket })
-    }
-
-    /// What has numbers.
-    fn numbers(&self) -> report::Data {
-        let (assets, actions) = (self.assets.clone(), self.actions.clone());
-        report::Data { store: self.store.clone(), assets, actions }
-    }
-
-    /// Tells those who watch the health that it is over, and ends their streams: they have no other end.
-    async fn end_health(&mut self) {
-        for name in serve::HEALTH_NAMES {
-            self.health.set_service_status(name, ServingStatus::NotServing).await;
-            self.health.clear_service_status(name).await;
-        }
-    }
-
-    /// Finishes what other instances have under way, or cuts it off after a while.
-    async fn drain_socket(&mut self) {
-        self.end_socket.tell();
-        if tokio::time::timeout(limits::INSTANCE_DRAIN_DEADLINE, self.socket.join_next()).await.is_err() {
-            tracing::warn!("requests of another instance took too long and were cut off");
-        }
-    }
-
-    /// Writes what waits. The directory remains this process's until it ends.
-    async fn close(mut self) {
-        self.socket.shutdown().await;
-        self.assets.close().await;
-        self.store.close().await;
-        let (actions, splits) = (self.actions.clone(), self.splits.clone());
-        let close = move || {
-            actions.close();
-            splits.close();
-        };
-        if let Err(error) = tokio::task::spawn_blocking(close).await {
-            tracing::error!(%error, "the indexes could not be closed");
-        }
-    }
-}
-
-/// Opens the indexes. The process that owned the directory before may be in the middle of its end: the kernel has given
-/// its lock on the directory back, and gives those on the databases back within the same moment.
-async fn open_indexes(config: &Config) -> Result<(AssetIndex, ActionIndex, SplitIndex), IndexError> {
-    let (dir, capacity) = (&config.node.dir, config.index.capacity);
-    let open = async || {
-        let actions = ActionIndex::open(&dir.join("actions.redb"), capacity)?;
-        let splits = SplitIndex::open(&dir.join("splits.redb"))?;
-        let group = open_group(config).await?;
-        Ok((AssetIndex::new(group, config.index.stale_reads), actions, splits))
-    };
-    for _ in 0..PREDECESSOR_ATTEMPTS {
-        match open().await {
-            Err(IndexError::InUse | IndexError::Group(GroupError::InUse)) => {
-                tokio::time::sleep(PREDECESSOR_PAUSE).await;
+impl Data {
+    /// The next thing that changes how requests are served. Never comes where nothing does.
+    ///
+    /// # Cancel safety
+    /// May be dropped and called again.
+    async fn next(&mut self, dir: &Path) -> Result<Next, RunError> {
+        match self {
+            Data::Owned(owned) if owned.is_serving() => std::future::pending().await,
+            Data::Owned(owned) => Ok(Next::Entered(owned.enter().await?)),
+            Data::Elsewhere => {
+                let ownership = directory::claim_next(dir).await;
+                let unusable = |source| RunError::Directory { path: dir.to_owned(), source };
+                Ok(Next::Ownership(ownership.map_err(unusable)?))
             }
-            outcome => return outcome,
         }
     }
-    open().await
-}
 
-/// Opens the Raft group of this node's cluster, and forms it where there is none yet: a cluster of this node alone.
-async fn open_group(config: &Config) -> Result<Group, GroupError> {
-    let dir = config.node.dir.clone();
-    let node = Group::node_in(&dir)?.unwrap_or(FIRST_NODE);
-    let (capacity, network) = (config.index.capacity, Arc::new(NoNetwork));
-    let group = Group::open(GroupOptions { dir, node, capacity, network, timing: Timing::default() }).await?;
-    let is_formed = group.state().borrow().is_some();
-    if !is_formed {
-        group.form(alone(config, node)).await?;
-    }
-    Ok(group)
-}
-
-/// A cluster of one node.
-fn alone(config: &Config, node: NodeId) -> ClusterState {
-    let (zone, weight) = (String::new(), FULL_WEIGHT);
-    let member = Member {
-        name: config.node.name.clone(),
-        address: String::new(),
-        volume: VolumeId(rand::random()),
-        zone: zone.clone(),
-        weight,
-        part: Part::Voter,
-    };
-    let layout = Layout { epoch: Epoch(1), nodes: BTreeMap::from([(node, LayoutNode { zone, weight })]) };
-    ClusterState {
-        id: ClusterId(rand::random()),
-        name: "casbah".into(),
-        copies: 1,
-        write_quorum: 1,
-        next_node_id: NodeId(node.0 + 1),
-        members: BTreeMap::from([(node, member)]),
-        layouts: vec![layout],
+    /// Where other nodes reach this one.
+    fn peers(&self) -> Option<&str> {
+        match self {
+            Data::Owned(owned) => owned.peer_address(),
+            Data::Elsewhere => None,
+        }
     }
 }
 
-fn announce(listeners: &[Bound], admin: Option<&str>) -> io::Result<()> {
+fn announce(listeners: &[Bound], peers: Option<&str>, admin: Option<&str>) -> io::Result<()> {
     let mut stdout = io::stdout().lock();
     for listener in listeners {
         writeln!(stdout, "listening on {listener}")?;
         tracing::info!("listening on {listener}");
+    }
+    if let Some(address) = peers {
+        writeln!(stdout, "peers on {address}")?;
+        tracing::info!("peers on {address}");
     }
     if let Some(url) = admin {
         writeln!(stdout, "admin port on {url}")?;

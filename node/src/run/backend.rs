@@ -14,6 +14,7 @@ use tower::{Service, ServiceExt as _};
 
 use crate::accept::Ended;
 use crate::forward::{Upstream, UpstreamError};
+use crate::run::membership::Place;
 use crate::run::relayed::Relayed;
 use crate::serve::{Access, unavailable};
 
@@ -37,6 +38,8 @@ pub(super) enum Route {
     Own(Routes),
     /// Another one does.
     Upstream(Upstream),
+    /// This process does, and has no place in a cluster yet.
+    Nowhere(Place),
 }
 
 /// The way of requests, which changes once at most: from the owner of the directory to this process.
@@ -61,6 +64,10 @@ impl Backend {
             let route = self.route.borrow().clone();
             request = match route {
                 Route::Own(routes) => return own(routes, request, &self.ended).await,
+                Route::Nowhere(place) => {
+                    let waiting = place.waiting().unwrap_or_else(|| "its cluster".to_owned());
+                    return unavailable(format!("this node waits for {waiting}")).into_http();
+                }
                 Route::Upstream(upstream) => match send(&upstream, request, &self.ended).await {
                     Ok(response) => return response,
                     Err(UpstreamError::NotSent { request, source }) => {

@@ -5,7 +5,10 @@
 
 mod assemble;
 mod backend;
+mod cluster_report;
 mod directory;
+mod membership;
+mod owned;
 mod relayed;
 mod report;
 mod signals;

@@ -4,15 +4,21 @@ use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Instant, SystemTime};
 
+use casbah_cluster::digest::Digest;
+use futures_util::future::BoxFuture;
+
 use crate::accept::Bound;
 use crate::config::Config;
 use crate::index::{ActionIndex, AssetIndex, IndexCounts};
+use crate::observe::cluster::{Ring, Whereabouts};
 use crate::observe::counters::COUNTERS;
 use crate::observe::labels::{CallCode, Transport};
 use crate::observe::snapshot::{
     Calls, Connections, FORMAT, Index, Indexes, Listener, Observed, Phase, ReadOnlyReason, Snapshot,
     Store as StoreNumbers, Traffic,
 };
+use crate::run::cluster_report::ClusterSight;
+use crate::run::membership::Place;
 use crate::store::{self, Store};
 
 /// The codes of calls that failed through no fault of the client.
@@ -38,8 +44,12 @@ struct State {
 #[derive(Clone)]
 pub(super) struct Data {
     pub(super) store: Store,
-    pub(super) assets: AssetIndex,
+    /// Once the node has its place.
+    pub(super) assets: Option<AssetIndex>,
     pub(super) actions: ActionIndex,
+    pub(super) place: Place,
+    /// Once the node has its place.
+    pub(super) sight: Option<ClusterSight>,
 }
 
 // === impl Report ===
@@ -71,6 +81,10 @@ impl Report {
     /// From now on the data is this process's.
     pub(super) fn owns(&self, data: Data) {
         self.lock().data = Some(data);
+    }
+
+    fn sight(&self) -> Option<ClusterSight> {
+        self.lock().data.as_ref().and_then(|data| data.sight.clone())
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -115,11 +129,26 @@ impl Observed for Report {
                 sent_bytes: COUNTERS.sent_bytes.total(),
             },
             store: data.as_ref().map(|data| numbers(&data.store)),
-            indexes: data.as_ref().map(|data| Indexes {
-                assets: self.index(data.assets.counts()),
-                actions: self.index(data.actions.counts()),
+            indexes: data.as_ref().and_then(|data| {
+                let assets = self.index(data.assets.as_ref()?.counts());
+                Some(Indexes { assets, actions: self.index(data.actions.counts()) })
             }),
+            waits_for: data.as_ref().and_then(|data| data.place.waiting()),
+            cluster: data.as_ref().and_then(|data| data.sight.as_ref().map(ClusterSight::cluster)),
         }
+    }
+
+    fn ring(&self) -> Option<Ring> {
+        self.sight().map(|sight| sight.ring())
+    }
+
+    fn whereabouts<'a>(&'a self, digest: &'a Digest) -> BoxFuture<'a, Option<Whereabouts>> {
+        Box::pin(async move {
+            match self.sight() {
+                Some(sight) => Some(sight.whereabouts(digest).await),
+                None => None,
+            }
+        })
     }
 }
 

@@ -9,14 +9,13 @@ use casbah_proto::build::bazel::remote::execution::v2 as api;
 use prost::Message as _;
 use tonic::{Request, Response, Status};
 
-use crate::index::ActionIndex;
 use crate::observe::counters::COUNTERS;
 use crate::observe::labels::Lookup;
+use crate::route::{Actions, Blobs};
 use crate::serve::cas::{digest_of, function_of, to_message};
 use crate::serve::completeness::{Completeness, Incomplete};
 use crate::serve::instances::Instances;
 use crate::serve::status_map;
-use crate::store::Store;
 
 /// Bytes of output that are sent along with a result when the client asks for it.
 const INLINE_BYTES: usize = 1 << 20;
@@ -33,9 +32,9 @@ const RESULT_BYTES_MAX: usize = 4 << 20;
 /// The ActionCache service.
 pub struct ActionCache {
     /// The results.
-    pub index: ActionIndex,
+    pub actions: Actions,
     /// The outputs.
-    pub store: Store,
+    pub blobs: Blobs,
     /// Whether the outputs are there.
     pub completeness: Arc<Completeness>,
     /// The instances that are served.
@@ -93,7 +92,7 @@ impl ActionCache {
     /// The blob when it fits into the room that is left, else nothing: the client reads it by its digest then.
     async fn content(&self, function: DigestFunction, digest: Option<&api::Digest>, room: &mut u64) -> Bytes {
         let Some(Ok(digest)) = digest.map(|digest| digest_of(function, digest)) else { return Bytes::new() };
-        match self.store.get(&digest, room.saturating_sub(INLINE_FRAME_BYTES)).await {
+        match self.blobs.get(&digest, room.saturating_sub(INLINE_FRAME_BYTES)).await {
             Ok(content) => {
                 *room = room.saturating_sub(content.len() as u64 + INLINE_FRAME_BYTES);
                 content
@@ -104,10 +103,8 @@ impl ActionCache {
 
     /// Puts content that was sent inside a result into the store.
     async fn put(&self, contents: Vec<(Digest, Bytes)>) -> Result<(), Status> {
-        for (digest, content) in contents {
-            self.store.put(&digest, content).await.map_err(|error| status_map::write(&error))?;
-        }
-        Ok(())
+        let outcomes = self.blobs.put_many(contents).await;
+        outcomes.into_iter().try_for_each(|outcome| outcome.map_err(|error| status_map::write(&error)))
     }
 }
 
@@ -210,13 +207,14 @@ impl api::action_cache_server::ActionCache for ActionCache {
         self.instances.check(&request.instance_name)?;
         let function = function_of(request.digest_function, request.action_digest.as_ref())?;
         let action = action(function, request.action_digest.as_ref())?;
-        let found = self.index.get(&request.instance_name, &action).map_err(|error| status_map::index(&error))?;
+        let found = self.actions.get(&request.instance_name, &action).await;
+        let found = found.map_err(|error| status_map::action(&error))?;
         let count = |outcome: Lookup| COUNTERS.action_lookups.add(outcome as usize, 1);
         let Some(bytes) = found else {
             count(Lookup::Miss);
             return Err(Status::not_found(format!("no result of the action {action} is known")));
         };
-        let mut result = api::ActionResult::decode(bytes.as_slice()).map_err(|error| {
+        let mut result = api::ActionResult::decode(bytes).map_err(|error| {
             count(Lookup::Miss);
             Status::not_found(format!("the result of the action {action} is damaged: {error}"))
         })?;
@@ -231,7 +229,7 @@ impl api::action_cache_server::ActionCache for ActionCache {
             }
         })?;
         count(Lookup::Hit);
-        self.index.used(&request.instance_name, &action);
+        self.actions.used(&request.instance_name, &action);
         self.inline(&request, function, &mut result).await;
         Ok(Response::new(result))
     }
@@ -249,7 +247,7 @@ impl api::action_cache_server::ActionCache for ActionCache {
         };
         let contents = take_contents(function, &mut result)?;
         validate(function, &result)?;
-        let bytes = result.encode_to_vec();
+        let bytes = Bytes::from(result.encode_to_vec());
         if bytes.len() > RESULT_BYTES_MAX {
             return Err(Status::invalid_argument(format!(
                 "the result has {} bytes where at most {RESULT_BYTES_MAX} are kept",
@@ -257,8 +255,8 @@ impl api::action_cache_server::ActionCache for ActionCache {
             )));
         }
         self.put(contents).await?;
-        let updated = self.index.update(&request.instance_name, &action, bytes).await;
-        updated.map_err(|error| status_map::index(&error))?;
+        let updated = self.actions.update(&request.instance_name, &action, bytes).await;
+        updated.map_err(|error| status_map::action(&error))?;
         Ok(Response::new(result))
     }
 }

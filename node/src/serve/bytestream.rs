@@ -11,12 +11,12 @@ use tonic::{Request, Response, Status, Streaming};
 use tracing::Instrument as _;
 
 use crate::observe::counters::COUNTERS;
+use crate::route::{Blobs, Pieces, Upload};
 use crate::serve::compression::{Compression, DecodeError, Decoder, Form};
 use crate::serve::instances::Instances;
 use crate::serve::partial_uploads::{ActiveUpload, PartialUploads, UploadName};
 use crate::serve::resource_name::ResourceName;
 use crate::serve::status_map;
-use crate::store::{ReadError, Reader, Store, StoredReader, Upload};
 
 /// How long the end of the stream is waited for after the message with finish_write. A client that keeps its side open
 /// until it has the answer is not wrong.
@@ -34,7 +34,7 @@ const PRESENT_ALREADY: i64 = -1;
 /// The ByteStream service.
 #[derive(Clone)]
 pub struct ByteStream {
-    store: Store,
+    blobs: Blobs,
     compression: Compression,
     partial: PartialUploads,
     instances: Instances,
@@ -43,9 +43,9 @@ pub struct ByteStream {
 // === impl ByteStream ===
 
 impl ByteStream {
-    /// On this store, which may take so many bytes, for these instances.
-    pub fn new(store: Store, compression: Compression, capacity_bytes: u64, instances: Instances) -> ByteStream {
-        ByteStream { store, compression, partial: PartialUploads::new(capacity_bytes / KEPT_SHARE), instances }
+    /// On these blobs, of which this node may take so many bytes, for these instances.
+    pub fn new(blobs: Blobs, compression: Compression, capacity_bytes: u64, instances: Instances) -> ByteStream {
+        ByteStream { blobs, compression, partial: PartialUploads::new(capacity_bytes / KEPT_SHARE), instances }
     }
 
     /// The upload to go on with at `offset`, which is 0 or where an upload of this name was cut off. It counts bytes of the
@@ -55,7 +55,8 @@ impl ByteStream {
         if let Ok(offset @ 1..) = u64::try_from(offset) {
             self.partial.end_call_at(&name, offset).await;
         }
-        let kept = self.partial.take(&name).filter(|upload| offset > 0 || upload.written_bytes() == 0);
+        let kept =
+            self.partial.take(&name).filter(|upload| (offset > 0 || upload.written_bytes() == 0) && upload.is_alive());
         let upload = match kept {
             Some(upload) => upload,
             // Before room is made for a blob that will not come.
@@ -74,7 +75,7 @@ impl ByteStream {
     }
 
     async fn begin(&self, digest: &Digest) -> Result<Upload, Status> {
-        let upload = self.store.upload(digest);
+        let upload = self.blobs.upload(digest);
         tokio::pin!(upload);
         let upload = match tokio::time::timeout(KEPT_PATIENCE, upload.as_mut()).await {
             Ok(upload) => upload,
@@ -95,7 +96,7 @@ impl ByteStream {
         let name = ResourceName::for_writing(&first.resource_name).map_err(|error| status_map::name(&error))?;
         self.instances.check(&name.instance)?;
         let ResourceName { uuid, form, digest, .. } = name;
-        if self.store.touch(&[digest]).iter().all(|present| *present) {
+        if self.blobs.is_held(&digest).await {
             return Ok(present_already(form, &digest));
         }
         let mut active = self.resume_or_begin(UploadName { uuid, form, digest }, first.write_offset).await?;
@@ -110,7 +111,7 @@ impl ByteStream {
             }
             Ok(Finished::ByAnother) => {
                 active.give_up();
-                self.store.touch(&[digest]);
+                self.blobs.find(&[digest]).await;
                 Ok(present_already(form, &digest))
             }
             Err(Stopped::Refused(status)) => {
@@ -162,7 +163,7 @@ impl ByteStream {
                     return Err(Stopped::Refused(Status::invalid_argument(text)));
                 }
                 // "in the middle of a single upload if another client uploads the same blob concurrently", says the API.
-                Some(_) if self.store.contains(&digest) => return Ok(Finished::ByAnother),
+                Some(_) if active.upload().is_overtaken() => return Ok(Finished::ByAnother),
                 Some(next) => message = next,
                 None if finish => {
                     let whole = decoder.map_or(Ok(()), |decoder| decoder.finish());
@@ -213,25 +214,6 @@ impl ByteStream {
     }
 }
 
-/// What an answer is made of.
-enum Pieces {
-    /// A blob.
-    Blob(Reader),
-    /// A blob as it is stored, in zstd frames.
-    Frames(StoredReader),
-}
-
-// === impl Pieces ===
-
-impl Pieces {
-    async fn next(&mut self) -> Result<Option<Bytes>, ReadError> {
-        match self {
-            Pieces::Blob(reader) => reader.next().await,
-            Pieces::Frames(reader) => reader.next().await,
-        }
-    }
-}
-
 /// Why an upload did not come to its end.
 enum Stopped {
     /// The connection broke. What is here is good, and the client may go on with it.
@@ -276,21 +258,17 @@ impl api::byte_stream_server::ByteStream for ByteStream {
                 return Err(Status::invalid_argument(message));
             }
         };
-        if name.form == Form::Zstd && offset == 0 {
-            // What is stored compressed is sent as it is stored. From another place on, a blob is compressed anew.
-            let frames = self.store.read_stored(&name.digest).await.map_err(|error| status_map::read(&error))?;
-            if let Some(frames) = frames {
-                let (first, pieces) = first_piece(Pieces::Frames(frames)).await?;
-                return Ok(Response::new(ByteStream::as_it_is(Form::Zstd, first, pieces)));
-            }
-        }
-        let reader = self.store.read(&name.digest, offset, length).await;
-        let reader = reader.map_err(|error| status_map::read(&error))?;
+        // What is stored compressed is sent as it is stored. From another place on, a blob is compressed anew.
+        let pieces = match (name.form, offset) {
+            (Form::Zstd, 0) => self.blobs.read_as_stored(&name.digest).await,
+            _ => self.blobs.read(&name.digest, offset, length).await.map(Pieces::Blob),
+        };
+        let mut pieces = pieces.map_err(|error| status_map::read(&error))?;
         // The first piece is read before the answer begins, so that a damaged copy is a clean miss.
-        let (first, pieces) = first_piece(Pieces::Blob(reader)).await?;
-        Ok(Response::new(match name.form {
-            Form::Identity => ByteStream::as_it_is(Form::Identity, first, pieces),
-            Form::Zstd => self.compressed(first, pieces),
+        let first = pieces.next().await.map_err(|error| status_map::read(&error))?;
+        Ok(Response::new(match (name.form, &pieces) {
+            (Form::Zstd, Pieces::Blob(_)) => self.compressed(first, pieces),
+            (form, _) => ByteStream::as_it_is(form, first, pieces),
         }))
     }
 
@@ -314,7 +292,7 @@ impl api::byte_stream_server::ByteStream for ByteStream {
         let name = ResourceName::for_writing(&request.resource_name).map_err(|error| status_map::name(&error))?;
         self.instances.check(&name.instance)?;
         let ResourceName { uuid, form, digest, .. } = name;
-        if self.store.contains(&digest) {
+        if self.blobs.is_held(&digest).await {
             let committed_size = committed(digest.size_bytes());
             return Ok(Response::new(api::QueryWriteStatusResponse { committed_size, complete: true }));
         }
@@ -384,11 +362,6 @@ fn check_message(
 fn sent(form: Form, data: Bytes) -> api::ReadResponse {
     COUNTERS.sent_bytes.add(form.encoding() as usize, data.len() as u64);
     api::ReadResponse { data }
-}
-
-async fn first_piece(mut pieces: Pieces) -> Result<(Option<Bytes>, Pieces), Status> {
-    let first = pieces.next().await.map_err(|error| status_map::read(&error))?;
-    Ok((first, pieces))
 }
 
 fn superseded(digest: Digest) -> Status {

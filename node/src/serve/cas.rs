@@ -11,11 +11,11 @@ use tonic::{Request, Response, Status};
 
 use crate::observe::counters::COUNTERS;
 use crate::observe::labels::Presence;
+use crate::route::{self, Blobs};
 use crate::serve::chunks::Chunks;
 use crate::serve::compression::{Compression, Form, OFFERED};
 use crate::serve::instances::Instances;
 use crate::serve::{status_map, tree};
-use crate::store::Store;
 
 /// Bytes of blobs in one batch, as Capabilities advertises it. With the digests and the frame around them a full batch
 /// stays far below [`MAX_MESSAGE_BYTES`].
@@ -25,7 +25,7 @@ pub const MAX_BATCH_BYTES: u64 = 4 << 20;
 /// some 80 bytes for each), or a FindMissingBlobs call of 200,000 digests.
 pub const MAX_MESSAGE_BYTES: usize = 16 << 20;
 
-/// Blobs of one batch that are worked on at once, so that they share the disk's latency.
+/// Blobs of one batch that are compressed or decompressed at once, so that all cores have some.
 const BATCH_PARALLEL: usize = 16;
 
 /// Blobs of this size and more are compressed for who takes them so: a header and a call of the encoder are not worth less.
@@ -34,7 +34,7 @@ const COMPRESSED_BYTES_MIN: usize = 512;
 /// The CAS service.
 pub struct Cas {
     /// Where the blobs are.
-    pub store: Store,
+    pub blobs: Blobs,
     /// Blobs in chunks.
     pub chunks: Chunks,
     /// The instances that are served.
@@ -114,7 +114,7 @@ impl api::content_addressable_storage_server::ContentAddressableStorage for Cas 
                 digests.push(digest);
             }
         }
-        let present = self.store.touch(&digests);
+        let present = self.blobs.find(&digests).await;
         let missing = digests.iter().zip(present).filter(|(_, present)| !present);
         let missing_blob_digests: Vec<_> = missing.map(|(digest, _)| to_message(digest)).collect();
         let missing = missing_blob_digests.len();
@@ -132,15 +132,23 @@ impl api::content_addressable_storage_server::ContentAddressableStorage for Cas 
         let first = request.requests.iter().find_map(|blob| blob.digest.as_ref());
         let function = function_of(request.digest_function, first)?;
         check_batch(request.requests.iter().map(batch_bytes).fold(0, u64::saturating_add))?;
-        let responses = stream::iter(request.requests)
-            .map(|blob| async move {
-                let digest = blob.digest.clone();
-                let outcome = self.put(function, blob).await;
-                api::batch_update_blobs_response::Response { digest, status: Some(status_map::in_message(outcome)) }
-            })
+        let prepared: Vec<_> = stream::iter(request.requests)
+            .map(|blob| async move { (blob.digest.clone(), self.prepare(function, blob).await) })
             .buffered(BATCH_PARALLEL)
             .collect()
             .await;
+        let mut blobs = Vec::with_capacity(prepared.len());
+        let mut outcomes = Vec::with_capacity(prepared.len());
+        for (digest, prepared) in prepared {
+            outcomes.push((digest, prepared.map(|blob| blobs.push(blob))));
+        }
+        let mut puts = self.blobs.put_many(blobs).await.into_iter();
+        let responses = outcomes.into_iter().map(|(digest, prepared)| {
+            let mut put = || puts.next().expect("each blob that is put has an outcome");
+            let outcome = prepared.and_then(|()| put().map_err(|error| status_map::write(&error)));
+            api::batch_update_blobs_response::Response { digest, status: Some(status_map::in_message(outcome)) }
+        });
+        let responses = responses.collect();
         Ok(Response::new(api::BatchUpdateBlobsResponse { responses }))
     }
 
@@ -155,9 +163,23 @@ impl api::content_addressable_storage_server::ContentAddressableStorage for Cas 
         check_batch(sizes.fold(0, u64::saturating_add))?;
         // Others that the client would take are not offered, and what it gets as it is, it has to take.
         let takes_zstd = request.acceptable_compressors.contains(&Form::Zstd.number());
-        let responses = stream::iter(request.digests)
-            .map(|digest| async move {
-                let outcome = self.get(function, &digest, takes_zstd).await;
+        let named: Vec<_> = request.digests.iter().map(|digest| digest_of(function, digest)).collect();
+        let wanted: Vec<Digest> = named.iter().filter_map(|digest| digest.as_ref().ok().copied()).collect();
+        let mut read = self.blobs.get_many(&wanted, MAX_BATCH_BYTES, takes_zstd).await.into_iter();
+        let read = named.into_iter().map(|digest| match digest {
+            Ok(_) => read
+                .next()
+                .expect("each blob that is asked for has an outcome")
+                .map_err(|error| status_map::read(&error)),
+            Err(error) => Err(status_map::digest(&error)),
+        });
+        let responses = stream::iter(request.digests.into_iter().zip(read.collect::<Vec<_>>()))
+            .map(|(digest, read)| async move {
+                let outcome = match read {
+                    Ok((blob, route::Form::Identity)) if takes_zstd => self.compressed(blob).await,
+                    Ok((data, form)) => Ok((data, form.into())),
+                    Err(status) => Err(status),
+                };
                 let (data, form, outcome) = match outcome {
                     Ok((data, form)) => (data, form, Ok(())),
                     Err(status) => (Bytes::new(), Form::Identity, Err(status)),
@@ -182,7 +204,7 @@ impl api::content_addressable_storage_server::ContentAddressableStorage for Cas 
         let request = request.into_inner();
         self.instances.check(&request.instance_name)?;
         let function = function_of(request.digest_function, request.root_digest.as_ref())?;
-        let pages = tree::pages(self.store.clone(), function, request).await?;
+        let pages = tree::pages(self.blobs.clone(), function, request).await?;
         Ok(Response::new(Box::pin(pages)))
     }
 
@@ -210,11 +232,12 @@ impl api::content_addressable_storage_server::ContentAddressableStorage for Cas 
 // === impl Cas ===
 
 impl Cas {
-    async fn put(
+    /// A blob of a batch as it is to be stored. It is not verified yet.
+    async fn prepare(
         &self,
         function: DigestFunction,
         blob: api::batch_update_blobs_request::Request,
-    ) -> Result<(), Status> {
+    ) -> Result<(Digest, Bytes), Status> {
         let Some(form) = Form::by_number(blob.compressor) else {
             let name = api::compressor::Value::try_from(blob.compressor).map_or("unknown", |value| value.as_str_name());
             return Err(Status::invalid_argument(format!(
@@ -229,7 +252,7 @@ impl Cas {
             Form::Identity => blob.data,
             Form::Zstd => self.decompressed(&digest, blob.data).await?,
         };
-        self.store.put(&digest, data).await.map_err(|error| status_map::write(&error))
+        Ok((digest, data))
     }
 
     /// The blob that these frames are, which is not verified yet.
@@ -240,23 +263,9 @@ impl Cas {
         whole.map_err(|error| status_map::decode(digest, &error))
     }
 
-    /// A blob, compressed if the client takes it so and it is smaller then.
-    async fn get(
-        &self,
-        function: DigestFunction,
-        digest: &api::Digest,
-        takes_zstd: bool,
-    ) -> Result<(Bytes, Form), Status> {
-        let digest = digest_of(function, digest).map_err(|error| status_map::digest(&error))?;
-        if takes_zstd && digest.size_bytes() <= MAX_BATCH_BYTES {
-            // What is stored compressed is sent as it is stored.
-            let frames = self.store.read_stored(&digest).await.map_err(|error| status_map::read(&error))?;
-            if let Some(frames) = frames {
-                return Ok((frames.whole().await.map_err(|error| status_map::read(&error))?, Form::Zstd));
-            }
-        }
-        let blob = self.store.get(&digest, MAX_BATCH_BYTES).await.map_err(|error| status_map::read(&error))?;
-        if !takes_zstd || blob.len() < COMPRESSED_BYTES_MIN {
+    /// A blob that the client takes compressed: so, if it is smaller then.
+    async fn compressed(&self, blob: Bytes) -> Result<(Bytes, Form), Status> {
+        if blob.len() < COMPRESSED_BYTES_MIN {
             return Ok((blob, Form::Identity));
         }
         let compressed = self.compression.compress(blob.clone()).await;

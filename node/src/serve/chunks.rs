@@ -15,13 +15,19 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 use tonic::{Code, Status};
 
 use crate::index::SplitIndex;
+use crate::route::Blobs;
 use crate::serve::cas::{digest_of, to_message};
 use crate::serve::status_map;
-use crate::store::Store;
 
-/// Blobs that are cut or put together at once. Each holds a chunk and a piece or two, some 8 MB together, and keeps a
+/// Blobs that are cut or put together at once. Each holds some chunks and a piece or two, some 12 MB together, and keeps a
 /// core busy while its bytes are in the page cache.
 const WORK_MAX: usize = 8;
+
+/// Bytes of chunks that are stored or read at once, so that a round of calls to their nodes is for several of them.
+const CHUNKS_BYTES: usize = 4 << 20;
+
+/// Chunks that are read at once, however small they are.
+const CHUNKS_READ: usize = 1024;
 
 /// Bytes of digests in one answer: clients take messages of 4 MiB. It is a blob of some 25 GB in chunks of SHA-256.
 const ANSWER_BYTES: usize = 4_000_000;
@@ -36,7 +42,7 @@ const FAST_CDC: i32 = api::chunking_function::Value::FastCdc2020 as i32;
 
 /// Cuts blobs, and puts them together.
 pub struct Chunks {
-    store: Store,
+    blobs: Blobs,
     splits: SplitIndex,
     capacity_bytes: u64,
     work: Semaphore,
@@ -45,9 +51,9 @@ pub struct Chunks {
 // === impl Chunks ===
 
 impl Chunks {
-    /// On this store, which may take so many bytes, and with what was split before.
-    pub fn new(store: Store, splits: SplitIndex, capacity_bytes: u64) -> Chunks {
-        Chunks { store, splits, capacity_bytes, work: Semaphore::new(WORK_MAX) }
+    /// On these blobs, of which this node may take so many bytes, and with what was split before.
+    pub fn new(blobs: Blobs, splits: SplitIndex, capacity_bytes: u64) -> Chunks {
+        Chunks { blobs, splits, capacity_bytes, work: Semaphore::new(WORK_MAX) }
     }
 
     /// The chunks of a blob, all of them present.
@@ -64,18 +70,18 @@ impl Chunks {
         request: api::SplitBlobRequest,
     ) -> Result<api::SplitBlobResponse, Status> {
         let blob = blob(function, request.blob_digest.as_ref())?;
-        if !self.are_present(&[blob]) {
+        if !self.are_present(&[blob]).await? {
             return Err(Status::not_found(format!("the blob {blob} is not in the store")));
         }
         if blob.size_bytes() < MAX_CHUNK_BYTES as u64 {
             return Ok(answer(&Split { chunking: FAST_CDC, chunks: vec![blob] }));
         }
-        if let Some(split) = self.remembered(&blob, request.chunking_function) {
+        if let Some(split) = self.remembered(&blob, request.chunking_function).await? {
             return Ok(answer(&split));
         }
         let _permit = self.permit().await?;
         // Another call may have made it while this one waited.
-        if let Some(split) = self.remembered(&blob, request.chunking_function) {
+        if let Some(split) = self.remembered(&blob, request.chunking_function).await? {
             return Ok(answer(&split));
         }
         let split = Split { chunking: FAST_CDC, chunks: self.cut(&blob).await? };
@@ -105,8 +111,8 @@ impl Chunks {
                 format!("the chunks have {total_bytes} bytes together, which does not make up the blob {blob}");
             return Err(Status::invalid_argument(message));
         }
-        let missing = self.missing(&chunks);
-        if self.are_present(&[blob]) {
+        let missing = self.missing(&chunks).await?;
+        if self.are_present(&[blob]).await? {
             return match missing.as_slice() {
                 [] => Ok(api::SpliceBlobResponse { blob_digest: Some(to_message(&blob)) }),
                 missing => Err(absent(Code::AlreadyExists, &format!("the blob {blob} is here, but"), missing)),
@@ -133,8 +139,10 @@ impl Chunks {
         if blob.size_bytes().saturating_mul(2) > self.capacity_bytes {
             return Err(no_room(blob));
         }
-        let mut reader = self.store.read(blob, 0, None).await.map_err(|error| status_map::read(&error))?;
+        let mut reader = self.blobs.read(blob, 0, None).await.map_err(|error| status_map::read(&error))?;
         let mut chunks = Vec::new();
+        let mut cut = Vec::new();
+        let mut cut_bytes = 0;
         let mut rest = BytesMut::with_capacity(2 * MAX_CHUNK_BYTES);
         let mut is_last = false;
         while !(is_last && rest.is_empty()) {
@@ -149,35 +157,53 @@ impl Chunks {
             }
             let window = rest.get(..rest.len().min(MAX_CHUNK_BYTES)).unwrap_or_default();
             let length = chunking::first_chunk_bytes(window);
-            chunks.push(self.keep(function, rest.split_to(length).freeze()).await?);
+            // Cutting and hashing take a millisecond or two, between which others shall have their turn.
+            tokio::task::consume_budget().await;
+            let chunk = rest.split_to(length).freeze();
+            let digest = Digest::of(function, &chunk);
+            chunks.push(digest);
             if chunks.len() > max_chunks {
                 return Err(too_long());
             }
+            cut_bytes += chunk.len();
+            cut.push((digest, chunk));
+            if cut_bytes + MAX_CHUNK_BYTES > CHUNKS_BYTES {
+                self.keep(std::mem::take(&mut cut)).await?;
+                cut_bytes = 0;
+            }
         }
+        self.keep(cut).await?;
         // With little room, the last ones have evicted the first ones, or the blob.
-        if !self.are_present(&[*blob]) || !self.are_present(&chunks) {
+        if !self.are_present(&[*blob]).await? || !self.are_present(&chunks).await? {
             return Err(no_room(blob));
         }
         Ok(chunks)
     }
 
-    /// Stores a chunk, if it is not here.
-    async fn keep(&self, function: DigestFunction, chunk: Bytes) -> Result<Digest, Status> {
-        // Cutting and hashing take a millisecond or two, between which others shall have their turn.
-        tokio::task::consume_budget().await;
-        let digest = Digest::of(function, &chunk);
-        if !self.are_present(&[digest]) {
-            self.store.put(&digest, chunk).await.map_err(|error| status_map::write(&error))?;
-        }
-        Ok(digest)
+    /// Stores those of the chunks that are not there.
+    async fn keep(&self, mut chunks: Vec<(Digest, Bytes)>) -> Result<(), Status> {
+        let digests: Vec<Digest> = chunks.iter().map(|(digest, _)| *digest).collect();
+        let mut present = self.blobs.find(&digests).await.into_iter();
+        chunks.retain(|_| !present.next().unwrap_or(false));
+        let outcomes = self.blobs.put_many(chunks).await;
+        outcomes.into_iter().try_for_each(|outcome| outcome.map_err(|error| status_map::write(&error)))
     }
 
     /// Puts the blob together, verifies and stores it.
     async fn join(&self, blob: &Digest, chunks: &[Digest]) -> Result<(), Status> {
-        let mut upload = self.store.upload(blob).await.map_err(|error| status_map::write(&error))?;
-        for chunk in chunks {
-            let mut reader = self.store.read(chunk, 0, None).await.map_err(|error| status_map::read(&error))?;
-            while let Some(piece) = reader.next().await.map_err(|error| status_map::read(&error))? {
+        let mut upload = self.blobs.upload(blob).await.map_err(|error| status_map::write(&error))?;
+        let mut rest = chunks;
+        while let Some((batch, after)) = next_batch(rest) {
+            rest = after;
+            if let [chunk] = batch {
+                let mut reader = self.blobs.read(chunk, 0, None).await.map_err(|error| status_map::read(&error))?;
+                while let Some(piece) = reader.next().await.map_err(|error| status_map::read(&error))? {
+                    upload.write(piece).await.map_err(|error| status_map::write(&error))?;
+                }
+                continue;
+            }
+            for read in self.blobs.get_many(batch, CHUNKS_BYTES as u64, false).await {
+                let (piece, _as_it_is) = read.map_err(|error| status_map::read(&error))?;
                 upload.write(piece).await.map_err(|error| status_map::write(&error))?;
             }
         }
@@ -186,14 +212,16 @@ impl Chunks {
 
     /// The split that is known of a blob, if it is of the kind that is wanted and all its chunks are here. Those are used
     /// now.
-    fn remembered(&self, blob: &Digest, wanted: i32) -> Option<Split> {
+    async fn remembered(&self, blob: &Digest, wanted: i32) -> Result<Option<Split>, Status> {
         let known = self.splits.get(blob).unwrap_or_else(|error| {
             // The blob can be cut again.
             tracing::warn!(%blob, %error, "the split of a blob is taken for unknown");
             None
         });
-        let split = known.filter(|split| wanted != FAST_CDC || split.chunking == FAST_CDC)?;
-        self.are_present(&split.chunks).then_some(split)
+        match known.filter(|split| wanted != FAST_CDC || split.chunking == FAST_CDC) {
+            Some(split) if self.are_present(&split.chunks).await? => Ok(Some(split)),
+            _ => Ok(None),
+        }
     }
 
     /// Remembers a split that was verified. A client may name chunks as small as it likes; a list that is long for its
@@ -209,22 +237,33 @@ impl Chunks {
         }
     }
 
-    /// Whether all of these are here; they are used now.
-    fn are_present(&self, digests: &[Digest]) -> bool {
-        self.store.touch(digests).iter().all(|present| *present)
+    /// Whether all of these are there; they are used now.
+    async fn are_present(&self, digests: &[Digest]) -> Result<bool, Status> {
+        Ok(self.missing(digests).await?.is_empty())
     }
 
-    /// Those of the chunks that are not here, each once; the others are used now.
-    fn missing(&self, chunks: &[Digest]) -> Vec<Digest> {
+    /// Those of the chunks that are nowhere, each once; the others are used now.
+    async fn missing(&self, chunks: &[Digest]) -> Result<Vec<Digest>, Status> {
         let mut seen = HashSet::new();
-        let present = self.store.touch(chunks);
-        let missing = chunks.iter().zip(present).filter(|(_, present)| !present).map(|(chunk, _)| *chunk);
-        missing.filter(|chunk| seen.insert(*chunk)).collect()
+        let mut missing = self.blobs.absent(chunks).await.map_err(|error| status_map::read(&error))?;
+        missing.retain(|chunk| seen.insert(*chunk));
+        Ok(missing)
     }
 
     async fn permit(&self) -> Result<SemaphorePermit<'_>, Status> {
         self.work.acquire().await.map_err(|_closed| status_map::unavailable("this process is ending"))
     }
+}
+
+/// The first of these chunks, as many as are read at once, and the rest.
+fn next_batch(chunks: &[Digest]) -> Option<(&[Digest], &[Digest])> {
+    let mut bytes = 0_u64;
+    let fits = chunks.iter().take(CHUNKS_READ).take_while(|chunk| {
+        bytes = bytes.saturating_add(chunk.size_bytes());
+        bytes <= CHUNKS_BYTES as u64
+    });
+    let length = fits.count().max(1);
+    chunks.split_at_checked(length)
 }
 
 /// The most chunks of a split, by what an answer takes.

@@ -1,4 +1,7 @@
-//! Whether all that a tree or an asset names is in the store: the walk behind "an asset is whole" (G7).
+//! Whether all that a tree or an asset names is in the CAS: the walk behind "an asset is whole" (G7).
+//!
+//! A tree is walked level by level, so that a level costs a round of calls to the nodes that hold it and not one for each
+//! blob.
 //!
 //! The walk marks everything it meets as used, so that what it found stays for the retention floor. That is why a
 //! tree that was found whole need not be walked again for part of that floor: nothing in it can have gone.
@@ -12,14 +15,23 @@ use casbah_cluster::digest::{Digest, DigestError, DigestFunction};
 use casbah_proto::build::bazel::remote::execution::v2::Directory;
 use prost::Message as _;
 
+use crate::route::{Blobs, ReadError};
 use crate::serve::cas::digest_of;
-use crate::store::{ReadError, Store};
 
 /// The largest `Directory` or `Tree` message that is read: some 300,000 entries.
 pub(super) const MAX_DIRECTORY_BYTES: u64 = 32 << 20;
 
 /// Distinct directories of one walk. A large source tree has tens of thousands; beyond this, memory is at stake.
 const MAX_DIRECTORIES: usize = 1_000_000;
+
+/// Blobs that are looked up at once: what a message to another node takes well.
+const LOOKUP_BATCH: usize = 16 << 10;
+
+/// Bytes of directories that are read at once, or one that is larger, and ...
+const READ_BATCH_BYTES: u64 = 2 << 20;
+
+/// ... how many of them.
+const READ_BATCH: usize = 1024;
 
 /// Trees remembered as whole, about 100 bytes each.
 const REMEMBERED_MAX: usize = 64 << 10;
@@ -102,9 +114,12 @@ struct TreeMessage {
     children: Vec<Bytes>,
 }
 
+/// A directory, and the root that it was found below first.
+type Below = (Digest, Digest);
+
 /// Says whether trees and blobs are whole, and keeps them from being evicted when they are.
 pub struct Completeness {
-    store: Store,
+    blobs: Blobs,
     /// A share of the retention floor; zero: nothing is remembered.
     remember_for: Duration,
     /// When a tree was last walked.
@@ -114,9 +129,9 @@ pub struct Completeness {
 // === impl Completeness ===
 
 impl Completeness {
-    /// For this store, whose blobs stay for `retention_floor` after their last use.
-    pub fn new(store: Store, retention_floor: Duration) -> Completeness {
-        Completeness { store, remember_for: retention_floor / REMEMBERED_SHARE, whole: Mutex::new(HashMap::new()) }
+    /// For these blobs, which stay for `retention_floor` after their last use.
+    pub fn new(blobs: Blobs, retention_floor: Duration) -> Completeness {
+        Completeness { blobs, remember_for: retention_floor / REMEMBERED_SHARE, whole: Mutex::new(HashMap::new()) }
     }
 
     /// Looks for these blobs and for every directory and file of the trees with these roots, and marks them as used.
@@ -124,11 +139,8 @@ impl Completeness {
     /// # Errors
     /// [`Incomplete`] names the first thing that is missing or wrong.
     pub async fn check(&self, blobs: &[Digest], trees: &[Digest]) -> Result<(), Incomplete> {
-        self.all_present(blobs, "one of the blobs named")?;
-        for root in trees {
-            self.check_tree(root).await?;
-        }
-        Ok(())
+        self.all_present(blobs, "one of the blobs named").await?;
+        self.check_trees(trees).await
     }
 
     /// Looks for every file of the trees that these blobs hold as one `Tree` message each, and for the blobs themselves, and
@@ -139,21 +151,28 @@ impl Completeness {
     pub async fn check_tree_messages(&self, messages: &[Digest]) -> Result<(), Incomplete> {
         for digest in messages {
             let started = Instant::now();
-            if self.is_remembered(Tree::Message(*digest), started) {
+            let forgotten = self.forgotten(&[*digest], Tree::Message, "an output directory's tree", started).await?;
+            if forgotten.is_empty() {
                 continue;
             }
-            let bytes = self.read(digest, digest, "an output directory's tree").await?;
+            let read = self.blobs.get(digest, MAX_DIRECTORY_BYTES).await;
+            let bytes = read.map_err(|error| unread(error, digest, digest, "an output directory's tree"))?;
             let malformed = |source| Incomplete::Malformed { digest: *digest, source: Box::new(source) };
             let tree = TreeMessage::decode(bytes).map_err(|error| malformed(error.into()))?;
             let function = digest.function();
             let mut named = HashSet::new();
+            let mut files = Vec::new();
             for directory in tree.root.iter().chain(&tree.children) {
                 tokio::task::consume_budget().await;
                 let directory = Directory::decode(directory.clone()).map_err(|error| malformed(error.into()))?;
-                let (files, directories) = entries(function, &directory).map_err(malformed)?;
-                self.all_present(&files, "a file of a tree")?;
+                let (below, directories) = entries(function, &directory).map_err(malformed)?;
+                files.extend(below);
+                if files.len() >= LOOKUP_BATCH {
+                    self.all_present(&std::mem::take(&mut files), "a file of a tree").await?;
+                }
                 named.extend(directories);
             }
+            self.all_present(&files, "a file of a tree").await?;
             for child in &tree.children {
                 named.remove(&Digest::of(function, child));
             }
@@ -165,58 +184,90 @@ impl Completeness {
         Ok(())
     }
 
-    async fn check_tree(&self, root: &Digest) -> Result<(), Incomplete> {
+    /// Walks all of these trees at once, level by level.
+    async fn check_trees(&self, roots: &[Digest]) -> Result<(), Incomplete> {
         let started = Instant::now();
-        if self.is_remembered(Tree::Root(*root), started) {
-            return Ok(());
-        }
-        let mut seen = HashSet::from([*root]);
-        let mut waiting = vec![*root];
-        while let Some(digest) = waiting.pop() {
-            let (files, directories) = self.children(root, &digest).await?;
-            self.all_present(&files, "a file of a tree")?;
-            waiting.extend(directories.into_iter().filter(|directory| seen.insert(*directory)));
-            if seen.len() > MAX_DIRECTORIES {
-                return Err(Incomplete::TooLarge { root: *root });
+        let roots = self.forgotten(roots, Tree::Root, "a directory of a tree", started).await?;
+        let mut seen: HashSet<Digest> = roots.iter().copied().collect();
+        let mut level: Vec<Below> = seen.iter().map(|root| (*root, *root)).collect();
+        while !level.is_empty() {
+            let mut next = Vec::new();
+            let mut files = Vec::new();
+            let mut rest = level.as_slice();
+            while let Some((batch, after)) = next_batch(rest) {
+                rest = after;
+                for (bytes, (digest, root)) in self.read(batch).await?.into_iter().zip(batch) {
+                    // What is in the page cache is read without a pause: a large tree must not keep a thread to itself.
+                    tokio::task::consume_budget().await;
+                    let malformed = |source| Incomplete::Malformed { digest: *digest, source: Box::new(source) };
+                    let directory = Directory::decode(bytes).map_err(|error| malformed(error.into()))?;
+                    let (below, directories) = entries(digest.function(), &directory).map_err(malformed)?;
+                    files.extend(below);
+                    next.extend(
+                        directories.into_iter().filter(|child| seen.insert(*child)).map(|child| (child, *root)),
+                    );
+                    if seen.len() > MAX_DIRECTORIES {
+                        return Err(Incomplete::TooLarge { root: *root });
+                    }
+                    if files.len() >= LOOKUP_BATCH {
+                        self.all_present(&std::mem::take(&mut files), "a file of a tree").await?;
+                    }
+                }
             }
+            self.all_present(&files, "a file of a tree").await?;
+            let directories: Vec<Digest> = next.iter().map(|(digest, _)| *digest).collect();
+            self.all_present(&directories, "a directory of a tree").await?;
+            level = next;
         }
-        self.remember(Tree::Root(*root), started);
+        for root in roots {
+            self.remember(Tree::Root(root), started);
+        }
         Ok(())
     }
 
-    /// The digests of the files and of the directories in a directory.
-    async fn children(&self, root: &Digest, digest: &Digest) -> Result<(Vec<Digest>, Vec<Digest>), Incomplete> {
-        // What is in the page cache is read without a pause: a large tree must not keep a thread to itself.
-        tokio::task::consume_budget().await;
-        let bytes = self.read(root, digest, "a directory of a tree").await?;
-        let malformed = |source| Incomplete::Malformed { digest: *digest, source: Box::new(source) };
-        let directory = Directory::decode(bytes).map_err(|error| malformed(error.into()))?;
-        entries(digest.function(), &directory).map_err(malformed)
-    }
-
-    async fn read(&self, root: &Digest, digest: &Digest, role: &'static str) -> Result<Bytes, Incomplete> {
-        self.store.get(digest, MAX_DIRECTORY_BYTES).await.map_err(|error| match error {
-            ReadError::NotFound { .. } | ReadError::Damaged { .. } => Incomplete::Missing { digest: *digest, role },
-            ReadError::TooLarge { .. } => Incomplete::TooLarge { root: *root },
-            error => Incomplete::Store(error),
-        })
-    }
-
-    fn all_present(&self, digests: &[Digest], role: &'static str) -> Result<(), Incomplete> {
-        let present = self.store.touch(digests);
-        match digests.iter().zip(present).find(|(_, present)| !present) {
-            Some((digest, _)) => Err(Incomplete::Missing { digest: *digest, role }),
-            None => Ok(()),
+    /// The directories of a part of a level, each with its root.
+    async fn read(&self, batch: &[Below]) -> Result<Vec<Bytes>, Incomplete> {
+        let role = "a directory of a tree";
+        if let [(digest, root)] = batch {
+            let read = self.blobs.get(digest, MAX_DIRECTORY_BYTES).await;
+            return Ok(vec![read.map_err(|error| unread(error, root, digest, role))?]);
         }
+        let digests: Vec<Digest> = batch.iter().map(|(digest, _)| *digest).collect();
+        let read = self.blobs.get_many(&digests, MAX_DIRECTORY_BYTES, false).await;
+        let read = read.into_iter().zip(batch).map(|(outcome, (digest, root))| match outcome {
+            Ok((bytes, _as_it_is)) => Ok(bytes),
+            Err(error) => Err(unread(error, root, digest, role)),
+        });
+        read.collect()
     }
 
-    fn is_remembered(&self, tree: Tree, now: Instant) -> bool {
-        let (Tree::Root(digest) | Tree::Message(digest)) = tree;
-        // The root itself is looked up all the same: a damaged blob goes before its time, and the root is the likeliest
-        // to be read.
-        let walked = self.whole.lock().unwrap_or_else(PoisonError::into_inner).get(&tree).copied();
-        walked.is_some_and(|walked| now.duration_since(walked) < self.remember_for)
-            && self.store.touch(&[digest]).iter().all(|present| *present)
+    /// Whether all of these are there; they are used now.
+    async fn all_present(&self, digests: &[Digest], role: &'static str) -> Result<(), Incomplete> {
+        for batch in digests.chunks(LOOKUP_BATCH) {
+            let absent = self.blobs.absent(batch).await.map_err(Incomplete::Store)?;
+            if let Some(digest) = absent.into_iter().next() {
+                return Err(Incomplete::Missing { digest, role });
+            }
+        }
+        Ok(())
+    }
+
+    /// Those of the trees that have to be walked. What names them is there, and used now: a damaged blob goes before its
+    /// time, and the root is the likeliest to be read.
+    async fn forgotten(
+        &self,
+        named_by: &[Digest],
+        tree: impl Fn(Digest) -> Tree,
+        role: &'static str,
+        now: Instant,
+    ) -> Result<Vec<Digest>, Incomplete> {
+        self.all_present(named_by, role).await?;
+        let whole = self.whole.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_remembered = |digest: &Digest| {
+            let walked = whole.get(&tree(*digest));
+            walked.is_some_and(|walked| now.duration_since(*walked) < self.remember_for)
+        };
+        Ok(named_by.iter().filter(|digest| !is_remembered(digest)).copied().collect())
     }
 
     fn remember(&self, tree: Tree, walked: Instant) {
@@ -230,6 +281,26 @@ impl Completeness {
         if whole.len() < REMEMBERED_MAX {
             whole.insert(tree, walked);
         }
+    }
+}
+
+/// The beginning of a level that is read at once, and the rest of it.
+fn next_batch(level: &[Below]) -> Option<(&[Below], &[Below])> {
+    let mut bytes = 0_u64;
+    let fits = level.iter().take(READ_BATCH).take_while(|(digest, _)| {
+        bytes = bytes.saturating_add(digest.size_bytes());
+        bytes <= READ_BATCH_BYTES
+    });
+    let length = fits.count().max(1);
+    level.split_at_checked(length)
+}
+
+/// Why a directory of this tree could not be read.
+fn unread(error: ReadError, root: &Digest, digest: &Digest, role: &'static str) -> Incomplete {
+    match error {
+        error if error.is_miss() => Incomplete::Missing { digest: *digest, role },
+        error if error.is_too_large() => Incomplete::TooLarge { root: *root },
+        error => Incomplete::Store(error),
     }
 }
 

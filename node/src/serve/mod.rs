@@ -20,6 +20,7 @@ mod compression;
 pub mod fuzzing;
 mod instances;
 mod partial_uploads;
+pub mod peer;
 mod resource_name;
 mod services;
 mod status_map;
@@ -27,4 +28,4 @@ mod tree;
 
 pub use access::Access;
 pub use services::{HEALTH_NAMES, Parts, services};
-pub use status_map::unavailable;
+pub use status_map::{unavailable, with_causes};

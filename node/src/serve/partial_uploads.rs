@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 use casbah_cluster::digest::Digest;
 use tokio::sync::Notify;
 
+use crate::route::Upload;
 use crate::serve::compression::Form;
-use crate::store::Upload;
 
 /// Interrupted uploads that are kept at once. Each holds the space of its blob and an open file.
 const KEPT_MAX: usize = 256;
@@ -44,7 +44,7 @@ enum Entry {
     /// Bytes are arriving.
     Active(Arc<Call>),
     /// Cut off at this time.
-    Kept(Upload, Instant),
+    Kept(Box<Upload>, Instant),
 }
 
 /// A call that brings the bytes of an upload.
@@ -87,7 +87,7 @@ impl PartialUploads {
     pub(super) fn take(&self, name: &UploadName) -> Option<Upload> {
         let mut uploads = self.lock();
         match uploads.remove(name)? {
-            Entry::Kept(upload, _) => Some(upload),
+            Entry::Kept(upload, _) => Some(*upload),
             active @ Entry::Active(_) => {
                 uploads.insert(name.clone(), active);
                 None
@@ -164,7 +164,7 @@ impl PartialUploads {
             uploads.remove(&oldest);
         }
         if total_bytes <= self.kept_bytes_max {
-            uploads.insert(name, Entry::Kept(upload, Instant::now()));
+            uploads.insert(name, Entry::Kept(Box::new(upload), Instant::now()));
         }
     }
 

@@ -16,7 +16,8 @@ use tonic_health::server::HealthReporter;
 use tonic_reflection::server::{v1, v1alpha};
 
 use crate::config::InstanceNames;
-use crate::index::{ActionIndex, AssetIndex, SplitIndex};
+use crate::index::{AssetIndex, SplitIndex};
+use crate::route::{Actions, Blobs};
 use crate::serve::action_cache::ActionCache;
 use crate::serve::asset_fetch::Fetch;
 use crate::serve::asset_push::Push;
@@ -27,16 +28,15 @@ use crate::serve::chunks::Chunks;
 use crate::serve::completeness::Completeness;
 use crate::serve::compression::Compression;
 use crate::serve::instances::Instances;
-use crate::store::Store;
 
 /// What the services work on.
 pub struct Parts {
     /// The blobs.
-    pub store: Store,
+    pub blobs: Blobs,
     /// The assets.
     pub assets: AssetIndex,
     /// The results of actions.
-    pub actions: ActionIndex,
+    pub actions: Actions,
     /// The chunks of blobs.
     pub splits: SplitIndex,
     /// Bytes that the store may take.
@@ -60,25 +60,25 @@ pub const HEALTH_NAMES: [&str; 7] = [
 
 /// The route table, and the one who says whether the services are well.
 pub async fn services(parts: Parts) -> (Routes, HealthReporter) {
-    let Parts { store, assets, actions, splits, capacity_bytes, retention_floor, instances } = parts;
+    let Parts { blobs, assets, actions, splits, capacity_bytes, retention_floor, instances } = parts;
     let instances = Instances::new(instances);
-    let completeness = Arc::new(Completeness::new(store.clone(), retention_floor));
+    let completeness = Arc::new(Completeness::new(blobs.clone(), retention_floor));
     let capabilities =
         CapabilitiesServer::new(Capabilities { max_blob_bytes: capacity_bytes, instances: instances.clone() });
-    let chunks = Chunks::new(store.clone(), splits, capacity_bytes);
+    let chunks = Chunks::new(blobs.clone(), splits, capacity_bytes);
     let compression = Compression::new();
-    let cas = Cas { store: store.clone(), instances: instances.clone(), chunks, compression: compression.clone() };
+    let cas = Cas { blobs: blobs.clone(), instances: instances.clone(), chunks, compression: compression.clone() };
     let cas = ContentAddressableStorageServer::new(cas)
         .max_decoding_message_size(MAX_MESSAGE_BYTES)
         .max_encoding_message_size(MAX_MESSAGE_BYTES);
     let cache = ActionCache {
-        index: actions,
-        store: store.clone(),
+        actions,
+        blobs: blobs.clone(),
         completeness: Arc::clone(&completeness),
         instances: instances.clone(),
     };
     let action_cache = ActionCacheServer::new(cache).max_decoding_message_size(MAX_MESSAGE_BYTES);
-    let bytestream = ByteStreamServer::new(ByteStream::new(store, compression, capacity_bytes, instances.clone()))
+    let bytestream = ByteStreamServer::new(ByteStream::new(blobs, compression, capacity_bytes, instances.clone()))
         .max_decoding_message_size(MAX_MESSAGE_BYTES);
     let fetch = Fetch { index: assets.clone(), completeness: Arc::clone(&completeness), instances: instances.clone() };
     let fetch = FetchServer::new(fetch).max_decoding_message_size(MAX_MESSAGE_BYTES);

@@ -13,11 +13,14 @@ use prost::Message as _;
 use prost_types::Any;
 use tonic::{Code, Status};
 
+use crate::forward::PeerError;
 use crate::index::{GroupError, IndexError};
+use crate::route::{ActionError, CopyError, ReadError, WriteError};
 use crate::serve::completeness::Incomplete;
 use crate::serve::compression::{DecodeError, EncodeError};
+use crate::serve::peer::MembersError;
 use crate::serve::resource_name::NameError;
-use crate::store::{ReadError, WriteError};
+use crate::store;
 
 /// When to try again after something that passes by itself: long enough not to make it worse, short enough that a
 /// build does not notice.
@@ -59,7 +62,7 @@ pub(super) fn invalid(error: &dyn Error) -> Status {
 }
 
 /// The error and its causes in one line.
-pub(super) fn with_causes(error: &dyn Error) -> String {
+pub fn with_causes(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {
@@ -82,11 +85,11 @@ pub(super) fn name(error: &NameError) -> Status {
 pub(super) fn read(error: &ReadError) -> Status {
     let text = with_causes(error);
     match error {
-        // The only copy was damaged and is gone: for the caller this is a miss, and an upload heals it.
-        ReadError::NotFound { .. } | ReadError::Damaged { .. } => Status::not_found(text),
-        ReadError::OutOfRange { .. } => Status::out_of_range(text),
-        ReadError::TooLarge { .. } => Status::invalid_argument(text),
-        _ => unavailable(text),
+        // Where the only copy was damaged and is gone this is a miss for the caller, and an upload heals it.
+        error if error.is_miss() => Status::not_found(text),
+        ReadError::Here(store::ReadError::OutOfRange { .. }) => Status::out_of_range(text),
+        ReadError::Here(store::ReadError::TooLarge { .. }) => Status::invalid_argument(text),
+        ReadError::Here(_) | ReadError::NotFound { .. } | ReadError::Unavailable { .. } => unavailable(text),
     }
 }
 
@@ -98,11 +101,34 @@ pub(super) fn read_midway(error: &ReadError) -> Status {
 pub(super) fn write(error: &WriteError) -> Status {
     let text = with_causes(error);
     match error {
-        WriteError::Mismatch { .. } => Status::invalid_argument(text),
-        WriteError::LargerThanStore { .. } => Status::invalid_argument(text),
+        WriteError::Here(store::WriteError::Mismatch { .. } | store::WriteError::LargerThanStore { .. }) => {
+            Status::invalid_argument(text)
+        }
         // Not RESOURCE_EXHAUSTED: buildbox takes that for "the remote has it all" and pushes an asset without blobs.
-        WriteError::Full { retry_after, .. } => with_retry(text, *retry_after),
+        WriteError::Here(store::WriteError::Full { retry_after, .. }) => with_retry(text, *retry_after),
+        WriteError::Here(_) => unavailable(text),
+        WriteError::TooFew { source, .. } => copy(source, text),
+    }
+}
+
+/// Of something that too few nodes have taken, by what one of them says.
+fn copy(error: &CopyError, text: String) -> Status {
+    match error {
+        CopyError::There { source, .. } => match &**source {
+            PeerError::TooLarge(_) => Status::invalid_argument(text),
+            PeerError::Full { retry_after, .. } => with_retry(text, *retry_after),
+            _ => unavailable(text),
+        },
         _ => unavailable(text),
+    }
+}
+
+/// Of the result of an action.
+pub(super) fn action(error: &ActionError) -> Status {
+    match error {
+        ActionError::Here(error) => index(error),
+        ActionError::Unavailable { .. } => unavailable(with_causes(error)),
+        ActionError::TooFew { source, .. } => copy(source, with_causes(error)),
     }
 }
 
@@ -142,5 +168,72 @@ pub(super) fn incomplete(error: &Incomplete) -> Status {
         Incomplete::Missing { .. } | Incomplete::Malformed { .. } | Incomplete::TooLarge { .. } => {
             Status::failed_precondition(with_causes(error))
         }
+    }
+}
+
+// === for other nodes ===
+//
+// They act on codes alone: see `docs/reference/peer-protocol.md`.
+
+/// Of a read that another node asked for.
+pub(super) fn peer_read(error: &store::ReadError) -> Status {
+    let text = with_causes(error);
+    match error {
+        // Of this copy it is a fact: a damaged one is dropped.
+        store::ReadError::NotFound { .. } | store::ReadError::Damaged { .. } => Status::not_found(text),
+        store::ReadError::OutOfRange { .. } => Status::out_of_range(text),
+        store::ReadError::TooLarge { .. } => Status::resource_exhausted(text),
+        store::ReadError::Io { .. } => Status::internal(text),
+        store::ReadError::Busy { .. } => unavailable(text),
+    }
+}
+
+/// Of one that has been answered with some bytes already: the copy is no good, and nothing is said about whether it is there.
+pub(super) fn peer_read_midway(error: &store::ReadError) -> Status {
+    match error {
+        store::ReadError::Busy { .. } => peer_read(error),
+        _ => Status::internal(with_causes(error)),
+    }
+}
+
+/// Of a write that another node asked for.
+pub(super) fn peer_write(error: &store::WriteError) -> Status {
+    let text = with_causes(error);
+    match error {
+        store::WriteError::Mismatch { .. } => Status::invalid_argument(text),
+        store::WriteError::LargerThanStore { .. } => Status::resource_exhausted(text),
+        store::WriteError::Full { retry_after, .. } => with_retry(text, *retry_after),
+        store::WriteError::ReadOnly { .. } => Status::permission_denied(text),
+        store::WriteError::Io { .. } => Status::internal(text),
+        store::WriteError::Busy { .. } | store::WriteError::Closed { .. } => unavailable(text),
+    }
+}
+
+/// When to try again, of a status made here; 0 where that is not said.
+pub(super) fn retry_after_ms(status: &Status) -> u64 {
+    let details = rpc::Status::decode(status.details()).unwrap_or_default().details;
+    let info = details.iter().find(|detail| detail.type_url == RETRY_INFO);
+    let info = info.and_then(|detail| rpc::RetryInfo::decode(&*detail.value).ok());
+    let delay = info.and_then(|info| info.retry_delay).and_then(|delay| Duration::try_from(delay).ok());
+    delay.map_or(0, |delay| u64::try_from(delay.as_millis()).unwrap_or(u64::MAX))
+}
+
+/// Of a message to the Raft group.
+pub(super) fn group(error: &GroupError) -> Status {
+    let text = with_causes(error);
+    match error {
+        GroupError::Busy | GroupError::NoLeader | GroupError::NotLeader { .. } | GroupError::Closed => {
+            unavailable(text)
+        }
+        _ => Status::internal(text),
+    }
+}
+
+/// Of a question about who belongs to the cluster.
+pub(super) fn members(error: &MembersError) -> Status {
+    let text = with_causes(error);
+    match error {
+        MembersError::Misfit { .. } => Status::failed_precondition(text),
+        MembersError::NoCluster | MembersError::NotNow { .. } => unavailable(text),
     }
 }

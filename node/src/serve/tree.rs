@@ -5,6 +5,7 @@
 
 use std::collections::{HashSet, VecDeque};
 
+use bytes::Bytes;
 use casbah_cluster::digest::{Digest, DigestFunction};
 use casbah_proto::build::bazel::remote::execution::v2 as api;
 use futures_util::Stream;
@@ -12,10 +13,10 @@ use futures_util::stream;
 use prost::Message as _;
 use tonic::Status;
 
+use crate::route::{Blobs, ReadError};
 use crate::serve::cas::digest_of;
 use crate::serve::completeness::{MAX_DIRECTORY_BYTES, entries};
 use crate::serve::status_map;
-use crate::store::{ReadError, Store};
 
 /// Directories of one page, at most and by default.
 const PAGE_DIRECTORIES: usize = 1_000;
@@ -24,13 +25,21 @@ const PAGE_DIRECTORIES: usize = 1_000;
 /// its own.
 const PAGE_BYTES: usize = 2 << 20;
 
+/// Directories that are read at once, ahead of the page that they are for, and ...
+const AHEAD: usize = 256;
+
+/// ... the bytes of them, or one that is larger.
+const AHEAD_BYTES: u64 = 1 << 20;
+
 /// Distinct directories of one tree.
 const MAX_DIRECTORIES: usize = 1_000_000;
 
 /// A walk over a tree, in an order that depends on the tree alone.
 struct Walk {
-    store: Store,
+    blobs: Blobs,
     function: DigestFunction,
+    /// Read already, first.
+    ahead: VecDeque<(Digest, Result<Bytes, ReadError>)>,
     waiting: VecDeque<Digest>,
     seen: HashSet<Digest>,
     page_directories: usize,
@@ -50,7 +59,7 @@ struct Found {
 /// # Errors
 /// `INVALID_ARGUMENT` for malformed requests, `NOT_FOUND` when the root is not in the store.
 pub(super) async fn pages(
-    store: Store,
+    blobs: Blobs,
     function: DigestFunction,
     request: api::GetTreeRequest,
 ) -> Result<impl Stream<Item = Result<api::GetTreeResponse, Status>> + Send + 'static, Status> {
@@ -71,14 +80,15 @@ pub(super) async fn pages(
         }
     };
     let mut walk = Walk {
-        store,
+        blobs,
         function,
-        waiting: VecDeque::new(),
+        ahead: VecDeque::new(),
+        waiting: VecDeque::from([root]),
         seen: HashSet::from([root]),
         page_directories,
         held_back: None,
     };
-    let Some(directory) = walk.visit(&root).await? else {
+    let Some((_, Some(directory))) = walk.visit_next().await? else {
         return Err(Status::not_found(format!("the root directory {root} is not in the store")));
     };
     walk.held_back = match resume_after {
@@ -122,10 +132,10 @@ impl Walk {
         Ok(Some(api::GetTreeResponse { directories, next_page_token }))
     }
 
-    /// The next directory that is in the store; what is missing is passed over, as the API asks.
+    /// The next directory that is in the CAS; what is missing is passed over, as the API asks.
     async fn next(&mut self) -> Result<Option<Found>, Status> {
-        while let Some(digest) = self.waiting.pop_front() {
-            if let Some(directory) = self.visit(&digest).await? {
+        while let Some((digest, directory)) = self.visit_next().await? {
+            if let Some(directory) = directory {
                 return Ok(Some(Found { digest, directory }));
             }
         }
@@ -135,8 +145,7 @@ impl Walk {
     /// Goes on to what comes after this directory, which may have been evicted since it was given out; `false` when it
     /// is not in the tree.
     async fn skip_past(&mut self, last: &Digest) -> Result<bool, Status> {
-        while let Some(digest) = self.waiting.pop_front() {
-            self.visit(&digest).await?;
+        while let Some((digest, _)) = self.visit_next().await? {
             if digest == *last {
                 return Ok(true);
             }
@@ -144,14 +153,36 @@ impl Walk {
         Ok(false)
     }
 
-    /// Reads a directory, whose children are waiting from now on; `None` when it is not in the store.
-    async fn visit(&mut self, digest: &Digest) -> Result<Option<api::Directory>, Status> {
+    /// The next directory, whose children are waiting from now on; `None` in the place of one that is not in the CAS.
+    async fn visit_next(&mut self) -> Result<Option<(Digest, Option<api::Directory>)>, Status> {
         tokio::task::consume_budget().await;
-        let bytes = match self.store.get(digest, MAX_DIRECTORY_BYTES).await {
-            Ok(bytes) => bytes,
-            Err(ReadError::NotFound { .. } | ReadError::Damaged { .. }) => return Ok(None),
-            Err(error) => return Err(status_map::read(&error)),
-        };
+        if self.ahead.is_empty() {
+            self.read_ahead().await;
+        }
+        match self.ahead.pop_front() {
+            None => Ok(None),
+            Some((digest, Ok(bytes))) => Ok(Some((digest, Some(self.visit(&digest, bytes)?)))),
+            Some((digest, Err(error))) if error.is_miss() => Ok(Some((digest, None))),
+            Some((_, Err(error))) => Err(status_map::read(&error)),
+        }
+    }
+
+    /// Reads some of those that are waiting.
+    async fn read_ahead(&mut self) {
+        let mut bytes = 0_u64;
+        let fits = self.waiting.iter().take(AHEAD).take_while(|digest| {
+            bytes = bytes.saturating_add(digest.size_bytes());
+            bytes <= AHEAD_BYTES
+        });
+        let count = fits.count().max(1).min(self.waiting.len());
+        let digests: Vec<Digest> = self.waiting.drain(..count).collect();
+        let read = self.blobs.get_many(&digests, MAX_DIRECTORY_BYTES, false).await;
+        let read = read.into_iter().map(|outcome| outcome.map(|(bytes, _as_it_is)| bytes));
+        self.ahead.extend(digests.into_iter().zip(read));
+    }
+
+    /// Has the children of a directory wait.
+    fn visit(&mut self, digest: &Digest, bytes: Bytes) -> Result<api::Directory, Status> {
         let malformed = |error: &dyn std::error::Error| {
             let cause = status_map::with_causes(error);
             Status::invalid_argument(format!("{digest} cannot be read as a directory: {cause}"))
@@ -167,7 +198,7 @@ impl Walk {
             let message = format!("the tree has more than {MAX_DIRECTORIES} directories");
             return Err(Status::invalid_argument(message));
         }
-        Ok(Some(directory))
+        Ok(directory)
     }
 }
 

@@ -14,7 +14,7 @@ use super::limits::{LOOKUP_BATCH, MINIMUM_CAPACITY_BYTES};
 use super::options::{StoreOptions, Surroundings};
 use super::reader::{self, Reader, StoredReader};
 use super::shared::{JobError, Shared, lock};
-use super::upload::{self, Upload};
+use super::upload::{self, Trust, Upload};
 use super::{maintenance, recover, sync, verify};
 
 /// The blobs of one node. Cheap to clone. When the last clone is dropped without [`Store::close`], the store ends as if
@@ -169,7 +169,7 @@ impl Store {
     /// # Cancel safety
     /// Dropped half-way, the blob may be stored or not.
     pub async fn put(&self, digest: &Digest, data: Bytes) -> Result<(), WriteError> {
-        upload::put(self.shared(), digest, data).await
+        upload::put(self.shared(), digest, data, Trust::Nobody).await
     }
 
     /// Begins to store a blob: sets its space aside, and evicts for it if need be.
@@ -180,7 +180,30 @@ impl Store {
     /// # Cancel safety
     /// May be dropped.
     pub async fn upload(&self, digest: &Digest) -> Result<Upload, WriteError> {
-        upload::begin(self.shared(), digest).await
+        upload::begin(self.shared(), digest, Trust::Nobody).await
+    }
+
+    /// As [`Store::put`], of bytes that another node has found to be those of the digest: they are counted and not hashed.
+    ///
+    /// # Errors
+    /// [`WriteError`].
+    ///
+    /// # Cancel safety
+    /// Dropped half-way, the blob may be stored or not.
+    pub(crate) async fn put_verified(&self, digest: &Digest, data: Bytes) -> Result<(), WriteError> {
+        upload::put(self.shared(), digest, data, Trust::Peer).await
+    }
+
+    /// As [`Store::upload`], of bytes that another node hashes as it sends them: they are counted and not hashed, and only to be
+    /// committed on that node's word. It says so over a connection on which nothing can be changed on the way.
+    ///
+    /// # Errors
+    /// [`WriteError`].
+    ///
+    /// # Cancel safety
+    /// May be dropped.
+    pub(crate) async fn upload_verified(&self, digest: &Digest) -> Result<Upload, WriteError> {
+        upload::begin(self.shared(), digest, Trust::Peer).await
     }
 
     /// The visible blobs of a partition (the first 12 bits of the hash) in short. No walk.

@@ -26,10 +26,20 @@ use super::{commit, compact};
 pub struct Upload {
     shared: Arc<Shared>,
     digest: Digest,
+    trust: Trust,
     received_bytes: u64,
     /// Bytes that no job has been given yet.
     gathered: Gathered,
     work: Work,
+}
+
+/// Whose word it is that the bytes are those of the digest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Trust {
+    /// Nobody's: they are hashed here.
+    Nobody,
+    /// That of another node, which has hashed them: they are counted here.
+    Peer,
 }
 
 /// Where an upload's hasher and file are.
@@ -44,7 +54,8 @@ enum Work {
 
 /// What has arrived of a blob.
 pub struct Incoming {
-    hasher: Hasher,
+    /// `None`: another node has done it.
+    hasher: Option<Hasher>,
     target: Target,
 }
 
@@ -65,24 +76,26 @@ pub struct UploadFile {
 }
 
 /// Stores a whole blob.
-pub async fn put(shared: &Arc<Shared>, digest: &Digest, data: Bytes) -> Result<(), WriteError> {
+pub async fn put(shared: &Arc<Shared>, digest: &Digest, data: Bytes, trust: Trust) -> Result<(), WriteError> {
     if digest.size_bytes() > SMALL_BLOB_BYTES || data.len() as u64 != digest.size_bytes() {
-        let mut upload = begin(shared, digest).await?;
+        let mut upload = begin(shared, digest, trust).await?;
         upload.write(data).await?;
         return upload.commit().await;
     }
-    let answer = store_small(shared, *digest, std::slice::from_ref(&data), None).await?;
+    let answer = store_small(shared, *digest, std::slice::from_ref(&data), None, trust).await?;
     wait(*digest, answer).await
 }
 
 /// Begins an upload.
-pub async fn begin(shared: &Arc<Shared>, digest: &Digest) -> Result<Upload, WriteError> {
+pub async fn begin(shared: &Arc<Shared>, digest: &Digest, trust: Trust) -> Result<Upload, WriteError> {
     let digest = *digest;
     let target = if digest.is_empty_blob() { Target::Nowhere } else { choose_target(shared, digest).await? };
-    let incoming = Box::new(Incoming { hasher: digest.function().hasher(), target });
+    let hasher = (trust == Trust::Nobody).then(|| digest.function().hasher());
+    let incoming = Box::new(Incoming { hasher, target });
     Ok(Upload {
         shared: Arc::clone(shared),
         digest,
+        trust,
         received_bytes: 0,
         gathered: Gathered::new(&shared.gathered),
         work: Work::Idle(incoming),
@@ -265,7 +278,7 @@ impl Upload {
         let incoming = self.idle().await?;
         let pieces = self.gathered.take();
         let answer = if digest.size_bytes() <= SMALL_BLOB_BYTES {
-            store_small(&self.shared, digest, &pieces, incoming.target.into_reservation()).await?
+            store_small(&self.shared, digest, &pieces, incoming.target.into_reservation(), self.trust).await?
         } else {
             let shared = Arc::clone(&self.shared);
             let ended = self.shared.blocking(move || finish(&shared, digest, *incoming, &pieces)).await;
@@ -323,7 +336,9 @@ fn finish(
     pieces: &[Bytes],
 ) -> io::Result<Result<commit::Answer, WriteError>> {
     incoming.add(shared, pieces)?;
-    if let Err(error) = verify(digest, incoming.hasher) {
+    if let Some(hasher) = incoming.hasher
+        && let Err(error) = verify(digest, hasher)
+    {
         return Ok(Err(error));
     }
     match incoming.target {
@@ -337,16 +352,19 @@ fn finish(
     }
 }
 
-/// Verifies and stores a small blob, on this thread: it takes less time than the way to another.
+/// Verifies (unless that has been done) and stores a small blob, on this thread: it takes less time than the way to another.
 async fn store_small(
     shared: &Arc<Shared>,
     digest: Digest,
     pieces: &[Bytes],
     mut reservation: Option<Reservation>,
+    trust: Trust,
 ) -> Result<commit::Answer, WriteError> {
-    let mut hasher = digest.function().hasher();
-    pieces.iter().for_each(|piece| hasher.update(piece));
-    verify(digest, hasher)?;
+    if trust == Trust::Nobody {
+        let mut hasher = digest.function().hasher();
+        pieces.iter().for_each(|piece| hasher.update(piece));
+        verify(digest, hasher)?;
+    }
     if digest.is_empty_blob() {
         return Ok(None);
     }
@@ -423,7 +441,9 @@ impl Target {
 
 impl Incoming {
     fn add(&mut self, shared: &Shared, pieces: &[Bytes]) -> io::Result<()> {
-        pieces.iter().for_each(|piece| self.hasher.update(piece));
+        if let Some(hasher) = &mut self.hasher {
+            pieces.iter().for_each(|piece| hasher.update(piece));
+        }
         match &mut self.target {
             Target::Nowhere | Target::Memory(_) => Ok(()),
             Target::File(writer, ..) => writer.write(&shared.disk, pieces),

@@ -7,6 +7,7 @@ use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt as _, StreamExt as _};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+use super::formation;
 use super::layout::Layout;
 use super::printout;
 use super::process::{Ending, Node};
@@ -14,8 +15,14 @@ use crate::cli::args::{DevArguments, OutputFormat};
 use crate::cli::error::Failure;
 use crate::cli::output::{self, Colours};
 
+/// Enough for every experiment on one machine. Ports that belong to one node do not reach into another hundred.
+const NODES_MAX: u16 = 32;
+
 /// A node that does not serve by then hangs.
 const START_DEADLINE: Duration = Duration::from_secs(60);
+
+/// Nodes that are no cluster by then do not become one.
+const FORM_DEADLINE: Duration = Duration::from_secs(60);
 
 /// One Ctrl-C may come as several signals, from the terminal and from a program between; a second one comes later.
 const SECOND_THOUGHT: Duration = Duration::from_secs(1);
@@ -35,11 +42,13 @@ pub fn run(arguments: &DevArguments) -> Result<(), Failure> {
 
 fn check(arguments: &DevArguments) -> Result<(), Failure> {
     match (arguments.nodes, arguments.replicas) {
-        (0, _) => Err(Failure::new("--nodes 0: there is nothing to start").hint("leave it out for one node")),
-        (_, 0) => Err(Failure::new("--replicas 0: nothing would be kept").hint("leave it out for one copy")),
-        (1, _) => Ok(()),
-        (nodes, _) => Err(Failure::new(format!("--nodes {nodes}: clusters are not in this version yet"))
-            .hint("leave it out for one node")),
+        (0, _) => Err(Failure::new("--nodes 0: there is nothing to start").hint("take one at least")),
+        (_, 0) => Err(Failure::new("--replicas 0: nothing would be kept").hint("take one at least")),
+        (nodes, _) if nodes > NODES_MAX => {
+            let message = format!("--nodes {nodes}: that is more than one machine is good for");
+            Err(Failure::new(message).hint(format!("take up to {NODES_MAX}")))
+        }
+        _ => Ok(()),
     }
 }
 
@@ -95,7 +104,33 @@ async fn start(
             () = signals.stop() => return Ok(Start::Interrupted),
         }
     }
-    Ok(Start::Serving)
+    if let [_one] = layout.nodes.as_slice() {
+        return Ok(Start::Serving);
+    }
+    tokio::select! {
+        formed = tokio::time::timeout(FORM_DEADLINE, formation::wait(&layout.nodes)) => match formed {
+            Ok(()) => Ok(Start::Serving),
+            Err(_elapsed) => {
+                let message = format!("the nodes are no cluster after {} s", FORM_DEADLINE.as_secs());
+                Err(Failure::new(message).quoting(nodes.iter().flat_map(Node::last_words).collect()))
+            }
+        },
+        ending = first_ending(nodes) => {
+            let message = format!("{} ended before there was a cluster ({})", ending.name, ending.how);
+            Err(Failure::new(message).quoting(ending.last_words))
+        }
+        () = signals.stop() => Ok(Start::Interrupted),
+    }
+}
+
+/// The next node to end, of those that run; waits for ever when none does.
+async fn first_ending(nodes: &mut [Node]) -> Ending {
+    let running = nodes.iter_mut().filter(|node| node.is_running());
+    let mut endings: FuturesUnordered<_> = running.map(Node::ended).collect();
+    match endings.next().await {
+        Some(ending) => ending,
+        None => std::future::pending().await,
+    }
 }
 
 fn print(arguments: &DevArguments, layout: &Layout, program: &Path, nodes: &[Node]) -> Result<(), Failure> {
@@ -110,17 +145,9 @@ fn print(arguments: &DevArguments, layout: &Layout, program: &Path, nodes: &[Nod
 async fn keep(nodes: &mut [Node], layout: &Layout, program: &Path, signals: &mut Signals) -> AllWell {
     let mut all_well = AllWell::Yes;
     loop {
-        let running = nodes.iter_mut().filter(|node| node.is_running());
-        let mut endings: FuturesUnordered<_> = running.map(Node::ended).collect();
-        let ended = async {
-            match endings.next().await {
-                Some(ending) => ending,
-                None => std::future::pending().await,
-            }
-        };
         tokio::select! {
             () = signals.stop() => return all_well,
-            ending = ended => {
+            ending = first_ending(nodes) => {
                 all_well = AllWell::No;
                 tell(&ending, layout, program);
             }
@@ -225,12 +252,13 @@ mod tests {
     }
 
     #[test]
-    fn one_node_is_what_there_is() {
+    fn there_are_some_nodes_and_copies_and_not_too_many() {
         assert_eq!(checked("casbah dev"), Ok(()));
         assert_eq!(checked("casbah dev --nodes 1 --replicas 3"), Ok(()));
+        assert_eq!(checked("casbah dev --nodes 5 --replicas 3"), Ok(()));
         assert_eq!(
-            checked("casbah dev --nodes 3").unwrap_err(),
-            "error: --nodes 3: clusters are not in this version yet\nhint: leave it out for one node\n"
+            checked("casbah dev --nodes 1000").unwrap_err(),
+            "error: --nodes 1000: that is more than one machine is good for\nhint: take up to 32\n"
         );
         assert!(checked("casbah dev --nodes 0").is_err());
         assert!(checked("casbah dev --replicas 0").is_err());

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use super::ports::{self, Ports};
 use super::printout;
-use crate::authenticate::throwaway::Throwaway;
+use crate::authenticate::throwaway::{PeerSet, Throwaway};
 use crate::cli::args::DevArguments;
 use crate::cli::error::Failure;
 
@@ -19,6 +19,8 @@ pub(super) struct Layout {
     pub(super) temporary: bool,
     /// `None`: plaintext.
     pub(super) certificates: Option<Throwaway>,
+    /// On how many nodes each blob is kept.
+    pub(super) copies: u16,
     pub(super) nodes: Vec<NodeLayout>,
 }
 
@@ -46,7 +48,7 @@ impl Layout {
             Some(dir) => (make_dir(dir)?, false),
             None => (make_dir(&std::env::temp_dir().join(format!("casbah-dev-{}", short_id())))?, true),
         };
-        let made = Layout::fill(&dir, temporary, &ports, arguments.insecure);
+        let made = Layout::fill(&dir, temporary, &ports, arguments);
         if made.is_err() && temporary {
             // The failure is what is told; an empty directory more or less is not.
             let _best_effort = std::fs::remove_dir_all(&dir);
@@ -54,15 +56,19 @@ impl Layout {
         made
     }
 
-    fn fill(dir: &Path, temporary: bool, ports: &[Ports], insecure: bool) -> Result<Layout, Failure> {
-        let certificates = if insecure { None } else { Some(certificates(&dir.join("tls"))?) };
+    fn fill(dir: &Path, temporary: bool, ports: &[Ports], arguments: &DevArguments) -> Result<Layout, Failure> {
+        let certificates = if arguments.insecure { None } else { Some(certificates(&dir.join("tls"))?) };
+        if ports.len() > 1 {
+            PeerSet::ensure(&dir.join("peers")).map_err(|error| Failure::caused("cannot make certificates", &error))?;
+        }
         let node = |(index, ports): (usize, &Ports)| NodeLayout::at(dir, index + 1, *ports);
         let nodes = ports.iter().enumerate().map(node).collect();
-        let layout = Layout { dir: dir.to_path_buf(), temporary, certificates, nodes };
+        let copies = arguments.replicas.min(arguments.nodes);
+        let layout = Layout { dir: dir.to_path_buf(), temporary, certificates, copies, nodes };
         for node in &layout.nodes {
             let folder = node.config.parent().unwrap_or(dir);
             std::fs::create_dir_all(folder).map_err(|error| cannot_write(folder, &error))?;
-            write(&node.config, &node.settings(insecure))?;
+            write(&node.config, &node.settings(&layout))?;
         }
         if let Some(node) = layout.nodes.first() {
             let certificates = layout.certificates.as_ref();
@@ -70,6 +76,23 @@ impl Layout {
             write(&layout.bazel_file(), &printout::bazel(node, certificates))?;
         }
         Ok(layout)
+    }
+
+    /// What a node is told of the cluster; nothing for one that is alone.
+    fn cluster_settings(&self, node: &NodeLayout) -> String {
+        let Some(peer) = node.ports.peer else { return String::new() };
+        let all = self.nodes.iter().filter_map(|node| node.ports.peer);
+        let join: Vec<String> = all.map(|port| format!("localhost:{port}")).collect();
+        format!(
+            "# Each blob is kept on {copies} of {nodes} nodes.\n[cluster]\nname = \"dev\"\ncopies = {copies}\n\
+             bootstrap_expect = {nodes}\njoin = {join:?}\n\n\
+             # The other nodes, with certificates of their own.\n[peers]\n\
+             address = \"localhost:{peer}\"\nadvertise = \"localhost:{peer}\"\n\
+             tls = {{ certificate = \"../peers/peer.crt\", key = \"../peers/peer.key\" }}\n\
+             authorities = \"../peers/ca.crt\"\n\n",
+            copies = self.copies,
+            nodes = self.nodes.len(),
+        )
     }
 
     /// The user configuration for `bst --config`.
@@ -99,8 +122,9 @@ impl NodeLayout {
     }
 
     /// Its configuration file. Paths in it are relative, so that the directory can be moved.
-    fn settings(&self, insecure: bool) -> String {
-        let NodeLayout { name, ports: Ports { public, client, admin }, .. } = self;
+    fn settings(&self, layout: &Layout) -> String {
+        let NodeLayout { name, ports: Ports { public, client, admin, .. }, .. } = self;
+        let (insecure, cluster) = (layout.certificates.is_none(), layout.cluster_settings(self));
         let (tls, trust) = if insecure {
             ("", "")
         } else {
@@ -113,7 +137,7 @@ impl NodeLayout {
         format!(
             "# Written by `casbah dev`, anew each time it starts.\n\n\
              [node]\nname = \"{name}\"\ndir = \"data\"\n\n\
-             [store]\ncapacity = \"10GiB\"\n\n\
+             [store]\ncapacity = \"10GiB\"\n\n{cluster}\
              # Probes, metrics and status.\n[admin]\naddress = \"localhost:{admin}\"\n\n\
              # Anyone may read.\n[[listener]]\naddress = \"localhost:{public}\"\n{tls}allow = [\"read\"]\n\n\
              # {who} may read and write.\n[[listener]]\naddress = \"localhost:{client}\"\n{tls}{trust}\
@@ -157,6 +181,24 @@ mod tests {
     fn arguments(dir: Option<PathBuf>, insecure: bool) -> DevArguments {
         let output = crate::cli::args::OutputFormat::Text;
         DevArguments { nodes: 1, replicas: 1, dir, port_base: 0, insecure, output }
+    }
+
+    #[test]
+    fn nodes_are_told_of_each_other_and_may_be_more_the_next_time() {
+        let folder = tempfile::tempdir().unwrap();
+        for nodes in [1, 3, 5] {
+            let arguments = DevArguments { nodes, replicas: 4, ..arguments(Some(folder.path().into()), true) };
+            let layout = Layout::make(&arguments).unwrap();
+            assert_eq!((layout.nodes.len(), layout.copies), (usize::from(nodes), nodes.min(4)));
+            for node in &layout.nodes {
+                let sources =
+                    Sources { file: Some(node.config.clone()), machine: Machine::this(), ..Sources::default() };
+                let config = sources.load().unwrap().config;
+                assert_eq!(config.peers.is_some(), nodes > 1);
+                let expected = usize::from(if nodes > 1 { nodes } else { 0 });
+                assert_eq!(config.cluster.join.len(), expected);
+            }
+        }
     }
 
     fn config(layout: &Layout) -> crate::config::Config {

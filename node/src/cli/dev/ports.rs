@@ -14,6 +14,8 @@ pub(super) struct Ports {
     pub(super) client: u16,
     /// Probes, metrics and status.
     pub(super) admin: u16,
+    /// The other nodes; `None` where there are none.
+    pub(super) peer: Option<u16>,
 }
 
 /// Between the ports of one node and those of the next.
@@ -22,7 +24,7 @@ const STRIDE: u16 = 10;
 /// Attempts to find a port that is free on both addresses.
 const ATTEMPTS: usize = 16;
 
-/// The ports of `nodes` nodes from `base` on: `base + 1` to `base + 3`, then ten further each; 0 for any free ones.
+/// The ports of `nodes` nodes from `base` on: `base + 1` to `base + 4`, then ten further each; 0 for any free ones.
 ///
 /// They are free now; somebody else may take one before the node does, which the node then tells.
 pub(super) fn choose(base: u16, nodes: u16) -> Result<Vec<Ports>, Failure> {
@@ -32,13 +34,15 @@ pub(super) fn choose(base: u16, nodes: u16) -> Result<Vec<Ports>, Failure> {
     let mut ports = Vec::new();
     for index in 0..nodes {
         let of_node = |offset: u16| base.checked_add(index.checked_mul(STRIDE)?)?.checked_add(offset);
-        let (Some(public), Some(client), Some(admin)) = (of_node(1), of_node(2), of_node(3)) else {
+        let (Some(public), Some(client), Some(admin), Some(peer)) = (of_node(1), of_node(2), of_node(3), of_node(4))
+        else {
             return Err(Failure::new(format!("--port-base {base}: ports end at 65535")).hint("take a lower one"));
         };
-        for port in [public, client, admin] {
+        let peer = (nodes > 1).then_some(peer);
+        for port in [Some(public), Some(client), Some(admin), peer].into_iter().flatten() {
             hold(port).map_err(|error| taken(port, &error))?;
         }
-        ports.push(Ports { public, client, admin });
+        ports.push(Ports { public, client, admin, peer });
     }
     Ok(ports)
 }
@@ -58,7 +62,12 @@ fn any(nodes: u16) -> Result<Vec<Ports>, Failure> {
         held.push(listeners);
         Ok::<u16, Failure>(port)
     };
-    (0..nodes).map(|_| Ok(Ports { public: next()?, client: next()?, admin: next()? })).collect()
+    let mut of_node = || -> Result<Ports, Failure> {
+        let (public, client, admin) = (next()?, next()?, next()?);
+        let peer = if nodes > 1 { Some(next()?) } else { None };
+        Ok(Ports { public, client, admin, peer })
+    };
+    (0..nodes).map(|_| of_node()).collect()
 }
 
 /// Takes the port on both addresses; a machine without IPv6 has one.
@@ -88,10 +97,16 @@ mod tests {
     #[test]
     fn free_ports_are_all_different() {
         let ports = choose(0, 3).unwrap();
-        let mut all: Vec<u16> = ports.iter().flat_map(|ports| [ports.public, ports.client, ports.admin]).collect();
+        let of_node = |ports: &Ports| [ports.public, ports.client, ports.admin, ports.peer.unwrap()];
+        let mut all: Vec<u16> = ports.iter().flat_map(of_node).collect();
         all.sort_unstable();
         all.dedup();
-        assert_eq!(all.len(), 9);
+        assert_eq!(all.len(), 12);
+    }
+
+    #[test]
+    fn a_node_alone_has_no_port_for_others() {
+        assert_eq!(choose(0, 1).unwrap().first().unwrap().peer, None);
     }
 
     #[test]

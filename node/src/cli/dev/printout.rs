@@ -27,7 +27,7 @@ struct JsonNode<'a> {
     client: String,
     /// Reading, anyone.
     public: String,
-    /// Of clusters.
+    /// For the other nodes, where there are any.
     peer: Option<String>,
     /// Of the admin port.
     admin: Option<String>,
@@ -43,7 +43,7 @@ pub(super) fn json<'a>(layout: &'a Layout, pids: &[u32]) -> Json<'a> {
         pid: *pid,
         client: format!("localhost:{}", node.ports.client),
         public: format!("localhost:{}", node.ports.public),
-        peer: None,
+        peer: node.ports.peer.map(|port| format!("localhost:{port}")),
         admin: Some(format!("localhost:{}", node.ports.admin)),
         config: &node.config,
         dir: &node.data,
@@ -65,7 +65,10 @@ pub(super) fn text(layout: &Layout, pids: &[u32], program: &Path, colours: Colou
         true => ("https", "with the client certificate"),
         false => ("http", "anyone on this machine"),
     };
-    for (node, pid) in layout.nodes.iter().zip(pids) {
+    for (place, (node, pid)) in layout.nodes.iter().zip(pids).enumerate() {
+        if place > 0 {
+            text.push('\n');
+        }
         let title = format!("{} is serving", node.name);
         let _infallible = writeln!(text, "{} {}\n", colours.bold(&title), colours.dim(&format!("(pid {pid})")));
         let client = format!("{scheme}://localhost:{}", node.ports.client);
@@ -82,6 +85,15 @@ pub(super) fn text(layout: &Layout, pids: &[u32], program: &Path, colours: Colou
         for (name, value) in rows {
             let _infallible = writeln!(text, "  {} {value}", colours.dim(&format!("{name:8}")));
         }
+    }
+    if let [first, _, ..] = layout.nodes.as_slice() {
+        let title = colours.bold("One cluster");
+        let (copies, nodes, first) = (layout.copies, layout.nodes.len(), &first.name);
+        let _infallible = writeln!(
+            text,
+            "\n{title} of {nodes} nodes: any of them takes any request, and each blob is kept on {copies}.\n\
+             The lines below name {first}; the client address of any other does as well."
+        );
     }
     if let Some(node) = layout.nodes.first() {
         let certificates = layout.certificates.as_ref();
@@ -186,15 +198,23 @@ mod tests {
             dir: dir.to_path_buf(),
             temporary,
             certificates: secure.then(|| Throwaway::at(&dir.join("tls"))),
-            nodes: vec![NodeLayout::at(dir, 1, Ports { public: 11001, client: 11002, admin: 11003 })],
+            copies: 1,
+            nodes: vec![NodeLayout::at(dir, 1, Ports { public: 11001, client: 11002, admin: 11003, peer: None })],
         }
+    }
+
+    fn cluster(dir: &str) -> Layout {
+        let ports = |base| Ports { public: base + 1, client: base + 2, admin: base + 3, peer: Some(base + 4) };
+        let node = |place: u16| NodeLayout::at(Path::new(dir), usize::from(place) + 1, ports(11000 + 10 * place));
+        Layout { copies: 2, nodes: (0..3).map(node).collect(), ..layout(dir, true, true) }
     }
 
     const PROGRAM: &str = "/usr/bin/casbah";
 
     #[test]
     fn the_printout_is_the_face_of_the_project() {
-        let printed = text(&layout("/tmp/casbah-dev-1a2b3c4d", true, true), &[4711], Path::new(PROGRAM), Colours::NONE);
+        let pids = [4711, 4712, 4713];
+        let printed = text(&cluster("/tmp/casbah-dev-1a2b3c4d"), &pids, Path::new(PROGRAM), Colours::NONE);
         assert_same("node/src/cli/snapshots/dev.txt", &printed);
         let printed = text(&layout("/home/me/cache", false, false), &[4711], Path::new(PROGRAM), Colours::NONE);
         assert_same("node/src/cli/snapshots/dev_insecure.txt", &printed);
@@ -202,9 +222,9 @@ mod tests {
 
     #[test]
     fn colours_change_no_letter() {
-        let layout = layout("/d", true, true);
-        let plain = text(&layout, &[1], Path::new(PROGRAM), Colours::NONE);
-        let mut coloured = text(&layout, &[1], Path::new(PROGRAM), Colours::ALL);
+        let layout = cluster("/d");
+        let plain = text(&layout, &[1, 2, 3], Path::new(PROGRAM), Colours::NONE);
+        let mut coloured = text(&layout, &[1, 2, 3], Path::new(PROGRAM), Colours::ALL);
         for code in ["1", "2", "1;31", "1;36", "0"] {
             coloured = coloured.replace(&format!("\u{1b}[{code}m"), "");
         }
@@ -221,6 +241,10 @@ mod tests {
                 + r#""name":"node-1","pid":4711,"client":"localhost:11002","public":"localhost:11001","peer":null,"admin":"localhost:11003","#
                 + r#""config":"/d/node-1/casbah.toml","dir":"/d/node-1/data"}]}"#
         );
+        let line = serde_json::to_string(&json(&cluster("/d"), &[1, 2, 3])).unwrap();
+        assert!(line.contains(
+            r#""name":"node-3","pid":3,"client":"localhost:11022","public":"localhost:11021","peer":"localhost:11024","#
+        ));
         let line = serde_json::to_string(&json(&layout("/d", false, false), &[4711])).unwrap();
         assert!(line.starts_with(r#"{"dir":"/d","ca":null,"client_cert":null,"client_key":null,"nodes":[{"#), "{line}");
     }

@@ -167,7 +167,7 @@ mod tests {
     }
 
     fn layout(folder: &Path) -> NodeLayout {
-        let layout = NodeLayout::at(folder, 1, Ports { public: 1, client: 2, admin: 3 });
+        let layout = NodeLayout::at(folder, 1, Ports { public: 1, client: 2, admin: 3, peer: None });
         std::fs::create_dir_all(layout.config.parent().unwrap()).unwrap();
         layout
     }

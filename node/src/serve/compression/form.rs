@@ -3,6 +3,7 @@
 use casbah_proto::build::bazel::remote::execution::v2::compressor::Value;
 
 use crate::observe::labels::Encoding;
+use crate::route;
 
 /// The compressors that are offered, as Capabilities lists them. IDENTITY is always offered and never listed.
 pub const COMPRESSORS: [Value; 1] = [Value::Zstd];
@@ -17,6 +18,15 @@ pub enum Form {
     Identity,
     /// As zstd frames, any number of them one after the other.
     Zstd,
+}
+
+impl From<route::Form> for Form {
+    fn from(form: route::Form) -> Form {
+        match form {
+            route::Form::Identity => Form::Identity,
+            route::Form::Zstd => Form::Zstd,
+        }
+    }
 }
 
 // === impl Form ===

@@ -1,0 +1,175 @@
+//! The group after each step, from any state it may be in.
+
+use std::collections::BTreeSet;
+
+use rand::RngExt as _;
+
+use super::group::{GroupStep, LEARNERS_MAX, next_step};
+use super::ids::NodeId;
+use super::state::{ClusterState, Part};
+use crate::testing::{layout, random, seed, state};
+
+struct Group {
+    state: ClusterState,
+    leader: NodeId,
+    voters: BTreeSet<NodeId>,
+    learners: BTreeSet<NodeId>,
+    alive: BTreeSet<NodeId>,
+}
+
+impl Group {
+    /// Node 1 leads and votes alone; the others are members in zones, by turns.
+    fn new(nodes: u64, zones: &[&str]) -> Group {
+        let zone = |id: u64| zones[usize::try_from(id).unwrap() % zones.len()];
+        let nodes = (1..=nodes).map(|id| (id, zone(id), 100));
+        let mut state = state(2, 2, vec![layout(1, nodes)]);
+        state.members.values_mut().for_each(|member| member.part = Part::Watcher);
+        let alive = state.members.keys().copied().collect();
+        Group { state, leader: NodeId(1), voters: BTreeSet::from([NodeId(1)]), learners: BTreeSet::new(), alive }
+    }
+
+    fn step(&self) -> Option<GroupStep> {
+        next_step(&self.state, self.leader, &self.voters, &self.learners, &self.alive)
+    }
+
+    /// Steps until there is nothing to do. Returns how many voters there were at the least.
+    fn settle(&mut self) -> usize {
+        let mut fewest = self.voters.len();
+        for _ in 0..500 {
+            let Some(step) = self.step() else { return fewest };
+            let voters = self.voters.len();
+            match step {
+                GroupStep::AddLearner(node) => assert!(!self.voters.contains(&node) && self.learners.insert(node)),
+                GroupStep::AddVoter(node) => {
+                    assert!(self.alive.contains(&node), "{node} is not there");
+                    assert!(self.learners.remove(&node) && self.voters.insert(node));
+                }
+                GroupStep::RemoveVoter(node) => {
+                    assert_ne!(node, self.leader);
+                    // Whoever loses the vote learns on.
+                    assert!(self.voters.remove(&node) && self.learners.insert(node));
+                }
+                GroupStep::RemoveLearner(node) => assert!(self.learners.remove(&node)),
+                GroupStep::Record(node, part) => self.state.set_part(node, part),
+            }
+            assert!(self.voters.len().abs_diff(voters) <= 1);
+            fewest = fewest.min(self.voters.len());
+        }
+        panic!("it does not come to rest: {:?} {:?}", self.voters, self.learners);
+    }
+
+    fn parts(&self, part: Part) -> usize {
+        self.state.members.values().filter(|member| member.part == part).count()
+    }
+
+    fn zones(&self) -> BTreeSet<&str> {
+        self.voters.iter().map(|voter| self.state.members[voter].zone.as_str()).collect()
+    }
+}
+
+#[test]
+fn three_vote_five_from_ten_nodes_on_and_a_dozen_learn() {
+    for (nodes, voters, learners) in
+        [(1, 1, 0), (2, 2, 0), (3, 3, 0), (4, 3, 1), (9, 3, 6), (10, 5, 5), (17, 5, 12), (18, 5, 12), (100, 5, 12)]
+    {
+        let mut group = Group::new(nodes, &[""]);
+        group.settle();
+        assert_eq!((group.voters.len(), group.learners.len()), (voters, learners), "{nodes} nodes");
+        assert_eq!(group.parts(Part::Voter), voters);
+        assert_eq!(group.parts(Part::Learner), learners);
+        assert_eq!(group.parts(Part::Watcher), nodes as usize - voters - learners);
+    }
+    assert_eq!(LEARNERS_MAX, 12);
+}
+
+#[test]
+fn voters_are_spread_over_zones() {
+    for nodes in 3..=12 {
+        let mut group = Group::new(nodes, &["a", "b", "c"]);
+        group.settle();
+        assert_eq!(group.zones().len(), 3, "{nodes} nodes: {:?}", group.voters);
+    }
+}
+
+#[test]
+fn a_zone_that_comes_later_gets_a_voter_of_one_that_has_two() {
+    let mut group = Group::new(5, &["a", "b"]);
+    group.settle();
+    assert_eq!(group.voters.len(), 3);
+    group.state.members.get_mut(&NodeId(5)).unwrap().zone = "c".to_owned();
+    let fewest = group.settle();
+    assert_eq!((group.zones().len(), group.voters.len(), fewest), (3, 3, 3));
+    assert!(group.voters.contains(&group.leader));
+}
+
+#[test]
+fn a_voter_that_is_lost_is_replaced_and_never_are_there_fewer() {
+    let mut group = Group::new(6, &[""]);
+    group.settle();
+    let lost = *group.voters.last().unwrap();
+    group.alive.remove(&lost);
+    assert_eq!(group.settle(), 3);
+    assert!(!group.voters.contains(&lost));
+    assert_eq!(group.voters.len(), 3);
+}
+
+#[test]
+fn a_voter_that_is_lost_stays_one_where_nobody_can_take_its_place() {
+    let mut group = Group::new(3, &[""]);
+    group.settle();
+    group.alive.remove(&NodeId(3));
+    assert_eq!(group.step(), None);
+}
+
+#[test]
+fn a_node_that_is_a_member_no_more_leaves_the_group() {
+    let mut group = Group::new(5, &[""]);
+    group.settle();
+    group.state.members.remove(&NodeId(2));
+    assert_eq!(group.step(), Some(GroupStep::RemoveVoter(NodeId(2))));
+    group.settle();
+    assert_eq!(group.voters, BTreeSet::from([1, 3, 4].map(NodeId)));
+    group.state.members.remove(&NodeId(5));
+    assert_eq!(group.step(), Some(GroupStep::RemoveLearner(NodeId(5))));
+}
+
+#[test]
+fn a_learner_that_is_lost_makes_room_for_a_watcher_only() {
+    let mut group = Group::new(18, &[""]);
+    group.settle();
+    let lost = *group.learners.first().unwrap();
+    group.alive.remove(&lost);
+    group.settle();
+    assert!(!group.learners.contains(&lost) && group.learners.len() == LEARNERS_MAX);
+    let another = *group.learners.first().unwrap();
+    group.alive.remove(&another);
+    assert_eq!(group.step(), None, "nobody waits for its place");
+}
+
+#[test]
+fn whatever_happens_the_group_comes_to_rest_with_as_many_living_voters_as_there_can_be() {
+    let mut random = random(seed());
+    for _ in 0..300 {
+        let nodes = random.random_range(1..=20_u64);
+        let zones: Vec<&str> = ["a", "b", "c", "d"].into_iter().take(random.random_range(1..=4)).collect();
+        let mut group = Group::new(nodes, &zones);
+        for _ in 0..5 {
+            group.settle();
+            let ids: Vec<NodeId> = group.state.members.keys().copied().collect();
+            for id in ids.into_iter().filter(|id| *id != group.leader) {
+                match random.random_range(0..10) {
+                    0 => drop(group.alive.remove(&id)),
+                    1 => drop(group.alive.insert(id)),
+                    2 if group.state.members.len() > 1 => drop(group.state.members.remove(&id)),
+                    _ => {}
+                }
+            }
+        }
+        group.settle();
+        let members = group.state.members.len();
+        let living = group.state.members.keys().filter(|id| group.alive.contains(id)).count();
+        let wanted = members.min(if members >= 10 { 5 } else { 3 });
+        assert!(group.voters.len() <= wanted);
+        assert_eq!(group.voters.iter().filter(|id| group.alive.contains(id)).count(), wanted.min(living));
+    }
+}

@@ -1,0 +1,222 @@
+//! `casbah node`, `casbah ring` and `casbah raft`: the cluster, as any of its nodes sees it.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+use serde::Serialize;
+
+use super::args::{NodeCommand, NodeShowArguments, OutputFormat, RaftCommand, RingCommand};
+use super::ask;
+use super::error::Failure;
+use super::output::{self, Colours};
+use super::table::table;
+use crate::observe::cluster::{Cluster, ClusterMember, Raft, Ring};
+use crate::observe::summary::{condition, count, size};
+
+/// `casbah node`.
+///
+/// # Errors
+/// When no node can be asked, or the one that is shown is unknown.
+pub fn node(command: &NodeCommand) -> Result<(), Failure> {
+    match command {
+        NodeCommand::List(arguments) => {
+            let cluster = ask::cluster(arguments)?;
+            ask::show(arguments.output, &cluster.members, || list(&cluster, Colours::of_stdout()))
+        }
+        NodeCommand::Show(NodeShowArguments { node, ask: arguments }) => {
+            let cluster = ask::cluster(arguments)?;
+            let member = find(&cluster, node)?;
+            ask::show(arguments.output, member, || show(member))
+        }
+    }
+}
+
+/// `casbah ring`.
+///
+/// # Errors
+/// When no node can be asked.
+pub fn ring(command: &RingCommand) -> Result<(), Failure> {
+    let RingCommand::Show(arguments) = command;
+    let (ring, _): (Ring, String) = ask::page(&ask::admin(&arguments.admin)?, "/ring.json")?;
+    match arguments.output {
+        OutputFormat::Json => output::print_json(&ring),
+        OutputFormat::Text => {
+            let cluster = ask::cluster(arguments)?;
+            output::print(&shares(&cluster, &ring, Colours::of_stdout()))
+        }
+    }
+}
+
+/// What `casbah raft status --output json` prints: a contract.
+#[derive(Serialize)]
+struct RaftStatus<'a> {
+    node_id: u64,
+    #[serde(flatten)]
+    raft: &'a Raft,
+}
+
+/// `casbah raft`.
+///
+/// # Errors
+/// When no node can be asked.
+pub fn raft(command: &RaftCommand) -> Result<(), Failure> {
+    let RaftCommand::Status(arguments) = command;
+    let cluster = ask::cluster(arguments)?;
+    let data = RaftStatus { node_id: cluster.node_id, raft: &cluster.raft };
+    ask::show(arguments.output, &data, || raft_status(&cluster))
+}
+
+/// The member with this name or id.
+fn find<'c>(cluster: &'c Cluster, node: &str) -> Result<&'c ClusterMember, Failure> {
+    let by_name = cluster.members.iter().find(|member| member.name == node);
+    by_name.or_else(|| cluster.members.iter().find(|member| member.id.to_string() == node)).ok_or_else(|| {
+        let known: Vec<&str> = cluster.members.iter().map(|member| member.name.as_str()).collect();
+        Failure::new(format!("the cluster has no node \"{node}\"")).hint(format!("its nodes are {}", known.join(", ")))
+    })
+}
+
+fn list(cluster: &Cluster, colours: Colours) -> String {
+    let heads = ["ID", "NODE", "ZONE", "STATE", "RAFT", "PARTITIONS", "BLOBS", "USED", "CAPACITY", "ADDRESS"];
+    let right = [true, false, false, false, false, true, true, true, true, false];
+    let rows: Vec<Vec<String>> = cluster
+        .members
+        .iter()
+        .map(|member| {
+            let number = |of: fn(&crate::observe::cluster::MemberNumbers) -> String| {
+                member.numbers.as_ref().map_or_else(|| "-".to_owned(), of)
+            };
+            let leads = cluster.raft.leader == Some(member.id);
+            vec![
+                member.id.to_string(),
+                format!("{}{}", member.name, if member.is_self { " *" } else { "" }),
+                or_dash(&member.zone),
+                condition(member).to_owned(),
+                if leads { "leader".to_owned() } else { member.part.clone() },
+                count(member.partitions),
+                number(|numbers| count(numbers.blobs)),
+                number(|numbers| size(numbers.used_bytes)),
+                number(|numbers| size(numbers.capacity_bytes)),
+                or_dash(&member.address),
+            ]
+        })
+        .collect();
+    table(&heads, &right, &rows, colours)
+}
+
+fn show(member: &ClusterMember) -> String {
+    let latency = member.latency_ms.map_or_else(|| "-".to_owned(), |latency| format!("{latency:.1} ms"));
+    let mut rows = vec![
+        ("id", member.id.to_string()),
+        ("name", member.name.clone()),
+        ("address", or_dash(&member.address)),
+        ("zone", or_dash(&member.zone)),
+        ("weight", member.weight.to_string()),
+        ("state", condition(member).to_owned()),
+        ("raft", member.part.clone()),
+        ("partitions", count(member.partitions)),
+        ("latency", latency),
+    ];
+    if let Some(numbers) = member.numbers {
+        rows.push(("blobs", count(numbers.blobs)));
+        rows.push(("disk", format!("{} of {}", size(numbers.used_bytes), size(numbers.capacity_bytes))));
+        rows.push(("layout", format!("epoch {}", numbers.epoch)));
+    }
+    lines(&rows)
+}
+
+fn shares(cluster: &Cluster, ring: &Ring, colours: Colours) -> String {
+    let mut owned: BTreeMap<u64, (u64, u64)> = BTreeMap::new();
+    for owners in &ring.partitions {
+        for (place, owner) in owners.iter().enumerate() {
+            let (all, first) = owned.entry(*owner).or_default();
+            *all += 1;
+            *first += u64::from(place == 0);
+        }
+    }
+    let copies: u64 = owned.values().map(|(all, _)| all).sum();
+    let rows: Vec<Vec<String>> = owned
+        .iter()
+        .map(|(id, (all, first))| {
+            let member = cluster.members.iter().find(|member| member.id == *id);
+            let name = member.map_or_else(|| "gone".to_owned(), |member| member.name.clone());
+            vec![
+                id.to_string(),
+                name,
+                or_dash(member.map_or("", |member| &member.zone)),
+                member.map_or_else(|| "-".to_owned(), |member| member.weight.to_string()),
+                count(*all),
+                count(*first),
+                format!("{:.1} %", *all as f64 * 100.0 / copies.max(1) as f64),
+            ]
+        })
+        .collect();
+    let heads = ["ID", "NODE", "ZONE", "WEIGHT", "PARTITIONS", "AS FIRST", "SHARE"];
+    let right = [true, false, false, true, true, true, true];
+    let partitions = ring.partitions.len();
+    format!(
+        "epoch {}: {} partitions, {} copies of each\n\n{}",
+        ring.epoch,
+        count(partitions as u64),
+        copies.checked_div(partitions as u64).unwrap_or(0),
+        table(&heads, &right, &rows, colours)
+    )
+}
+
+fn raft_status(cluster: &Cluster) -> String {
+    let raft = &cluster.raft;
+    let name = |id: &u64| {
+        let member = cluster.members.iter().find(|member| member.id == *id);
+        member.map_or_else(|| id.to_string(), |member| member.name.clone())
+    };
+    let names = |ids: &[u64]| or_dash(&ids.iter().map(name).collect::<Vec<_>>().join(", "));
+    lines(&[
+        ("asked", format!("{} ({})", name(&cluster.node_id), raft.role)),
+        ("leader", raft.leader.as_ref().map_or_else(|| "nobody".to_owned(), name)),
+        ("term", raft.term.to_string()),
+        ("voters", names(&raft.voters)),
+        ("learners", names(&raft.learners)),
+        ("last entry", raft.last_log.to_string()),
+        ("committed", raft.committed.to_string()),
+        ("applied", raft.applied.to_string()),
+        ("snapshot", raft.snapshot.to_string()),
+    ])
+}
+
+fn or_dash(text: &str) -> String {
+    if text.is_empty() { "-".to_owned() } else { text.to_owned() }
+}
+
+fn lines(rows: &[(&str, String)]) -> String {
+    let width = rows.iter().map(|(name, _)| name.len()).max().unwrap_or_default();
+    rows.iter().fold(String::new(), |mut text, (name, value)| {
+        let _infallible = writeln!(text, "{name:width$}  {value}");
+        text
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::reference::assert_same;
+
+    #[test]
+    fn tables_are_for_eyes() {
+        let cluster = Cluster::sample();
+        let ring = Ring { epoch: 4, copies: 2, partitions: vec![vec![1, 2], vec![2, 3], vec![3, 9]] };
+        let shown = [
+            list(&cluster, Colours::NONE),
+            show(find(&cluster, "node-2").unwrap()),
+            shares(&cluster, &ring, Colours::NONE),
+            raft_status(&cluster),
+        ];
+        assert_same("node/src/cli/snapshots/cluster.txt", &shown.join("\n"));
+    }
+
+    #[test]
+    fn a_node_is_found_by_name_and_by_id_and_an_unknown_one_is_told() {
+        let cluster = Cluster::sample();
+        assert_eq!(find(&cluster, "2").unwrap().name, "node-2");
+        let told = find(&cluster, "node-9").unwrap_err().render(Colours::NONE);
+        assert_eq!(told, "error: the cluster has no node \"node-9\"\nhint: its nodes are node-1, node-2, node-3\n");
+    }
+}

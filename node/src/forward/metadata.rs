@@ -1,0 +1,47 @@
+//! The names of what each call between nodes carries: see `proto/peer/v1/membership.proto`.
+
+use http::{HeaderMap, HeaderName, HeaderValue};
+
+use casbah_cluster::membership::{ClusterId, Epoch, NodeId};
+
+/// The version of the protocol that is spoken here.
+pub const PROTOCOL_VERSION: &str = "1";
+
+/// The version of the protocol.
+pub const PROTOCOL: HeaderName = HeaderName::from_static("casbah-protocol");
+/// The cluster's id.
+pub const CLUSTER: HeaderName = HeaderName::from_static("casbah-cluster");
+/// The caller's node id.
+pub const NODE: HeaderName = HeaderName::from_static("casbah-node");
+/// The node id of the node that is meant.
+pub const PEER: HeaderName = HeaderName::from_static("casbah-peer");
+/// The epoch of the layout that the caller has decided by; in an answer, the callee's.
+pub const EPOCH: HeaderName = HeaderName::from_static("casbah-epoch");
+/// How often the request was forwarded.
+pub const HOP: HeaderName = HeaderName::from_static("casbah-hop");
+
+/// Adds what every call carries.
+pub(super) fn add_to_every(headers: &mut HeaderMap) {
+    headers.insert(PROTOCOL, HeaderValue::from_static(PROTOCOL_VERSION));
+    headers.insert(HOP, HeaderValue::from_static("1"));
+}
+
+/// Adds what calls from member to member carry.
+pub(super) fn add(headers: &mut HeaderMap, cluster: ClusterId, node: NodeId, peer: NodeId, epoch: Option<Epoch>) {
+    add_to_every(headers);
+    headers.insert(CLUSTER, value(&cluster));
+    headers.insert(NODE, HeaderValue::from(node.0));
+    headers.insert(PEER, HeaderValue::from(peer.0));
+    if let Some(epoch) = epoch {
+        headers.insert(EPOCH, HeaderValue::from(epoch.0));
+    }
+}
+
+fn value(id: &ClusterId) -> HeaderValue {
+    HeaderValue::from_str(&id.to_string()).expect("hexadecimal digits make a header value")
+}
+
+/// The epoch of an answer.
+pub(super) fn epoch(headers: &HeaderMap) -> Option<Epoch> {
+    headers.get(EPOCH)?.to_str().ok()?.parse().ok().map(Epoch)
+}

@@ -1,0 +1,140 @@
+//! The Raft group's messages to other nodes: what they mean is not known here.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use casbah_cluster::membership::NodeId;
+use casbah_proto::peer::v1 as api;
+use casbah_proto::peer::v1::raft_client::RaftClient;
+use futures_util::stream::{self, BoxStream, StreamExt as _};
+use tokio::sync::mpsc;
+
+use crate::config::limits;
+use crate::forward::channel::Channel;
+use crate::forward::error::PeerError;
+use crate::forward::peers::{Peers, origin};
+
+/// Pieces of a snapshot that wait to be taken by the connection.
+const WAITING_PIECES: usize = 2;
+
+/// The methods with one message each way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RaftMethod {
+    /// A batch of entries, or a heartbeat.
+    Append,
+    /// A request for a vote.
+    Vote,
+    /// The leader asks a node to take over.
+    TransferLeader,
+    /// Commits commands.
+    Propose,
+    /// The position that a linearizable read has to wait for.
+    ReadIndex,
+}
+
+// === impl Peers ===
+
+impl Peers {
+    /// One message to a node and one back.
+    ///
+    /// # Errors
+    /// [`PeerError`]; the node may have acted on the message if [`PeerError::is_in_doubt`].
+    pub async fn raft(
+        &self,
+        node: NodeId,
+        method: RaftMethod,
+        payload: Bytes,
+        deadline: Duration,
+    ) -> Result<Bytes, PeerError> {
+        let link = self.inner().link(node)?;
+        let mut client = raft(self.inner().control(&link));
+        let request = api::RaftRequest { payload };
+        let call = async {
+            match method {
+                RaftMethod::Append => client.append(request).await,
+                RaftMethod::Vote => client.vote(request).await,
+                RaftMethod::TransferLeader => client.transfer_leader(request).await,
+                RaftMethod::Propose => client.propose(request).await,
+                RaftMethod::ReadIndex => client.read_index(request).await,
+            }
+        };
+        match tokio::time::timeout(deadline, call).await {
+            Ok(Ok(answer)) => Ok(answer.into_inner().payload),
+            Ok(Err(status)) => Err(PeerError::of(status)),
+            Err(_elapsed) => Err(PeerError::TimedOut),
+        }
+    }
+
+    /// A snapshot to a node: its head, and its bytes as they come. The deadline is for each piece to be taken, and for the answer
+    /// behind the last one. When the data ends with an error, the stream is broken off.
+    ///
+    /// # Errors
+    /// [`PeerError`].
+    ///
+    /// # Cancel safety
+    /// Dropped, the stream is broken off.
+    pub async fn send_snapshot(
+        &self,
+        node: NodeId,
+        head: Bytes,
+        mut data: BoxStream<'static, io::Result<Bytes>>,
+        deadline: Duration,
+    ) -> Result<Bytes, PeerError> {
+        use api::snapshot_request::Part;
+        let link = self.inner().link(node)?;
+        // Over a connection for blobs: heartbeats do not wait behind it.
+        let mut client = raft(self.inner().bulk(&link));
+        let (pieces, waiting) = mpsc::channel::<Bytes>(WAITING_PIECES);
+        let whole = Arc::new(AtomicBool::new(false));
+        let is_whole = Arc::clone(&whole);
+        let first = api::SnapshotRequest { part: Some(Part::Head(head)) };
+        let rest = stream::unfold(waiting, move |mut waiting| {
+            let is_whole = Arc::clone(&is_whole);
+            async move {
+                match waiting.recv().await {
+                    Some(piece) => Some((api::SnapshotRequest { part: Some(Part::Data(piece)) }, waiting)),
+                    // A stream that ends is taken for whole; this one does not end, and is dropped with the call.
+                    None if !is_whole.load(Ordering::Acquire) => std::future::pending().await,
+                    None => None,
+                }
+            }
+        });
+        let call = client.install_snapshot(stream::iter([first]).chain(rest));
+        tokio::pin!(call);
+        let feed = async {
+            while let Some(piece) = data.next().await {
+                let piece = piece.map_err(|_unreadable| PeerError::nonsense("the snapshot cannot be read"))?;
+                match tokio::time::timeout(deadline, pieces.send(piece)).await {
+                    Ok(Ok(())) => {}
+                    // The answer says why nothing more is taken.
+                    Ok(Err(_closed)) => return Ok(()),
+                    Err(_elapsed) => return Err(PeerError::TimedOut),
+                }
+            }
+            whole.store(true, Ordering::Release);
+            drop(pieces);
+            Ok(())
+        };
+        let answered = |answer: Result<tonic::Response<api::RaftResponse>, tonic::Status>| match answer {
+            Ok(answer) => Ok(answer.into_inner().payload),
+            Err(status) => Err(PeerError::of(status)),
+        };
+        tokio::select! {
+            answer = call.as_mut() => return answered(answer),
+            fed = feed => fed?,
+        }
+        match tokio::time::timeout(deadline, call).await {
+            Ok(answer) => answered(answer),
+            Err(_elapsed) => Err(PeerError::TimedOut),
+        }
+    }
+}
+
+fn raft(channel: Channel) -> RaftClient<Channel> {
+    RaftClient::with_origin(channel, origin())
+        .max_decoding_message_size(limits::PEER_MESSAGE_BYTES)
+        .max_encoding_message_size(limits::PEER_MESSAGE_BYTES)
+}

@@ -1,0 +1,201 @@
+//! The cluster as one node of it sees it at one moment: part of the snapshot, and what is asked for by itself.
+
+use serde::{Deserialize, Serialize};
+
+/// A cluster, by one of its nodes.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Cluster {
+    /// Drawn when the cluster was formed, 32 hexadecimal digits.
+    pub id: String,
+    /// As configured.
+    pub name: String,
+    /// The node that tells.
+    pub node_id: u64,
+    /// Of the newest layout.
+    pub epoch: u64,
+    /// Of every layout in force, oldest first: more than one while blobs move.
+    pub epochs: Vec<u64>,
+    /// Copies of a blob, where there are as many nodes.
+    pub copies: u8,
+    /// Copies that make an upload acknowledged.
+    pub write_quorum: u8,
+    /// By id.
+    pub members: Vec<ClusterMember>,
+    /// The Raft group.
+    pub raft: Raft,
+}
+
+/// A member, by the node that tells.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ClusterMember {
+    /// Never given twice.
+    pub id: u64,
+    /// As configured.
+    pub name: String,
+    /// Where its peers reach it; empty where it has none.
+    pub address: String,
+    /// As configured; may be empty.
+    pub zone: String,
+    /// As configured.
+    pub weight: u32,
+    /// `voter`, `learner` or `watcher`.
+    pub part: String,
+    /// It is the node that tells.
+    pub is_self: bool,
+    /// It has answered lately.
+    pub reachable: bool,
+    /// It takes writes.
+    pub writable: bool,
+    /// It is about to end.
+    pub draining: bool,
+    /// How long it takes to answer; `None` for the node itself, and before the first answer.
+    pub latency_ms: Option<f64>,
+    /// Of how many partitions it is an owner, by the newest layout.
+    pub partitions: u64,
+    /// As it last said; `None` when it never did.
+    pub numbers: Option<MemberNumbers>,
+}
+
+/// What a member says of itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemberNumbers {
+    /// Blobs that it holds.
+    pub blobs: u64,
+    /// Bytes of disk that they take.
+    pub used_bytes: u64,
+    /// Bytes of disk that they may take.
+    pub capacity_bytes: u64,
+    /// The newest layout that it knows.
+    pub epoch: u64,
+}
+
+/// The Raft group, by one node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Raft {
+    /// `leader`, `follower`, `candidate`, `learner`, or `none` for a node that only asks others.
+    pub role: String,
+    /// The term that the node is in.
+    pub term: u64,
+    /// Who leads, as far as the node knows.
+    pub leader: Option<u64>,
+    /// The last entry of the node's log.
+    pub last_log: u64,
+    /// The last entry that the node knows to be committed.
+    pub committed: u64,
+    /// The last entry that its state has.
+    pub applied: u64,
+    /// The last entry of its snapshot.
+    pub snapshot: u64,
+    /// Who votes.
+    pub voters: Vec<u64>,
+    /// Who has the log and does not vote.
+    pub learners: Vec<u64>,
+}
+
+/// Which node owns what: the page `/ring.json`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ring {
+    /// Of the newest layout.
+    pub epoch: u64,
+    /// Copies of a blob.
+    pub copies: u8,
+    /// By partition (the first 12 bits of a hash): the ids of its owners, the first one first.
+    pub partitions: Vec<Vec<u64>>,
+}
+
+/// Where a blob is: the page `/blobs/DIGEST`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Whereabouts {
+    /// `HASH/SIZE`
+    pub digest: String,
+    /// The first 12 bits of the hash.
+    pub partition: u64,
+    /// Every node that may have a copy, owners first.
+    pub nodes: Vec<Holder>,
+}
+
+/// A node that may have a copy of a blob.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Holder {
+    /// Its id.
+    pub id: u64,
+    /// Its name.
+    pub name: String,
+    /// A layout in force says that it should have a copy; otherwise it may keep one for an owner that was away.
+    pub owner: bool,
+    /// `present`, `absent`, or `unknown` when it did not answer.
+    pub copy: Copy,
+}
+
+/// Whether a node has a copy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Copy {
+    /// It says so.
+    Present,
+    /// It says that it has none.
+    Absent,
+    /// It did not answer.
+    Unknown,
+}
+
+// === impl Copy ===
+
+impl Copy {
+    /// For people.
+    pub fn word(self) -> &'static str {
+        match self {
+            Copy::Present => "present",
+            Copy::Absent => "absent",
+            Copy::Unknown => "unknown: no answer",
+        }
+    }
+}
+
+#[cfg(test)]
+impl Cluster {
+    /// One of three nodes, of which one is away.
+    pub fn sample() -> Cluster {
+        let member = |id: u64, reachable: bool| ClusterMember {
+            id,
+            name: format!("node-{id}"),
+            address: format!("node-{id}.example:7980"),
+            zone: format!("zone-{id}"),
+            weight: 100,
+            part: "voter".into(),
+            is_self: id == 1,
+            reachable,
+            writable: reachable,
+            draining: false,
+            latency_ms: (id == 2).then_some(0.4),
+            partitions: 2731,
+            numbers: reachable.then_some(MemberNumbers {
+                blobs: 1_234_567,
+                used_bytes: 3 << 30,
+                capacity_bytes: 10 << 30,
+                epoch: 4,
+            }),
+        };
+        Cluster {
+            id: "0123456789abcdef0123456789abcdef".into(),
+            name: "casbah".into(),
+            node_id: 1,
+            epoch: 4,
+            epochs: vec![4],
+            copies: 2,
+            write_quorum: 2,
+            members: vec![member(1, true), member(2, true), member(3, false)],
+            raft: Raft {
+                role: "follower".into(),
+                term: 7,
+                leader: Some(2),
+                last_log: 1200,
+                committed: 1199,
+                applied: 1198,
+                snapshot: 1000,
+                voters: vec![1, 2, 3],
+                learners: vec![],
+            },
+        }
+    }
+}

@@ -1,0 +1,30 @@
+//! Copies of blobs and of results of actions: on which nodes they are made, and when there are enough of them.
+//!
+//! What goes where, and when it is acknowledged, is decided in `casbah_cluster::replication`; here it is carried out. A blob is
+//! streamed to all of its nodes at once and hashed on the way, and none of them keeps it before its hash is known to be
+//! right. What is not waited for any more goes on in tasks that `background` owns.
+//!
+//! From the outside in: `upload` takes one blob as it comes, and `spread` sends it to several nodes; `batch` takes many small
+//! ones; `acknowledge` has something done on nodes until enough of them have done it; `copy` moves a blob from one node to
+//! another; `nodes` is what all share, and `remote` what other nodes can be asked.
+
+mod acknowledge;
+mod background;
+mod batch;
+mod copy;
+mod error;
+mod hashing;
+mod nodes;
+mod remote;
+mod spread;
+#[cfg(test)]
+pub(crate) mod testing;
+mod touches;
+mod upload;
+
+pub(crate) use acknowledge::acknowledge;
+pub use batch::put_many;
+pub use error::{CopyError, WriteError};
+pub use nodes::Nodes;
+pub use remote::{Remote, RemoteRead, RemoteUpload};
+pub use upload::Upload;

@@ -1,0 +1,214 @@
+//! This node, and the others that blobs are kept on.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+
+use casbah_cluster::digest::Digest;
+use casbah_cluster::membership::NodeId;
+use casbah_cluster::ring::partition_of;
+use casbah_cluster::view::View;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+
+use crate::replicate::background::Background;
+use crate::replicate::copy;
+use crate::replicate::remote::Remote;
+use crate::replicate::touches::Touches;
+use crate::store::Store;
+
+/// Bytes on their way to nodes that have not taken them yet, of all uploads together: what many uploads to a slow node may
+/// hold. Some pieces each for as many uploads as keep a fast network busy.
+const SPREAD_BYTES: usize = 128 << 20;
+
+/// What these are counted in, so that they can be counted in 32 bits.
+const SPREAD_UNIT: usize = 1 << 10;
+
+/// Copies under way that mend what this node has lost, so that they leave room for what clients ask.
+const MENDS_AT_ONCE: usize = 4;
+
+/// Copies of that kind that wait. What is not copied now is when it is read again.
+const MENDS_MAX: usize = 1024;
+
+/// Added to the distance of nodes in another zone: more than any latency.
+const ANOTHER_ZONE: u64 = 1 << 40;
+
+/// This node's blobs and the way to those of other nodes. Cheap to clone.
+#[derive(Clone)]
+pub struct Nodes {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    store: Store,
+    view: watch::Receiver<Arc<View>>,
+    remote: Arc<dyn Remote>,
+    background: Background,
+    /// See [`SPREAD_BYTES`].
+    room: Arc<Semaphore>,
+    uploads: Mutex<HashMap<Digest, Weak<AtomicBool>>>,
+    mending: Mutex<HashSet<Digest>>,
+    mends: Semaphore,
+    touches: Touches,
+}
+
+/// Bytes that may be held; given back when the last clone is dropped.
+pub(super) type Room = Arc<OwnedSemaphorePermit>;
+
+/// That a blob is being uploaded through this node, perhaps by several at once.
+pub(super) struct Uploading {
+    nodes: Nodes,
+    digest: Digest,
+    /// `None` only while it is dropped.
+    is_stored: Option<Arc<AtomicBool>>,
+}
+
+// === impl Nodes ===
+
+impl Nodes {
+    /// This node's store, and those of the others by this view, now and later.
+    pub fn new(store: Store, view: watch::Receiver<Arc<View>>, remote: Arc<dyn Remote>) -> Nodes {
+        let inner = Inner {
+            store,
+            view,
+            remote,
+            background: Background::default(),
+            room: Arc::new(Semaphore::new(SPREAD_BYTES / SPREAD_UNIT)),
+            uploads: Mutex::default(),
+            mending: Mutex::default(),
+            mends: Semaphore::new(MENDS_AT_ONCE),
+            touches: Touches::default(),
+        };
+        Nodes { inner: Arc::new(inner) }
+    }
+
+    /// What is on this node.
+    pub fn store(&self) -> &Store {
+        &self.inner.store
+    }
+
+    /// The cluster as it is seen now.
+    pub fn view(&self) -> Arc<View> {
+        Arc::clone(&self.inner.view.borrow())
+    }
+
+    /// The other nodes.
+    pub fn remote(&self) -> &dyn Remote {
+        &*self.inner.remote
+    }
+
+    /// How far away a node is for reads, the same zone first; `None` when it is away.
+    pub fn distance(&self, view: &View, node: NodeId) -> Option<u64> {
+        if node == view.self_id() {
+            return Some(0);
+        }
+        let health = self.inner.remote.health(node);
+        let latency = u64::try_from(health.latency.as_micros()).unwrap_or(u64::MAX).min(ANOTHER_ZONE - 1);
+        let zone = if view.zone(node) == view.zone(view.self_id()) { 0 } else { ANOTHER_ZONE };
+        health.reachable.then_some(zone + latency)
+    }
+
+    /// Whether a node is not to be written to, as far as is known.
+    pub fn is_away(&self, view: &View, node: NodeId) -> bool {
+        if node == view.self_id() {
+            return false;
+        }
+        let health = self.inner.remote.health(node);
+        !health.reachable || !health.writable || health.draining
+    }
+
+    /// Has a copy of the blob made here, from a node that has it, if this node is to have one. Not waited for.
+    pub fn mend(&self, view: &View, digest: Digest, from: NodeId) {
+        let is_owner = view.owns(view.self_id(), partition_of(&digest));
+        if !is_owner || from == view.self_id() || self.inner.store.contains(&digest) {
+            return;
+        }
+        {
+            let mut mending = lock(&self.inner.mending);
+            if mending.len() >= MENDS_MAX || !mending.insert(digest) {
+                return;
+            }
+        }
+        let (nodes, here) = (self.clone(), view.self_id());
+        self.spawn(async move {
+            let Ok(_place) = nodes.inner.mends.acquire().await else { return };
+            match copy::copy(&nodes, from, here, here, &digest).await {
+                Ok(()) => tracing::info!(%digest, %from, "a blob that this node had lost is here again"),
+                Err(error) => tracing::warn!(%digest, %from, %error, "a blob that this node has lost was not copied"),
+            }
+            lock(&nodes.inner.mending).remove(&digest);
+        });
+    }
+
+    /// Has the other owners of a blob that was read take it for used, in a while.
+    pub fn touch_others(&self, view: &View, digest: &Digest, read_from: NodeId) {
+        if !view.is_single() {
+            let owners = view.owners(partition_of(digest)).iter().copied();
+            let others = owners.filter(|node| *node != view.self_id() && *node != read_from);
+            self.inner.touches.add(self, digest, others);
+        }
+    }
+
+    /// Waits until copies under way are made, this long at the most.
+    pub async fn finish(&self, deadline: Duration) {
+        self.inner.background.finish(deadline).await;
+    }
+
+    pub(super) fn touches(&self) -> &Touches {
+        &self.inner.touches
+    }
+
+    /// Begins a task that ends with this node's part in the cluster.
+    pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        self.inner.background.spawn(task);
+    }
+
+    /// Waits until so many bytes may be held.
+    pub(super) async fn room(&self, bytes: usize) -> Option<Room> {
+        let units = bytes.div_ceil(SPREAD_UNIT).min(SPREAD_BYTES / SPREAD_UNIT);
+        let units = u32::try_from(units).unwrap_or(u32::MAX);
+        Arc::clone(&self.inner.room).acquire_many_owned(units).await.ok().map(Arc::new)
+    }
+
+    /// Makes it known that a blob is being uploaded.
+    pub(super) fn uploading(&self, digest: Digest) -> Uploading {
+        let mut uploads = lock(&self.inner.uploads);
+        let others = uploads.get(&digest).and_then(Weak::upgrade);
+        let is_stored = others.unwrap_or_else(|| {
+            let is_stored = Arc::new(AtomicBool::new(false));
+            uploads.insert(digest, Arc::downgrade(&is_stored));
+            is_stored
+        });
+        Uploading { nodes: self.clone(), digest, is_stored: Some(is_stored) }
+    }
+}
+
+// === impl Uploading ===
+
+impl Uploading {
+    /// Whether one of the uploads of this blob has come to its end.
+    pub(super) fn is_stored(&self) -> bool {
+        self.is_stored.as_ref().is_some_and(|is_stored| is_stored.load(Ordering::Relaxed))
+    }
+
+    /// Says that this one has.
+    pub(super) fn stored(&self) {
+        if let Some(is_stored) = &self.is_stored {
+            is_stored.store(true, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Drop for Uploading {
+    fn drop(&mut self) {
+        let mut uploads = lock(&self.nodes.inner.uploads);
+        self.is_stored = None;
+        if uploads.get(&self.digest).is_some_and(|others| others.strong_count() == 0) {
+            uploads.remove(&self.digest);
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,173 @@
+//! What other nodes can be asked: a trait, so that a cluster can be tested in one process.
+
+use bytes::Bytes;
+use casbah_cluster::digest::Digest;
+use casbah_cluster::membership::NodeId;
+use casbah_cluster::replication::Version;
+
+use crate::forward::{Form, Health, PeerError, PeerRead, PeerUpload, Peers};
+
+/// The other nodes. Each call has a deadline of its own.
+#[tonic::async_trait]
+pub trait Remote: Send + Sync + 'static {
+    /// How a node is, as far as is known here.
+    fn health(&self, node: NodeId) -> Health;
+
+    /// Which blobs a node has, in the order asked for.
+    async fn find(&self, node: NodeId, digests: &[Digest], touch: bool) -> Result<Vec<bool>, PeerError>;
+
+    /// A range of a blob; when this returns, the first bytes are here.
+    async fn read(
+        &self,
+        node: NodeId,
+        digest: &Digest,
+        offset: u64,
+        length: Option<u64>,
+        takes_zstd: bool,
+    ) -> Result<Box<dyn RemoteRead>, PeerError>;
+
+    /// Many whole blobs, in the order asked for.
+    async fn read_batch(
+        &self,
+        node: NodeId,
+        digests: &[Digest],
+        limit_bytes: u64,
+        takes_zstd: bool,
+    ) -> Result<Vec<Result<(Bytes, Form), PeerError>>, PeerError>;
+
+    /// Begins to send a blob.
+    async fn store(&self, node: NodeId, digest: &Digest) -> Result<Box<dyn RemoteUpload>, PeerError>;
+
+    /// Sends many whole blobs, which have been verified.
+    async fn store_batch(
+        &self,
+        node: NodeId,
+        blobs: Vec<(Digest, Bytes)>,
+    ) -> Result<Vec<Result<(), PeerError>>, PeerError>;
+
+    /// The result of an action, and its version.
+    async fn get_action(
+        &self,
+        node: NodeId,
+        instance: &str,
+        action: &Digest,
+        touch: bool,
+    ) -> Result<Option<(Version, Bytes)>, PeerError>;
+
+    /// Has a node keep the result of an action, unless it has a newer one.
+    async fn put_action(
+        &self,
+        node: NodeId,
+        instance: &str,
+        action: &Digest,
+        version: Version,
+        result: Bytes,
+    ) -> Result<(), PeerError>;
+}
+
+/// A blob that comes from another node.
+#[tonic::async_trait]
+pub trait RemoteRead: Send {
+    /// How the bytes come.
+    fn form(&self) -> Form;
+
+    /// The next bytes; `None` at the end.
+    async fn next(&mut self) -> Result<Option<Bytes>, PeerError>;
+}
+
+/// A blob on its way to another node. Dropped, nothing is stored there.
+#[tonic::async_trait]
+pub trait RemoteUpload: Send {
+    /// Sends the next bytes.
+    async fn send(&mut self, data: Bytes) -> Result<(), PeerError>;
+
+    /// Says that all were sent and are those of the digest. The other node has the blob when this has returned.
+    async fn commit(self: Box<Self>) -> Result<(), PeerError>;
+}
+
+#[tonic::async_trait]
+impl Remote for Peers {
+    fn health(&self, node: NodeId) -> Health {
+        Peers::health(self, node)
+    }
+
+    async fn find(&self, node: NodeId, digests: &[Digest], touch: bool) -> Result<Vec<bool>, PeerError> {
+        Peers::find(self, node, digests, touch).await
+    }
+
+    async fn read(
+        &self,
+        node: NodeId,
+        digest: &Digest,
+        offset: u64,
+        length: Option<u64>,
+        takes_zstd: bool,
+    ) -> Result<Box<dyn RemoteRead>, PeerError> {
+        Ok(Box::new(Peers::read(self, node, digest, offset, length, takes_zstd).await?))
+    }
+
+    async fn read_batch(
+        &self,
+        node: NodeId,
+        digests: &[Digest],
+        limit_bytes: u64,
+        takes_zstd: bool,
+    ) -> Result<Vec<Result<(Bytes, Form), PeerError>>, PeerError> {
+        Peers::read_batch(self, node, digests, limit_bytes, takes_zstd).await
+    }
+
+    async fn store(&self, node: NodeId, digest: &Digest) -> Result<Box<dyn RemoteUpload>, PeerError> {
+        Ok(Box::new(Peers::store(self, node, digest).await?))
+    }
+
+    async fn store_batch(
+        &self,
+        node: NodeId,
+        blobs: Vec<(Digest, Bytes)>,
+    ) -> Result<Vec<Result<(), PeerError>>, PeerError> {
+        Peers::store_batch(self, node, blobs).await
+    }
+
+    async fn get_action(
+        &self,
+        node: NodeId,
+        instance: &str,
+        action: &Digest,
+        touch: bool,
+    ) -> Result<Option<(Version, Bytes)>, PeerError> {
+        Peers::get_action(self, node, instance, action, touch).await
+    }
+
+    async fn put_action(
+        &self,
+        node: NodeId,
+        instance: &str,
+        action: &Digest,
+        version: Version,
+        result: Bytes,
+    ) -> Result<(), PeerError> {
+        Peers::put_action(self, node, instance, action, version, result).await
+    }
+}
+
+#[tonic::async_trait]
+impl RemoteRead for PeerRead {
+    fn form(&self) -> Form {
+        PeerRead::form(self)
+    }
+
+    async fn next(&mut self) -> Result<Option<Bytes>, PeerError> {
+        PeerRead::next(self).await
+    }
+}
+
+#[tonic::async_trait]
+impl RemoteUpload for PeerUpload {
+    async fn send(&mut self, data: Bytes) -> Result<(), PeerError> {
+        PeerUpload::send(self, data).await
+    }
+
+    async fn commit(self: Box<Self>) -> Result<(), PeerError> {
+        PeerUpload::commit(*self).await
+    }
+}

@@ -1,0 +1,469 @@
+//! A cluster in one process, for tests: stores of their own, and nodes that fail as they are told to.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use casbah_cluster::digest::Digest;
+use casbah_cluster::membership::{ClusterId, ClusterState, Epoch, Layout, LayoutNode, Member, NodeId, Part, VolumeId};
+use casbah_cluster::replication::Version;
+use casbah_cluster::ring::partition_of;
+use casbah_cluster::view::View;
+use tokio::sync::watch;
+use tonic::Status;
+
+use crate::forward::{Form, Health, PeerError, Unreachable};
+use crate::index::ActionIndex;
+use crate::replicate::nodes::Nodes;
+use crate::replicate::remote::{Remote, RemoteRead, RemoteUpload};
+use crate::route::{Actions, Blobs};
+use crate::store::testing::{Bench, blob, digest};
+use crate::store::{ReadError, Reader, Store, StoredReader, Upload, WriteError};
+
+/// What a call to a node that says nothing waits for; in the program it is seconds.
+const DEADLINE: Duration = Duration::from_millis(20);
+
+/// How a node behaves to others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Behaviour {
+    Well,
+    /// Gone, as all know.
+    Away,
+    /// Gone, and nobody knows yet.
+    Dead,
+    /// Answers nothing before the deadline.
+    Silent,
+    /// Takes no bytes and never says so.
+    Stalled,
+    /// Goes away in the middle of a stream, after so many bytes of it.
+    BreaksAfter(u64),
+    FailsAtCommit,
+    /// Has no room.
+    Full,
+}
+
+/// One node.
+pub struct TestNode {
+    pub bench: Bench,
+    pub store: Store,
+    pub index: ActionIndex,
+    pub nodes: Nodes,
+    pub blobs: Blobs,
+    pub actions: Actions,
+}
+
+/// The nodes as others see them.
+struct Seen {
+    store: Store,
+    index: ActionIndex,
+    behaviour: Mutex<Behaviour>,
+    calls: AtomicUsize,
+}
+
+/// The way between nodes.
+#[derive(Clone)]
+struct Fabric {
+    nodes: Arc<BTreeMap<NodeId, Seen>>,
+}
+
+/// A cluster; nodes are numbered from 1.
+pub struct TestCluster {
+    pub nodes: Vec<TestNode>,
+    fabric: Fabric,
+    view: View,
+    _folder: tempfile::TempDir,
+}
+
+// === impl TestCluster ===
+
+impl TestCluster {
+    pub async fn new(count: u64, copies: u8, write_quorum: u8) -> TestCluster {
+        TestCluster::of((0..count).map(|_| Bench::new(64 << 20)).collect(), copies, write_quorum).await
+    }
+
+    pub async fn of(benches: Vec<Bench>, copies: u8, write_quorum: u8) -> TestCluster {
+        let folder = tempfile::tempdir().unwrap();
+        let count = benches.len() as u64;
+        let mut seen = BTreeMap::new();
+        let mut opened = Vec::new();
+        for (id, bench) in (1..).zip(benches) {
+            let store = bench.open().await;
+            let index = ActionIndex::open(&folder.path().join(format!("{id}.redb")), 1000).unwrap();
+            let (behaviour, calls) = (Mutex::new(Behaviour::Well), AtomicUsize::new(0));
+            seen.insert(NodeId(id), Seen { store: store.clone(), index: index.clone(), behaviour, calls });
+            opened.push((NodeId(id), bench, store, index));
+        }
+        let fabric = Fabric { nodes: Arc::new(seen) };
+        let nodes = opened.into_iter().map(|(id, bench, store, index)| {
+            let (_never_changes, view) = watch::channel(Arc::new(View::new(id, state(count, copies, write_quorum))));
+            let nodes = Nodes::new(store.clone(), view, Arc::new(fabric.clone()));
+            let (blobs, actions) = (Blobs::new(nodes.clone()), Actions::new(nodes.clone(), index.clone()));
+            TestNode { bench, store, index, nodes, blobs, actions }
+        });
+        let view = View::new(NodeId(1), state(count, copies, write_quorum));
+        TestCluster { nodes: nodes.collect(), fabric, view, _folder: folder }
+    }
+
+    pub fn node(&self, id: NodeId) -> &TestNode {
+        &self.nodes[id.0 as usize - 1]
+    }
+
+    pub fn set(&self, id: NodeId, behaviour: Behaviour) {
+        *self.fabric.nodes[&id].behaviour.lock().unwrap() = behaviour;
+    }
+
+    /// Calls that others have made to a node.
+    pub fn calls(&self, id: NodeId) -> usize {
+        self.fabric.nodes[&id].calls.load(Ordering::Relaxed)
+    }
+
+    pub fn owners(&self, digest: &Digest) -> Vec<NodeId> {
+        self.view.owners(partition_of(digest)).to_vec()
+    }
+
+    /// Nodes that stand in for owners, the first one first.
+    pub fn fallbacks(&self, digest: &Digest) -> Vec<NodeId> {
+        let owners = self.owners(digest);
+        let candidates = self.view.candidates(partition_of(digest)).iter().copied();
+        candidates.filter(|node| !owners.contains(node)).collect()
+    }
+
+    /// A node that is no owner.
+    pub fn stranger(&self, digest: &Digest) -> NodeId {
+        let owners = self.owners(digest);
+        (1..).map(NodeId).find(|node| !owners.contains(node)).unwrap()
+    }
+
+    /// Those that have it.
+    pub fn holders(&self, digest: &Digest) -> Vec<NodeId> {
+        let ids = (1..).map(NodeId).take(self.nodes.len());
+        ids.filter(|node| self.node(*node).store.contains(digest)).collect()
+    }
+
+    /// The bytes of a blob and its digest, the same for the same seed.
+    pub fn blob(seed: u64, length: usize) -> (Digest, Bytes) {
+        let bytes = blob(seed, length);
+        (digest(&bytes), bytes)
+    }
+
+    /// A blob whose first owner is this node.
+    pub fn blob_of(&self, owner: NodeId, length: usize) -> (Digest, Bytes) {
+        let mut blobs = (0..).map(|seed| TestCluster::blob(seed, length));
+        blobs.find(|(digest, _)| self.owners(digest).first() == Some(&owner)).unwrap()
+    }
+
+    /// Waits for all that goes on by itself.
+    pub async fn settle(&self) {
+        for node in &self.nodes {
+            node.nodes.finish(Duration::from_secs(10)).await;
+        }
+    }
+}
+
+impl TestNode {
+    /// Uploads in pieces of this length.
+    pub async fn upload(&self, digest: &Digest, bytes: &Bytes, piece: usize) -> Result<(), crate::route::WriteError> {
+        let mut upload = self.blobs.upload(digest).await?;
+        let mut rest = bytes.clone();
+        while !rest.is_empty() {
+            upload.write(rest.split_to(piece.min(rest.len()))).await?;
+        }
+        upload.commit().await
+    }
+
+    /// Reads a range.
+    pub async fn read(
+        &self,
+        digest: &Digest,
+        offset: u64,
+        length: Option<u64>,
+    ) -> Result<Vec<u8>, crate::route::ReadError> {
+        let mut reader = self.blobs.read(digest, offset, length).await?;
+        let mut bytes = Vec::new();
+        while let Some(piece) = reader.next().await? {
+            bytes.extend_from_slice(&piece);
+        }
+        Ok(bytes)
+    }
+}
+
+fn state(count: u64, copies: u8, write_quorum: u8) -> ClusterState {
+    let member = |id: u64| Member {
+        name: format!("node-{id}"),
+        address: format!("node-{id}:7980"),
+        volume: VolumeId([id as u8; 16]),
+        zone: String::new(),
+        weight: 100,
+        part: Part::Voter,
+        synced: Epoch(1),
+    };
+    let node = |_| LayoutNode { zone: String::new(), weight: 100 };
+    let ids = || 1..=count;
+    ClusterState {
+        id: ClusterId([1; 16]),
+        name: "casbah".into(),
+        copies,
+        write_quorum,
+        next_node_id: NodeId(count + 1),
+        expected_members: count as u32,
+        members: ids().map(|id| (NodeId(id), member(id))).collect(),
+        layouts: vec![Layout { epoch: Epoch(1), nodes: ids().map(|id| (NodeId(id), node(id))).collect() }],
+    }
+}
+
+// === impl Fabric ===
+
+impl Fabric {
+    async fn ask(&self, node: NodeId) -> Result<(&Seen, Behaviour), PeerError> {
+        let seen = &self.nodes[&node];
+        seen.calls.fetch_add(1, Ordering::Relaxed);
+        // What comes at the same time is under way at the same time.
+        for _ in 0..8 {
+            tokio::task::yield_now().await;
+        }
+        let behaviour = *seen.behaviour.lock().unwrap();
+        match behaviour {
+            Behaviour::Away | Behaviour::Dead => Err(gone()),
+            Behaviour::Silent => {
+                // why: a deadline passes
+                tokio::time::sleep(DEADLINE).await;
+                Err(PeerError::TimedOut)
+            }
+            behaviour => Ok((seen, behaviour)),
+        }
+    }
+}
+
+fn gone() -> PeerError {
+    PeerError::Unreachable(Unreachable::Silent)
+}
+
+fn full() -> PeerError {
+    let retry_after = Duration::from_secs(7);
+    PeerError::Full { retry_after, source: Box::new(Status::unavailable("no room")) }
+}
+
+fn unread(error: ReadError) -> PeerError {
+    match error {
+        ReadError::NotFound { .. } | ReadError::Damaged { .. } => PeerError::NotFound,
+        error => PeerError::Broken(Box::new(Status::internal(error.to_string()))),
+    }
+}
+
+fn unwritten(error: WriteError) -> PeerError {
+    match error {
+        WriteError::Full { .. } => full(),
+        error => PeerError::Broken(Box::new(Status::internal(error.to_string()))),
+    }
+}
+
+#[tonic::async_trait]
+impl Remote for Fabric {
+    fn health(&self, node: NodeId) -> Health {
+        let reachable = *self.nodes[&node].behaviour.lock().unwrap() != Behaviour::Away;
+        let latency = Duration::from_micros(node.0);
+        Health { reachable, writable: true, draining: false, latency, epoch: Epoch(1) }
+    }
+
+    async fn find(&self, node: NodeId, digests: &[Digest], touch: bool) -> Result<Vec<bool>, PeerError> {
+        let (seen, _) = self.ask(node).await?;
+        assert!(touch, "nothing is looked for but to be used");
+        Ok(seen.store.touch(digests))
+    }
+
+    async fn read(
+        &self,
+        node: NodeId,
+        digest: &Digest,
+        offset: u64,
+        length: Option<u64>,
+        takes_zstd: bool,
+    ) -> Result<Box<dyn RemoteRead>, PeerError> {
+        let (seen, behaviour) = self.ask(node).await?;
+        let left = if let Behaviour::BreaksAfter(bytes) = behaviour { bytes } else { u64::MAX };
+        let frames = match takes_zstd {
+            true => seen.store.read_stored(digest).await.map_err(unread)?,
+            false => None,
+        };
+        let source = match frames {
+            Some(frames) => Pieces::Frames(frames),
+            None => Pieces::Blob(seen.store.read(digest, offset, length).await.map_err(unread)?),
+        };
+        let mut read = TestRead { source, left, first: None };
+        read.first = read.receive().await?;
+        Ok(Box::new(read))
+    }
+
+    async fn read_batch(
+        &self,
+        node: NodeId,
+        digests: &[Digest],
+        limit_bytes: u64,
+        takes_zstd: bool,
+    ) -> Result<Vec<Result<(Bytes, Form), PeerError>>, PeerError> {
+        let (seen, _) = self.ask(node).await?;
+        let mut outcomes = Vec::new();
+        for digest in digests {
+            let frames = match takes_zstd {
+                true => seen.store.read_stored(digest).await.map_err(unread).unwrap_or_default(),
+                false => None,
+            };
+            outcomes.push(match frames {
+                Some(frames) => frames.whole().await.map(|frames| (frames, Form::Zstd)).map_err(unread),
+                None => {
+                    let got = seen.store.get(digest, limit_bytes).await;
+                    got.map(|blob| (blob, Form::Identity)).map_err(unread)
+                }
+            });
+        }
+        Ok(outcomes)
+    }
+
+    async fn store(&self, node: NodeId, digest: &Digest) -> Result<Box<dyn RemoteUpload>, PeerError> {
+        // As the real one: the answer is not waited for.
+        let seen = &self.nodes[&node];
+        seen.calls.fetch_add(1, Ordering::Relaxed);
+        let (fabric, digest) = (self.clone(), *digest);
+        Ok(Box::new(TestUpload { fabric, node, digest, upload: None, sent: 0 }))
+    }
+
+    async fn store_batch(
+        &self,
+        node: NodeId,
+        blobs: Vec<(Digest, Bytes)>,
+    ) -> Result<Vec<Result<(), PeerError>>, PeerError> {
+        let (seen, behaviour) = self.ask(node).await?;
+        if behaviour == Behaviour::Stalled {
+            std::future::pending::<()>().await;
+        }
+        let mut outcomes = Vec::new();
+        for (digest, data) in blobs {
+            outcomes.push(match behaviour {
+                Behaviour::Full => Err(full()),
+                Behaviour::FailsAtCommit => Err(gone()),
+                _ => seen.store.put_verified(&digest, data).await.map_err(unwritten),
+            });
+        }
+        Ok(outcomes)
+    }
+
+    async fn get_action(
+        &self,
+        node: NodeId,
+        instance: &str,
+        action: &Digest,
+        touch: bool,
+    ) -> Result<Option<(Version, Bytes)>, PeerError> {
+        let (seen, behaviour) = self.ask(node).await?;
+        assert!(touch);
+        if behaviour == Behaviour::Stalled {
+            std::future::pending::<()>().await;
+        }
+        Ok(seen.index.get(instance, action).unwrap())
+    }
+
+    async fn put_action(
+        &self,
+        node: NodeId,
+        instance: &str,
+        action: &Digest,
+        version: Version,
+        result: Bytes,
+    ) -> Result<(), PeerError> {
+        let (seen, behaviour) = self.ask(node).await?;
+        match behaviour {
+            Behaviour::Full => return Err(full()),
+            Behaviour::Stalled => std::future::pending::<()>().await,
+            _ => {}
+        }
+        seen.index.put_if_newer(instance, action, version, result).await.unwrap();
+        Ok(())
+    }
+}
+
+enum Pieces {
+    Blob(Reader),
+    Frames(StoredReader),
+}
+
+struct TestRead {
+    source: Pieces,
+    /// Bytes before it breaks off.
+    left: u64,
+    first: Option<Bytes>,
+}
+
+impl TestRead {
+    async fn receive(&mut self) -> Result<Option<Bytes>, PeerError> {
+        let piece = match &mut self.source {
+            Pieces::Blob(reader) => reader.next().await,
+            Pieces::Frames(reader) => reader.next().await,
+        };
+        let Some(piece) = piece.map_err(unread)? else { return Ok(None) };
+        if self.left == 0 {
+            return Err(gone());
+        }
+        let taken = (piece.len() as u64).min(self.left);
+        self.left -= taken;
+        Ok(Some(piece.slice(..taken as usize)))
+    }
+}
+
+#[tonic::async_trait]
+impl RemoteRead for TestRead {
+    fn form(&self) -> Form {
+        if matches!(self.source, Pieces::Frames(_)) { Form::Zstd } else { Form::Identity }
+    }
+
+    async fn next(&mut self) -> Result<Option<Bytes>, PeerError> {
+        if let Some(first) = self.first.take() {
+            return Ok(Some(first));
+        }
+        if self.left == 0 {
+            return Err(gone());
+        }
+        self.receive().await
+    }
+}
+
+struct TestUpload {
+    fabric: Fabric,
+    node: NodeId,
+    digest: Digest,
+    upload: Option<Upload>,
+    sent: u64,
+}
+
+impl TestUpload {
+    async fn upload(&mut self) -> Result<&mut Upload, PeerError> {
+        let (seen, behaviour) = self.fabric.ask(self.node).await?;
+        match behaviour {
+            Behaviour::Stalled => std::future::pending::<()>().await,
+            Behaviour::Full => return Err(full()),
+            Behaviour::BreaksAfter(bytes) if self.sent > bytes => return Err(gone()),
+            _ => {}
+        }
+        if self.upload.is_none() {
+            self.upload = Some(seen.store.upload_verified(&self.digest).await.map_err(unwritten)?);
+        }
+        Ok(self.upload.as_mut().unwrap())
+    }
+}
+
+#[tonic::async_trait]
+impl RemoteUpload for TestUpload {
+    async fn send(&mut self, data: Bytes) -> Result<(), PeerError> {
+        self.sent += data.len() as u64;
+        self.upload().await?.write(data).await.map_err(unwritten)
+    }
+
+    async fn commit(mut self: Box<Self>) -> Result<(), PeerError> {
+        self.upload().await?;
+        if *self.fabric.nodes[&self.node].behaviour.lock().unwrap() == Behaviour::FailsAtCommit {
+            return Err(gone());
+        }
+        self.upload.take().unwrap().commit().await.map_err(unwritten)
+    }
+}

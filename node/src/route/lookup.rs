@@ -1,0 +1,162 @@
+//! Where blobs are: every owner is asked, so that each of them takes those that it has for used (G4).
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use casbah_cluster::digest::Digest;
+use casbah_cluster::membership::NodeId;
+use casbah_cluster::replication::WriteDecision;
+use casbah_cluster::ring::partition_of;
+use casbah_cluster::view::View;
+use futures_util::FutureExt as _;
+use futures_util::future::join_all;
+
+use crate::forward::PeerError;
+use crate::replicate::Nodes;
+use crate::route::error::{NodeError, ReadError};
+use crate::route::rounds::{Outcome, Sought, seek};
+
+/// What is known of blobs, which go by their positions in what was asked for.
+pub(super) struct Found {
+    /// Whether a node has said just now that it has it.
+    pub(super) present: Vec<bool>,
+    /// Those of the others that may be on a node that does not answer.
+    pub(super) in_doubt: Vec<(usize, Option<NodeError>)>,
+}
+
+/// What owners have said of the blobs that they were asked for.
+type Answers = Vec<(NodeId, Vec<usize>, Result<Vec<bool>, PeerError>)>;
+
+/// Looks for blobs on all of their owners, and then, where an owner does not answer, on those that stand in for it. They are
+/// used now, wherever they are.
+pub(super) async fn look_up(nodes: &Nodes, digests: &[Digest]) -> Found {
+    let mut present = nodes.store().touch(digests);
+    let view = nodes.view();
+    if view.is_single() {
+        return Found { present, in_doubt: Vec::new() };
+    }
+    let mut silent: Vec<(NodeId, NodeError)> = Vec::new();
+    for (node, positions, answer) in ask_owners(nodes, &view, digests).await {
+        match answer {
+            Ok(has) => positions.into_iter().zip(has).for_each(|(position, has)| {
+                if let Some(present) = present.get_mut(position) {
+                    *present |= has;
+                }
+            }),
+            Err(error) => silent.push((node, NodeError { node, source: Arc::new(error) })),
+        }
+    }
+    let mut found = Found { present, in_doubt: Vec::new() };
+    if !silent.is_empty() {
+        seek_further(nodes, &view, digests, &silent, &mut found).await;
+    }
+    found
+}
+
+/// Whether as many nodes say that they have the blob as make an upload of it acknowledged.
+pub(super) async fn is_held(nodes: &Nodes, digest: &Digest) -> bool {
+    let digests = std::slice::from_ref(digest);
+    let is_here = nodes.store().touch(digests) == [true];
+    let view = nodes.view();
+    if view.is_single() || digest.is_empty_blob() {
+        return is_here;
+    }
+    let mut decision = WriteDecision::new(&view, partition_of(digest), |_| false);
+    if is_here {
+        decision.acknowledged(view.self_id());
+    }
+    for (node, _, answer) in ask_owners(nodes, &view, digests).await {
+        if matches!(answer.as_deref(), Ok([true])) {
+            decision.acknowledged(node);
+        }
+    }
+    decision.is_acknowledged()
+}
+
+/// Asks every owner but this node for what it owns, all at once.
+async fn ask_owners(nodes: &Nodes, view: &View, digests: &[Digest]) -> Answers {
+    let mut calls: BTreeMap<NodeId, Vec<usize>> = BTreeMap::new();
+    for (position, digest) in digests.iter().enumerate() {
+        // Everybody has the empty blob.
+        if digest.is_empty_blob() {
+            continue;
+        }
+        for node in view.owners(partition_of(digest)) {
+            if *node != view.self_id() {
+                calls.entry(*node).or_default().push(position);
+            }
+        }
+    }
+    let calls = calls.into_iter().map(|(node, positions)| async move {
+        let wanted = pick(digests, &positions);
+        let answer = nodes.remote().find(node, &wanted, true).await;
+        (node, positions, answer)
+    });
+    join_all(calls).await
+}
+
+/// Asks those that stand in for owners that do not answer.
+async fn seek_further(
+    nodes: &Nodes,
+    view: &View,
+    digests: &[Digest],
+    silent: &[(NodeId, NodeError)],
+    found: &mut Found,
+) {
+    let mut sought = Vec::new();
+    for (position, digest) in digests.iter().enumerate() {
+        let owners = view.owners(partition_of(digest));
+        let is_silent = |node: &NodeId| silent.iter().find(|(other, _)| other == node);
+        if found.present.get(position) == Some(&true) || !owners.iter().any(|node| is_silent(node).is_some()) {
+            continue;
+        }
+        let mut blob = Sought::new(nodes, view, position, digest);
+        blob.is_not_on(view.self_id());
+        for owner in owners {
+            match is_silent(owner) {
+                Some((_, error)) => blob.is_perhaps_on(*owner, Some(error.clone())),
+                None => blob.is_not_on(*owner),
+            }
+        }
+        sought.push(blob);
+    }
+    let ask = |node, positions: Vec<usize>| {
+        async move {
+            let has = nodes.remote().find(node, &pick(digests, &positions), true).await?;
+            Ok(has.into_iter().map(|has| if has { Ok(()) } else { Err(PeerError::NotFound) }).collect())
+        }
+        .boxed()
+    };
+    for (position, outcome) in seek(sought, ask).await {
+        match outcome {
+            Outcome::Found(..) => {
+                if let Some(present) = found.present.get_mut(position) {
+                    *present = true;
+                }
+            }
+            Outcome::Missing => {}
+            Outcome::Unavailable(error) => found.in_doubt.push((position, error)),
+        }
+    }
+}
+
+fn pick(digests: &[Digest], positions: &[usize]) -> Vec<Digest> {
+    positions.iter().filter_map(|position| digests.get(*position).copied()).collect()
+}
+
+// === impl Found ===
+
+impl Found {
+    /// Those of the blobs that are nowhere.
+    ///
+    /// # Errors
+    /// When it cannot be said of one.
+    pub(super) fn absent(self, digests: &[Digest]) -> Result<Vec<Digest>, ReadError> {
+        if let Some((position, source)) = self.in_doubt.into_iter().next()
+            && let Some(digest) = digests.get(position)
+        {
+            return Err(ReadError::Unavailable { digest: *digest, source });
+        }
+        Ok(digests.iter().zip(self.present).filter(|(_, present)| !present).map(|(digest, _)| *digest).collect())
+    }
+}

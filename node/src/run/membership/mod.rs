@@ -1,0 +1,16 @@
+//! This node's place in a cluster: how it finds one, and what it does as a member of it.
+//!
+//! `identity` is what the directory is, for good; `search` finds or forms a cluster, by the decisions of
+//! [`casbah_cluster::membership::Formation`]; `place` is what is known of it from then on, which `members` tells other nodes
+//! and lets new ones in by, and `condition` how it is; `lead` keeps the Raft group in shape while this node leads it.
+
+mod condition;
+mod identity;
+mod lead;
+mod members;
+mod place;
+mod search;
+mod words;
+
+pub(super) use condition::Condition;
+pub(super) use place::{Place, PlaceError, PlaceParts};
