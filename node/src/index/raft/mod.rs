@@ -20,6 +20,8 @@ mod status;
 mod transport;
 
 #[cfg(test)]
+mod assets_test;
+#[cfg(test)]
 mod group_test;
 #[cfg(test)]
 mod history_test;

@@ -217,10 +217,14 @@ impl Nodes {
 
     /// Starts a node on what it has, or on nothing.
     pub(super) async fn start(&mut self, node: NodeId) -> Group {
+        self.start_with_capacity(node, 1_000_000).await
+    }
+
+    pub(super) async fn start_with_capacity(&mut self, node: NodeId, capacity: u64) -> Group {
         let folder = self.folders.entry(node).or_insert_with(|| tempfile::tempdir().unwrap());
         let network = Arc::new(Port { node, wires: self.wires.clone() });
         let (dir, timing) = (folder.path().to_owned(), self.timing);
-        let group = Group::open(GroupOptions { dir, node, capacity: 1_000_000, network, timing }).await.unwrap();
+        let group = Group::open(GroupOptions { dir, node, capacity, network, timing }).await.unwrap();
         self.wires.lock().groups.insert(node, group.clone());
         group
     }
@@ -294,6 +298,7 @@ pub(super) fn cluster() -> ClusterState {
         copies: 2,
         write_quorum: 2,
         next_node_id: NodeId(2),
+        expected_members: 0,
         members: BTreeMap::new(),
         layouts: vec![Layout { epoch: Epoch(1), nodes: BTreeMap::new() }],
     }
