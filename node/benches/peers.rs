@@ -46,6 +46,9 @@ fn main() -> Result<()> {
             large(&pair, false).await?;
             large(&pair, true).await?;
         }
+        if wanted.iter().any(|wanted| wanted == "profile") {
+            profile(&pair).await?;
+        }
         if wants("small") {
             small(&pair).await?;
         }
@@ -95,6 +98,25 @@ async fn large(pair: &Pair, told: bool) -> Result<()> {
         }
     }
     meter.per_gib("read 16 MiB from there", bytes, told);
+    Ok(())
+}
+
+/// Reads alone, many times: for a profiler.
+async fn profile(pair: &Pair) -> Result<()> {
+    let (digest, data) = named(5, 64 * MIB);
+    let mut upload = pair.peers.store(THERE, &digest).await?;
+    for piece in pieces(&data) {
+        upload.send(piece).await?;
+    }
+    upload.commit().await?;
+    let meter = Meter::start();
+    for _ in 0..64 {
+        let mut reader = pair.peers.read(THERE, &digest, 0, None, false).await?;
+        while let Some(piece) = reader.next().await? {
+            black_box(piece);
+        }
+    }
+    meter.per_gib("read 64 MiB from there", 64 * 64 * MIB as u64, true);
     Ok(())
 }
 

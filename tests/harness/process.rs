@@ -463,10 +463,11 @@ impl Endpoint {
         format!("{}://{}", if self.tls { "https" } else { "http" }, self.authority())
     }
 
-    /// `localhost:port` for an address of that name, and [`Endpoint::authority`] for others.
+    /// `localhost:port` for an address of that name and for every address of this machine, and [`Endpoint::authority`] for
+    /// others.
     pub fn called(&self) -> String {
         match self.host.as_str() {
-            "127.0.0.1" | "::1" | "localhost" => format!("localhost:{}", self.port),
+            "127.0.0.1" | "::1" | "localhost" | "::" | "0.0.0.0" => format!("localhost:{}", self.port),
             _ => self.authority(),
         }
     }

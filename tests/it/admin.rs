@@ -290,7 +290,6 @@ async fn no_blob_goes_through_the_port_and_no_name_is_told() -> Result<()> {
     client.fetch_blob(&asset).await?;
     let hash = &digest.hash;
     for path in [
-        format!("/blobs/{hash}/1000"),
         format!("/secret-team/blobs/{hash}/1000"),
         format!("/cas/{hash}"),
         "/google.bytestream.ByteStream/Read".to_owned(),
@@ -299,6 +298,9 @@ async fn no_blob_goes_through_the_port_and_no_name_is_told() -> Result<()> {
             assert_eq!(ask(admin, method, &path).await?.status, 404, "{method} {path}");
         }
     }
+    // Which nodes have it is told to who knows its digest, and nothing of what it is.
+    let whereabouts: Value = serde_json::from_str(&get(admin, &format!("/blobs/{hash}/1000")).await?.body)?;
+    ensure!(whereabouts["nodes"][0]["copy"] == "present" && whereabouts["nodes"][1].is_null(), "{whereabouts}");
     match Client::plaintext(&admin.to_string()).await {
         Ok(client) => ensure!(client.download(&digest).await.is_err(), "a gRPC client was served"),
         Err(_refused) => {}

@@ -17,7 +17,7 @@ pub use messages::{
     SnapshotRecord, TransferAnswer, TransferCall, VoteAnswer, VoteCall,
 };
 pub use record::{
-    decode_entry, decode_log_id, decode_membership, decode_state, decode_vote, encode_entry, encode_log_id,
-    encode_membership, encode_state, encode_vote,
+    decode_entry, decode_log_id, decode_membership, decode_vote, encode_entry, encode_log_id, encode_membership,
+    encode_vote,
 };
 pub use types::{Entry, LeaderId, LogId, Membership, SnapshotMeta, StoredMembership, TypeConfig, Vote};

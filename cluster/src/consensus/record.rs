@@ -9,13 +9,11 @@ use serde::{Deserialize, Serialize};
 use super::command::{Batch, Command};
 use super::types::{Entry, LeaderId, LogId, Membership, StoredMembership, Vote};
 use crate::codec::{self, CodecError};
-use crate::membership::ClusterState;
 
 const ENTRY_VERSION: u8 = 1;
 const LOG_ID_VERSION: u8 = 1;
 const VOTE_VERSION: u8 = 1;
 const MEMBERSHIP_VERSION: u8 = 1;
-const STATE_VERSION: u8 = 1;
 
 /// A position of the log. Version 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -137,22 +135,6 @@ pub fn encode_membership(membership: &StoredMembership) -> Result<Vec<u8>, Codec
 /// [`CodecError`] when the bytes are none.
 pub fn decode_membership(bytes: &[u8]) -> Result<StoredMembership, CodecError> {
     codec::decode::<StoredMembershipV1>(MEMBERSHIP_VERSION, bytes).map(StoredMembership::from)
-}
-
-/// The cluster's state as it is written, and as nodes send it to each other.
-///
-/// # Errors
-/// [`CodecError::Encode`] when it is too large.
-pub fn encode_state(state: &ClusterState) -> Result<Vec<u8>, CodecError> {
-    codec::encode(STATE_VERSION, state)
-}
-
-/// The cluster's state of these bytes.
-///
-/// # Errors
-/// [`CodecError`] when the bytes are none.
-pub fn decode_state(bytes: &[u8]) -> Result<ClusterState, CodecError> {
-    codec::decode(STATE_VERSION, bytes)
 }
 
 // === conversions ===

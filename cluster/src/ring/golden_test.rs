@@ -31,11 +31,12 @@ fn placements_are_those_that_they_have_always_been() {
         fingerprint(&layout(1, uneven), 2),
         fingerprint(&plain_layout(1, 1..=24), 2),
         fingerprint(&plain_layout(1, 1..=100), 3),
+        fingerprint(&layout(1, in_zones(4)), 2),
     ];
     assert_eq!(found, GOLDEN);
 }
 
-const GOLDEN: [&str; 10] = [
+const GOLDEN: [&str; 11] = [
     "7f359c344d1520daab697c52d31afa56",
     "be965f7354b8e013d5d08162b34c787f",
     "be965f7354b8e013d5d08162b34c787f",
@@ -46,6 +47,7 @@ const GOLDEN: [&str; 10] = [
     "cc70a6313f026a2b51ade5846ba4fecc",
     "bab78f25d21d09330bff5d6fe4a62386",
     "ad94b51a5ec56024e140483661ca5600",
+    "241ca6160a2e0d3cbf300a5a248328be",
 ];
 
 #[test]

@@ -1,5 +1,6 @@
 //! The table of a layout: which nodes own each partition, and who stands in for them.
 
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::mem;
 
@@ -62,8 +63,9 @@ impl Placement {
     /// A partition walks the ring from its token. Of the nodes that it meets it takes those that it does not have yet and
     /// that are in the zones it has fewest nodes of: these are its nearest owners. A node that is the nearest owner of more
     /// partitions than it may own keeps the first of them; the others walk on to the next node that has room, by the same
-    /// rule. Where no node that the zones admit has room, the one that is fullest least is taken: zones before loads.
-    /// Fallbacks are taken likewise and have no bound. Nodes of weight 0 hold nothing.
+    /// rule. Where no node that the zones admit has room, one of them gives a partition to a node that has; if none can, the
+    /// least full of them is taken: zones before loads. Fallbacks are taken likewise and have no bound. Nodes of weight 0 hold
+    /// nothing.
     ///
     /// Nearest owners first, as then nobody is driven from its nearest owner by one that was driven there from its own:
     /// less moves when a node comes or goes.
@@ -153,29 +155,61 @@ impl Table {
 
     fn take_other_owners(&mut self, owner_count: usize) {
         let has_room = |table: &Table, place: usize| table.nodes.get(place).is_some_and(Node::has_room);
-        self.fill(owner_count, |table, row, way| {
+        self.fill(owner_count, |table, partition, row, way| {
             let place = table.admitted(row, way, |place| has_room(table, place));
-            let place = place.or_else(|| table.least_full(row, way))?;
+            let place = place.or_else(|| table.make_room(partition, row)).or_else(|| table.least_full(row, way))?;
             table.nodes.get_mut(place)?.load += 1;
             Some(place)
         });
     }
 
     fn take_fallbacks(&mut self, row_width: usize) {
-        self.fill(row_width, |table, row, way| table.admitted(row, way, |_| true));
+        self.fill(row_width, |table, _, row, way| table.admitted(row, way, |_| true));
     }
 
     /// Adds nodes to all rows until they are so wide.
-    fn fill(&mut self, width: usize, next: impl Fn(&mut Table, &[usize], &mut Way) -> Option<usize>) {
-        let mut rows = mem::take(&mut self.rows);
-        for (partition, row) in rows.iter_mut().enumerate().filter(|(_, row)| row.len() < width) {
+    fn fill(&mut self, width: usize, next: impl Fn(&mut Table, usize, &[usize], &mut Way) -> Option<usize>) {
+        for partition in 0..self.rows.len() {
+            let Some(mut row) = self.rows.get_mut(partition).map(mem::take) else { continue };
             let mut way = self.way(partition);
             while row.len() < width {
-                let Some(place) = next(self, row, &mut way) else { break };
+                let Some(place) = next(self, partition, &row, &mut way) else { break };
                 row.push(place);
             }
+            if let Some(made) = self.rows.get_mut(partition) {
+                *made = row;
+            }
         }
-        self.rows = rows;
+    }
+
+    /// All nodes that zones admit to the row own as many partitions as they may: one of them gives a partition to a node that
+    /// may own more, and so can take this one. Of several such nodes the least full takes it, of several partitions the next one
+    /// goes.
+    fn make_room(&mut self, partition: usize, row: &[usize]) -> Option<usize> {
+        let open = self.nodes.iter().enumerate().filter(|(_, node)| node.has_room());
+        let mut open: Vec<usize> = open.map(|(place, _)| place).collect();
+        open.sort_by(|a, b| self.fuller(*a, *b));
+        if open.is_empty() {
+            return None;
+        }
+        let admits = self.admission(row);
+        let count = self.rows.len();
+        let others = (1..count).map(|steps| (partition + steps) % count);
+        let (other, at, from, to) = others.into_iter().find_map(|other| {
+            let theirs = self.rows.get(other)?;
+            theirs.iter().enumerate().filter(|(_, place)| admits(**place)).find_map(|(at, from)| {
+                let rest: Vec<usize> = theirs.iter().copied().filter(|place| place != from).collect();
+                let takes = self.admission(&rest);
+                let to = open.iter().copied().find(|to| to != from && takes(*to))?;
+                drop(takes);
+                Some((other, at, *from, to))
+            })
+        })?;
+        drop(admits);
+        *self.rows.get_mut(other)?.get_mut(at)? = to;
+        self.nodes.get_mut(to)?.load += 1;
+        self.nodes.get_mut(from)?.load -= 1;
+        Some(from)
     }
 
     /// The first node of the walk that zones admit to the row, and that will do.
@@ -188,9 +222,15 @@ impl Table {
     fn least_full(&self, row: &[usize], way: &mut Way) -> Option<usize> {
         way.find(&self.ring, |_| false); // to the end
         let admits = self.admission(row);
-        let admitted = way.met.iter().filter(|place| admits(**place));
-        let nodes = admitted.filter_map(|place| self.nodes.get(*place).map(|node| (*place, node)));
-        nodes.min_by(|(_, a), (_, b)| (a.load * b.bound).cmp(&(b.load * a.bound))).map(|(place, _)| place)
+        way.met.iter().copied().filter(|place| admits(*place)).min_by(|a, b| self.fuller(*a, *b))
+    }
+
+    /// Which of two nodes owns a larger part of what it may.
+    fn fuller(&self, a: usize, b: usize) -> Ordering {
+        match (self.nodes.get(a), self.nodes.get(b)) {
+            (Some(a), Some(b)) => (a.load * b.bound).cmp(&(b.load * a.bound)),
+            _ => Ordering::Equal,
+        }
     }
 
     /// Which nodes may be added to a row: those of the zones that it has fewest nodes of and that have others.

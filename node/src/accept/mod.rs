@@ -6,6 +6,12 @@ mod end;
 mod linger;
 mod listener;
 mod owner_socket;
+#[cfg(test)]
+mod peers_refused_test;
+#[cfg(test)]
+mod peers_test;
+#[cfg(test)]
+mod peers_testing;
 mod tls;
 
 pub use admin::AdminPort;

@@ -30,7 +30,7 @@ pub struct File {
     pub cluster: ClusterSection,
     /// The address for the other nodes of the cluster, over mutual TLS 1.3.
     ///
-    /// All of it is set or nothing; without it the node is a cluster of one.
+    /// `address`, `tls` and `authorities` are set together; without them the node is a cluster of one.
     pub peers: PeersSection,
     /// What is written to standard error.
     pub log: LogSection,

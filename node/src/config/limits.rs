@@ -85,11 +85,12 @@ pub const AWAY_AFTER: Duration = Duration::from_millis(1500);
 /// How long another node may take to answer a call that fits a message, or to begin an answer that does not.
 pub const PEER_CALL_DEADLINE: Duration = Duration::from_secs(5);
 
-/// How long a stream from or to another node may stand still.
+/// How long a stream from another node may stand still.
 pub const PEER_STALL_DEADLINE: Duration = Duration::from_secs(5);
 
-/// How long another node may take to store what it has got. A store that is full waits up to ten seconds for room.
-pub const PEER_COMMIT_DEADLINE: Duration = Duration::from_secs(15);
+/// How long another node may take to store what it has got, or to take more of it: one whose store is full waits up to ten
+/// seconds for room. Whoever sends to several nodes does not wait for the slowest.
+pub const PEER_STORE_DEADLINE: Duration = Duration::from_secs(15);
 
 /// How long a call that was made by a newer layout, or by a newer member, waits for this node to hear of it.
 pub const PEER_CATCH_UP: Duration = Duration::from_secs(1);

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use casbah_cluster::membership::Roster;
 use futures_util::future::BoxFuture;
@@ -138,9 +139,23 @@ pub(super) fn absolute(uri: &Uri) -> Uri {
     built.expect("a path of a request, after a host that is one")
 }
 
-/// Waits for an answer that fits a message.
+/// Waits for an answer that fits a message, to a question.
 pub(super) async fn within<T>(call: impl Future<Output = Result<tonic::Response<T>, Status>>) -> Result<T, PeerError> {
-    match tokio::time::timeout(limits::PEER_CALL_DEADLINE, call).await {
+    within_time(limits::PEER_CALL_DEADLINE, call).await
+}
+
+/// The same, to a call after which something is on disk.
+pub(super) async fn until_stored<T>(
+    call: impl Future<Output = Result<tonic::Response<T>, Status>>,
+) -> Result<T, PeerError> {
+    within_time(limits::PEER_STORE_DEADLINE, call).await
+}
+
+async fn within_time<T>(
+    deadline: Duration,
+    call: impl Future<Output = Result<tonic::Response<T>, Status>>,
+) -> Result<T, PeerError> {
+    match tokio::time::timeout(deadline, call).await {
         Ok(Ok(response)) => Ok(response.into_inner()),
         Ok(Err(status)) => Err(PeerError::of(status)),
         Err(_elapsed) => Err(PeerError::TimedOut),

@@ -94,7 +94,7 @@ where
         Messages { body, chunk, head, rest: 0, form: 0, answers, status: None, ended: false }
     }
 
-    /// What comes next; `None` when the stream is at its end, and all was well.
+    /// What comes next; `None` when the stream is at its end, and all was well, and from then on.
     ///
     /// # Errors
     /// [`FramingError`]; nothing follows then.
@@ -192,7 +192,11 @@ where
 
     fn end(&mut self) -> Result<Option<Part>, FramingError> {
         match self.status.take() {
-            Some(status) if status.code() == tonic::Code::Ok => Ok(None),
+            Some(status) if status.code() == tonic::Code::Ok => {
+                // Said once; whoever asks again is told the same.
+                self.answers = false;
+                Ok(None)
+            }
             Some(status) => Err(FramingError::Status(Box::new(status))),
             None if self.answers => Err(FramingError::Cut),
             None => Ok(None),

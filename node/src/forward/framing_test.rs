@@ -125,6 +125,8 @@ async fn an_answer_without_a_status_is_cut_off() {
     let whole = || Ok(Frame::data(sent.clone()));
     assert!(matches!(all(Messages::answer(body(vec![whole()]))).await, Err(FramingError::Cut)));
     assert_eq!(all(Messages::answer(body(vec![whole(), trailers("0")]))).await.unwrap().len(), 1);
+    let mut over = Messages::answer(body(vec![trailers("0")]));
+    assert_eq!((over.next().await.unwrap(), over.next().await.unwrap()), (None, None));
     let told = all(Messages::answer(body(vec![whole(), trailers("14")]))).await;
     assert!(matches!(told, Err(FramingError::Status(status)) if status.code() == Code::Unavailable));
 }

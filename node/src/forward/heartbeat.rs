@@ -63,7 +63,12 @@ async fn beat(inner: Arc<Inner>, node: NodeId) {
     let mut clocks_differ = false;
     loop {
         let began = Instant::now();
-        let deadline = (began + limits::AWAY_AFTER).min(link.away_at().max(began + limits::HEARTBEAT_INTERVAL));
+        // To the moment at which silence counts. A node that is away is given time for a connection, which takes long when it,
+        // or this one, is busy.
+        let deadline = match link.health().reachable {
+            true => (began + limits::AWAY_AFTER).min(link.away_at().max(began + limits::HEARTBEAT_INTERVAL)),
+            false => began + limits::AWAY_AFTER,
+        };
         let answer = tokio::time::timeout_at(deadline.into(), ask(&inner, &link)).await;
         if let Ok(Some(answer)) = answer {
             let took = began.elapsed();

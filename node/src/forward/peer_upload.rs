@@ -91,7 +91,7 @@ impl PeerUpload {
         match self.answer {
             Answer::Stored => Ok(()),
             Answer::Failed(error) => Err(error.unwrap_or_else(over)),
-            Answer::Pending(answer) => match tokio::time::timeout(limits::PEER_COMMIT_DEADLINE, answer).await {
+            Answer::Pending(answer) => match tokio::time::timeout(limits::PEER_STORE_DEADLINE, answer).await {
                 Ok(outcome) => outcome,
                 Err(_elapsed) => Err(PeerError::TimedOut),
             },
@@ -104,7 +104,7 @@ impl PeerUpload {
             Answer::Stored => return Ok(()),
             Answer::Failed(error) => return Err(error.take().unwrap_or_else(over)),
             Answer::Pending(answer) => {
-                let sending = tokio::time::timeout(limits::PEER_STALL_DEADLINE, frames.send(frame));
+                let sending = tokio::time::timeout(limits::PEER_STORE_DEADLINE, frames.send(frame));
                 tokio::select! {
                     biased;
                     outcome = &mut *answer => outcome,

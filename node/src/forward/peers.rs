@@ -18,7 +18,7 @@ use tonic::body::Body;
 
 use crate::config::limits;
 use crate::forward::batches::{BatchLimits, batches};
-use crate::forward::channel::{Channel, within};
+use crate::forward::channel::{Channel, until_stored, within};
 use crate::forward::dial::Dialler;
 use crate::forward::error::{PeerError, Unreachable};
 use crate::forward::framing::message_frame;
@@ -223,7 +223,7 @@ impl Peers {
             let mut client = client.clone();
             async move {
                 let count = request.blobs.len();
-                let outcomes = within(client.store_batch(request)).await?.outcomes;
+                let outcomes = until_stored(client.store_batch(request)).await?.outcomes;
                 if outcomes.len() != count {
                     return Err(PeerError::nonsense("an answer is of fewer blobs than were sent"));
                 }
@@ -278,7 +278,7 @@ impl Peers {
         let version = api::Version { time_ms: version.time_ms, count: version.count, node_id: version.node.0 };
         let key = Some(action_key(instance, action));
         let request = api::PutActionRequest { key, version: Some(version), result };
-        within(actions(self.inner.data(&link)).put(request)).await.map(drop)
+        until_stored(actions(self.inner.data(&link)).put(request)).await.map(drop)
     }
 
     pub(super) fn inner(&self) -> &Arc<Inner> {

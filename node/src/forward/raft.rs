@@ -10,15 +10,22 @@ use casbah_cluster::membership::NodeId;
 use casbah_proto::peer::v1 as api;
 use casbah_proto::peer::v1::raft_client::RaftClient;
 use futures_util::stream::{self, BoxStream, StreamExt as _};
+use http_body::Frame;
+use http_body_util::StreamBody;
+use prost::Message as _;
 use tokio::sync::mpsc;
+use tonic::body::Body;
 
 use crate::config::limits;
 use crate::forward::channel::Channel;
 use crate::forward::error::PeerError;
+use crate::forward::framing::{self, Messages, message_frame};
 use crate::forward::peers::{Peers, origin};
 
 /// Pieces of a snapshot that wait to be taken by the connection.
 const WAITING_PIECES: usize = 2;
+
+const INSTALL_SNAPSHOT: &str = "/casbah.peer.v1.Raft/InstallSnapshot";
 
 /// The methods with one message each way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -80,34 +87,46 @@ impl Peers {
         &self,
         node: NodeId,
         head: Bytes,
-        mut data: BoxStream<'static, io::Result<Bytes>>,
+        data: BoxStream<'static, io::Result<Bytes>>,
         deadline: Duration,
     ) -> Result<Bytes, PeerError> {
         use api::snapshot_request::Part;
         let link = self.inner().link(node)?;
         // Over a connection for blobs: heartbeats do not wait behind it.
-        let mut client = raft(self.inner().bulk(&link));
-        let (pieces, waiting) = mpsc::channel::<Bytes>(WAITING_PIECES);
+        let channel = self.inner().bulk(&link);
+        let (frames, waiting) = mpsc::channel::<Frame<Bytes>>(WAITING_PIECES);
         let whole = Arc::new(AtomicBool::new(false));
         let is_whole = Arc::clone(&whole);
-        let first = api::SnapshotRequest { part: Some(Part::Head(head)) };
-        let rest = stream::unfold(waiting, move |mut waiting| {
+        let body = stream::unfold(Some(waiting), move |waiting| {
             let is_whole = Arc::clone(&is_whole);
             async move {
+                let mut waiting = waiting?;
                 match waiting.recv().await {
-                    Some(piece) => Some((api::SnapshotRequest { part: Some(Part::Data(piece)) }, waiting)),
-                    // A stream that ends is taken for whole; this one does not end, and is dropped with the call.
-                    None if !is_whole.load(Ordering::Acquire) => std::future::pending().await,
-                    None => None,
+                    Some(frame) => Some((Ok(frame), Some(waiting))),
+                    None if is_whole.load(Ordering::Acquire) => None,
+                    // A stream that ends is taken for whole; this one is reset.
+                    None => Some((Err(io::Error::from(io::ErrorKind::BrokenPipe)), None)),
                 }
             }
         });
-        let call = client.install_snapshot(stream::iter([first]).chain(rest));
-        tokio::pin!(call);
+        let answered = async {
+            let response = channel.begin(INSTALL_SNAPSHOT, Body::new(StreamBody::new(body))).await?;
+            let mut messages = Messages::answer(response.into_body());
+            let Some(first) = messages.next().await? else { return Err(PeerError::nonsense("an answer is missing")) };
+            match first {
+                framing::Part::Message(message) => api::RaftResponse::decode(message)
+                    .map(|response| response.payload)
+                    .map_err(|_| PeerError::nonsense("an answer cannot be decoded")),
+                framing::Part::Data { .. } => Err(PeerError::nonsense("an answer is none of the group")),
+            }
+        };
         let feed = async {
-            while let Some(piece) = data.next().await {
-                let piece = piece.map_err(|_unreadable| PeerError::nonsense("the snapshot cannot be read"))?;
-                match tokio::time::timeout(deadline, pieces.send(piece)).await {
+            let message = |part| message_frame(&api::SnapshotRequest { part: Some(part) });
+            let head = stream::iter([Ok(Part::Head(head))]);
+            let mut parts = head.chain(data.map(|piece| piece.map(Part::Data)));
+            while let Some(part) = parts.next().await {
+                let part = part.map_err(|_unreadable| PeerError::nonsense("the snapshot cannot be read"))?;
+                match tokio::time::timeout(deadline, frames.send(message(part))).await {
                     Ok(Ok(())) => {}
                     // The answer says why nothing more is taken.
                     Ok(Err(_closed)) => return Ok(()),
@@ -115,19 +134,16 @@ impl Peers {
                 }
             }
             whole.store(true, Ordering::Release);
-            drop(pieces);
+            drop(frames);
             Ok(())
         };
-        let answered = |answer: Result<tonic::Response<api::RaftResponse>, tonic::Status>| match answer {
-            Ok(answer) => Ok(answer.into_inner().payload),
-            Err(status) => Err(PeerError::of(status)),
-        };
+        tokio::pin!(answered);
         tokio::select! {
-            answer = call.as_mut() => return answered(answer),
+            answer = answered.as_mut() => return answer,
             fed = feed => fed?,
         }
-        match tokio::time::timeout(deadline, call).await {
-            Ok(answer) => answered(answer),
+        match tokio::time::timeout(deadline, answered).await {
+            Ok(answer) => answer,
             Err(_elapsed) => Err(PeerError::TimedOut),
         }
     }

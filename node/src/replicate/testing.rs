@@ -123,13 +123,6 @@ impl TestCluster {
         self.view.owners(partition_of(digest)).to_vec()
     }
 
-    /// Nodes that stand in for owners, the first one first.
-    pub fn fallbacks(&self, digest: &Digest) -> Vec<NodeId> {
-        let owners = self.owners(digest);
-        let candidates = self.view.candidates(partition_of(digest)).iter().copied();
-        candidates.filter(|node| !owners.contains(node)).collect()
-    }
-
     /// A node that is no owner.
     pub fn stranger(&self, digest: &Digest) -> NodeId {
         let owners = self.owners(digest);

@@ -9,6 +9,7 @@ use crate::forward::PeerError;
 use crate::replicate::testing::Behaviour::{Away, BreaksAfter, Dead, FailsAtCommit, Full, Silent, Stalled, Well};
 use crate::replicate::testing::{Behaviour, TestCluster};
 use crate::route::{CopyError, WriteError};
+use crate::store::testing::settle;
 use crate::store::{self, Mismatch};
 
 const MIB: usize = 1 << 20;
@@ -151,6 +152,7 @@ async fn bytes_of_another_digest_are_kept_nowhere() {
         assert_eq!(cluster.holders(&digest), []);
     }
     for node in &cluster.nodes {
+        settle(&node.store).await;
         assert_eq!(node.store.status().reserved_bytes, 0);
     }
 }
@@ -170,6 +172,7 @@ async fn an_upload_whose_client_goes_away_is_kept_nowhere() {
     cluster.settle().await;
     assert_eq!(cluster.holders(&digest), []);
     for node in &cluster.nodes {
+        settle(&node.store).await;
         assert_eq!(node.store.status().reserved_bytes, 0);
     }
 }

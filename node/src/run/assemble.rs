@@ -4,7 +4,7 @@ use std::io;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::task::JoinSet;
 use tonic::service::Routes;
@@ -17,13 +17,14 @@ use crate::index::IndexError;
 use crate::observe::snapshot::Phase;
 use crate::run::backend::{Backend, Route};
 use crate::run::directory::{self, Ownership};
-use crate::run::membership::PlaceError;
+use crate::run::membership::{Place, PlaceError};
 use crate::run::owned::Owned;
 use crate::run::report::Report;
 use crate::run::signals::Signals;
 use crate::store::OpenError;
 
-/// How long a node looks for its cluster before it says that it has started. Then calls are answered with what it waits for.
+/// How long a node that waits for others does so before it says that it has started. Then calls are answered with what it
+/// waits for.
 const ENTER_PATIENCE: Duration = Duration::from_millis(500);
 
 /// Why a node did not start, or ended by itself.
@@ -98,16 +99,20 @@ pub async fn serve(config: Config) -> Result<(), RunError> {
     };
     let route = match &mut data {
         Data::Owned(owned) => {
-            let entered = tokio::time::timeout(ENTER_PATIENCE, owned.enter()).await;
+            let place = owned.place().clone();
+            let entered = tokio::select! {
+                routes = owned.enter() => Some(routes?),
+                () = waits_for_others(&place) => None,
+            };
             report.owns(owned.numbers());
             match entered {
-                Ok(routes) => {
+                Some(routes) => {
                     report.reached(Phase::Serving);
-                    Route::Own(routes?)
+                    Route::Own(routes)
                 }
-                Err(_elapsed) => {
+                None => {
                     report.reached(Phase::Joining);
-                    Route::Nowhere(owned.place().clone())
+                    Route::Nowhere(place)
                 }
             }
         }
@@ -159,6 +164,14 @@ pub async fn serve(config: Config) -> Result<(), RunError> {
         Data::Elsewhere => drain(signal, end_listeners, serving, None, signals).await,
     }
     Ok(())
+}
+
+/// Comes when the node has no place in a cluster by itself, and others have not given it one for a while.
+async fn waits_for_others(place: &Place) {
+    let begun = Instant::now();
+    while place.waiting().is_none() || begun.elapsed() < ENTER_PATIENCE {
+        tokio::time::sleep(ENTER_PATIENCE / 10).await;
+    }
 }
 
 /// Where the data is.

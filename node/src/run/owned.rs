@@ -50,6 +50,7 @@ pub(super) struct Owned {
 
 /// What there is once the node has its place.
 struct Serving {
+    nodes: Nodes,
     assets: AssetIndex,
     routes: Routes,
     health: HealthReporter,
@@ -200,7 +201,7 @@ impl Owned {
         let (routes, health) = serve::services(Parts {
             blobs: Blobs::new(nodes.clone()),
             assets: assets.clone(),
-            actions: Actions::new(nodes, self.actions.clone()),
+            actions: Actions::new(nodes.clone(), self.actions.clone()),
             splits: self.splits.clone(),
             capacity_bytes: config.store.capacity_bytes,
             retention_floor: config.store.retention_floor,
@@ -212,7 +213,7 @@ impl Owned {
         let bound = OwnerSocket::bind(&config.node.dir);
         let bound = bound.map_err(|source| RunError::System { what: "make the socket in the directory", source })?;
         socket.spawn(bound.serve(BoxCloneSyncService::new(routes.clone()), ended));
-        Ok(Serving { assets, routes, health, end_socket, socket })
+        Ok(Serving { nodes, assets, routes, health, end_socket, socket })
     }
 
     /// What has numbers.
@@ -258,6 +259,7 @@ impl Owned {
         self.entering.shutdown().await;
         if let Some(mut serving) = self.serving.take() {
             serving.socket.shutdown().await;
+            serving.nodes.finish(limits::PEER_DRAIN_DEADLINE).await;
             serving.assets.close().await;
         } else if let Some(group) = &self.group {
             group.close().await;

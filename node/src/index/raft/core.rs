@@ -48,22 +48,24 @@ impl Core {
 
     /// Waits until somebody leads who is not `not`, or until the pause after which that one may be asked again.
     pub(super) async fn leader_changes(&self, not: Option<NodeId>, deadline: Instant) {
-        let mut metrics = self.raft.server_metrics();
         let until = if not.is_some() { deadline.min(Instant::now() + LEADER_PAUSE) } else { deadline };
-        let another = async {
-            loop {
-                let leader = metrics.borrow_and_update().current_leader.map(NodeId);
-                if leader.is_some() && leader != not {
-                    return;
-                }
-                if metrics.changed().await.is_err() {
-                    // openraft has ended; whoever tries again is told.
-                    std::future::pending::<()>().await;
-                }
-            }
-        };
         // Whether it was the change or the time does not matter: the caller looks again.
-        drop(timeout_at(until, another).await);
+        drop(timeout_at(until, self.another_leads(not)).await);
+    }
+
+    /// Waits until somebody leads who is not `not`.
+    pub(super) async fn another_leads(&self, not: Option<NodeId>) {
+        let mut metrics = self.raft.server_metrics();
+        loop {
+            let leader = metrics.borrow_and_update().current_leader.map(NodeId);
+            if leader.is_some() && leader != not {
+                return;
+            }
+            if metrics.changed().await.is_err() {
+                // openraft has ended; whoever tries again is told.
+                std::future::pending::<()>().await;
+            }
+        }
     }
 
     /// Commits commands as one entry, if this node leads.

@@ -5,11 +5,11 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use casbah_cluster::consensus::{Command, MemberCommand, Reply};
+use casbah_cluster::consensus::{Command, MemberCommand, Reply, TypeConfig};
 use casbah_cluster::membership::{ClusterState, NodeId};
 use openraft::async_runtime::watch::WatchReceiver as _;
 use openraft::errors::{ClientWriteError, InitializeError, RaftError};
-use openraft::{ChangeMembers, Config, EmptyNode, SnapshotPolicy};
+use openraft::{ChangeMembers, Config, EmptyNode, RaftMetrics, SnapshotPolicy};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -35,8 +35,14 @@ const RAFT_QUEUE: u64 = 1024;
 /// How far a node may be behind to become a voter: it catches up with this in a moment.
 const BEHIND_MAX: u64 = 1_000;
 
+/// How long it is waited for to come so near.
+const NEAR_WAIT: Duration = Duration::from_secs(2);
+
 /// Entries of other nodes that are committed here at once; beyond this, they are told to come back.
 const REMOTE_MAX: usize = 256;
+
+/// How long a change of who votes is waited for: two entries, of which the first is confirmed by voters old and new.
+const CHANGE_WAIT: Duration = Duration::from_secs(10);
 
 /// How long a leader that stops waits for another one to take over.
 const TRANSFER_WAIT: Duration = Duration::from_secs(2);
@@ -310,7 +316,7 @@ impl Group {
         if core.raft.metrics().borrow_watched().membership_config.get_node(&node.0).is_some() {
             return Ok(());
         }
-        changed(core.raft.add_learner(node.0, EmptyNode {}, false).await)
+        self.change(core.raft.add_learner(node.0, EmptyNode {}, false)).await
     }
 
     /// Makes these nodes, and no others, the voters, one at a time: each step is committed by a majority before the next one.
@@ -327,14 +333,14 @@ impl Group {
         loop {
             let voters: BTreeSet<NodeId> = core.raft.voter_ids().map(NodeId).collect();
             let change = if let Some(new) = target.difference(&voters).next() {
-                self.keeps_up(*new)?;
+                self.keeps_up(*new).await?;
                 ChangeMembers::AddVoterIds(BTreeSet::from([new.0]))
             } else if let Some(old) = voters.difference(target).next() {
                 ChangeMembers::RemoveVoters(BTreeSet::from([old.0]))
             } else {
                 return Ok(());
             };
-            changed(core.raft.change_membership(change, true).await)?;
+            self.change(core.raft.change_membership(change, true)).await?;
         }
     }
 
@@ -348,20 +354,44 @@ impl Group {
             return Ok(());
         }
         let change = ChangeMembers::RemoveNodes(BTreeSet::from([node.0]));
-        changed(core.raft.change_membership(change, false).await)
+        self.change(core.raft.change_membership(change, false)).await
     }
 
-    fn keeps_up(&self, node: NodeId) -> Result<(), GroupError> {
-        let metrics = self.inner.core.raft.metrics().borrow_watched().clone();
+    /// Waits for a change of who votes and learns, as long as for any command.
+    async fn change<T>(&self, change: impl Future<Output = Result<T, ChangeError>>) -> Result<(), GroupError> {
+        let Ok(outcome) = timeout(CHANGE_WAIT, change).await else { return Err(GroupError::Unknown) };
+        match outcome {
+            Ok(_) => Ok(()),
+            Err(RaftError::APIError(ClientWriteError::ForwardToLeader(forward))) => {
+                Err(GroupError::NotLeader { leader: forward.leader_id.map(NodeId) })
+            }
+            Err(RaftError::APIError(ClientWriteError::LogEntryDiscarded(_))) => Err(GroupError::Unknown),
+            Err(RaftError::APIError(error)) => Err(GroupError::Voters { reason: error.to_string().into() }),
+            Err(RaftError::Fatal(fatal)) => Err(ended(&fatal)),
+        }
+    }
+
+    /// Waits a little until a node is near enough to vote.
+    async fn keeps_up(&self, node: NodeId) -> Result<(), GroupError> {
+        let core = &self.inner.core;
+        let behind = |metrics: &RaftMetrics<TypeConfig>| {
+            let matched = metrics.replication.as_ref().and_then(|nodes| nodes.get(&node.0)).cloned().flatten()?;
+            Some(metrics.last_log_index.unwrap_or(0).saturating_sub(matched.index()))
+        };
+        let is_near = |metrics: &RaftMetrics<TypeConfig>| {
+            metrics.replication.is_none() || behind(metrics).is_some_and(|behind| behind <= BEHIND_MAX)
+        };
+        let waited = core.raft.wait(Some(NEAR_WAIT)).metrics(is_near, "a node that keeps up").await;
+        let metrics = core.raft.metrics().borrow_watched().clone();
         if metrics.replication.is_none() {
             return Err(GroupError::NotLeader { leader: metrics.current_leader.map(NodeId) });
         }
-        let matched = metrics.replication.as_ref().and_then(|nodes| nodes.get(&node.0)).cloned().flatten();
-        let behind = metrics.last_log_index.unwrap_or(0).saturating_sub(matched.map_or(0, |last| last.index()));
-        if node != self.node() && (matched.is_none() || behind > BEHIND_MAX) {
-            return Err(GroupError::Voters { reason: format!("node {node} is {behind} entries behind").into() });
-        }
-        Ok(())
+        waited.map(|_| ()).map_err(|_| GroupError::Voters {
+            reason: match behind(&metrics) {
+                Some(behind) => format!("node {node} is {behind} entries behind").into(),
+                None => format!("node {node} does not have the log yet").into(),
+            },
+        })
     }
 
     /// If this node leads and another can, has that one take over, and waits for it a little.
@@ -420,21 +450,7 @@ impl Group {
     }
 }
 
-fn changed<T>(
-    outcome: Result<T, RaftError<casbah_cluster::consensus::TypeConfig, WriteError>>,
-) -> Result<(), GroupError> {
-    match outcome {
-        Ok(_) => Ok(()),
-        Err(RaftError::APIError(ClientWriteError::ForwardToLeader(forward))) => {
-            Err(GroupError::NotLeader { leader: forward.leader_id.map(NodeId) })
-        }
-        Err(RaftError::APIError(ClientWriteError::LogEntryDiscarded(_))) => Err(GroupError::Unknown),
-        Err(RaftError::APIError(error)) => Err(GroupError::Voters { reason: error.to_string().into() }),
-        Err(RaftError::Fatal(fatal)) => Err(ended(&fatal)),
-    }
-}
-
-type WriteError = ClientWriteError<casbah_cluster::consensus::TypeConfig>;
+type ChangeError = RaftError<TypeConfig, ClientWriteError<TypeConfig>>;
 
 fn config(timing: &Timing) -> Config {
     let milliseconds = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);

@@ -459,7 +459,7 @@ impl RaftLogStorage<TypeConfig> for Log {
         {
             let mut memory = self.memory();
             memory.recent.truncate(end);
-            memory.last = last.or(memory.purged);
+            memory.last = memory.last.min(last).max(memory.purged);
         }
         self.written(|done| Work::Truncate { end, done }).await?;
         // Once more: appends that were under way have said since that they are on disk, and are not any more.

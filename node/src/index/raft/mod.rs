@@ -20,7 +20,15 @@ mod status;
 mod transport;
 
 #[cfg(test)]
+mod assets_test;
+#[cfg(test)]
+mod group_test;
+#[cfg(test)]
+mod history_test;
+#[cfg(test)]
 mod storage_test;
+#[cfg(test)]
+mod testing;
 
 pub use error::GroupError;
 pub use group::{Group, GroupOptions, Timing};

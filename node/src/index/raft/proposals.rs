@@ -183,7 +183,13 @@ async fn commit(core: &Core, commands: Vec<Command>) -> Result<Vec<Reply>, Group
 
 /// The leader's answer; `None` when it was not reached.
 async fn forward(core: &Core, leader: NodeId, payload: Bytes) -> Result<Option<ProposalAnswer>, GroupError> {
-    match core.network.call(leader, RaftCall::Propose, payload, core.timing.proposal).await {
+    let call = core.network.call(leader, RaftCall::Propose, payload, core.timing.proposal);
+    let answer = tokio::select! {
+        answer = call => answer,
+        // One that leads no more answers nothing that could be waited for.
+        () = core.another_leads(Some(leader)) => return Err(GroupError::Unknown),
+    };
+    match answer {
         Ok(answer) => match ProposalAnswer::decode(&answer) {
             Ok(answer) => Ok(Some(answer)),
             Err(error) => {

@@ -95,6 +95,10 @@ async fn one_round(core: Arc<Core>) -> Result<u64, GroupError> {
 /// The leader's answer; `None` when there is none. Asking twice does no harm.
 async fn ask(core: &Core, leader: NodeId, deadline: Instant) -> Option<ReadIndexAnswer> {
     let left = deadline.saturating_duration_since(Instant::now()).min(core.timing.read_index);
-    let answer = core.network.call(leader, RaftCall::ReadIndex, Bytes::new(), left).await.ok()?;
+    let call = core.network.call(leader, RaftCall::ReadIndex, Bytes::new(), left);
+    let answer = tokio::select! {
+        answer = call => answer.ok()?,
+        () = core.another_leads(Some(leader)) => return None,
+    };
     ReadIndexAnswer::decode(&answer).inspect_err(|error| unreadable(error, leader)).ok()
 }

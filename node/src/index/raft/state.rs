@@ -274,7 +274,7 @@ impl Applying<'_> {
                     let before = self.changed.as_ref().or(before.as_deref());
                     let (after, reply) = consensus::apply_member(before, command);
                     if let Some(after) = after {
-                        put(self.transaction, STATE, &consensus::encode_state(&after)?)?;
+                        put(self.transaction, STATE, &after.encode()?)?;
                         *self.changed = Some(after);
                     }
                     Reply::Member(reply)
@@ -333,7 +333,7 @@ fn position(view: &ReadTransaction) -> Result<(Option<LogId>, StoredMembership),
 }
 
 fn cluster(view: &ReadTransaction) -> Result<Option<ClusterState>, GroupError> {
-    Ok(record(view, STATE)?.map(|bytes| consensus::decode_state(&bytes)).transpose()?)
+    Ok(record(view, STATE)?.map(|bytes| ClusterState::decode(&bytes)).transpose()?)
 }
 
 /// Empties the tables and fills them from a snapshot; the cluster's state that it holds.
@@ -361,7 +361,7 @@ fn fill(
             SnapshotPart::Cluster { state } => {
                 if let Some(state) = state {
                     put(transaction, STATE, state).map_err(io::Error::other)?;
-                    found = Some(consensus::decode_state(state).map_err(io::Error::other)?);
+                    found = Some(ClusterState::decode(state).map_err(io::Error::other)?);
                 }
             }
             SnapshotPart::Assets { records } => {

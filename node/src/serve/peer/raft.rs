@@ -24,6 +24,9 @@ pub trait RaftGroup: Send + Sync {
     ///
     /// # Errors
     /// [`GroupError`] when it was not taken in.
+    ///
+    /// # Cancel safety
+    /// Dropped when the sender goes away in the middle, which then changes nothing.
     async fn install_snapshot(
         &self,
         head: Bytes,
