@@ -138,10 +138,10 @@ pub enum BstLogLevel {
 #[derive(Debug, Args)]
 pub struct DevArguments {
     /// How many nodes, which form a cluster
-    #[arg(long, value_name = "NODES", default_value_t = 1)]
+    #[arg(long, value_name = "NODES", default_value_t = 3)]
     pub nodes: u16,
     /// On how many nodes each blob is kept; never more than there are
-    #[arg(long, value_name = "COPIES", default_value_t = 1)]
+    #[arg(long, value_name = "COPIES", default_value_t = 2)]
     pub replicas: u16,
     /// Where data and certificates are; kept, and used again the next time [default: temporary]
     #[arg(long, value_name = "DIR")]
