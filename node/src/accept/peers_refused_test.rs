@@ -279,8 +279,9 @@ async fn another_node_under_a_nodes_address_does_not_speak_for_it() {
     three.roster.send_replace(roster);
     let error = one.peers.read(TWO, &digest, 0, None, false).await.err().unwrap();
     assert!(matches!(error, PeerError::Refused(_)), "a miss would be a lie: {error}");
+    assert!(!one.peers.health(TWO).reachable, "whoever answers so is not who is meant");
     let error = one.peers.find(TWO, &[digest], false).await.unwrap_err();
-    assert!(matches!(error, PeerError::Refused(_)), "{error}");
+    assert!(matches!(error, PeerError::Unreachable(_)), "{error}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -298,7 +299,10 @@ async fn a_node_that_is_no_member_any_more_is_refused() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn certificates_and_authorities_are_exchanged_without_a_connection_being_lost() {
-    let (site, one, two) = Site::pair().await;
+    let (site, mut one, mut two) = Site::pair().await;
+    // Whoever is not let in once is away until it has answered a heartbeat.
+    one.watch();
+    two.watch();
     let digest = [Digest::of(DigestFunction::Sha256, b"x")];
     one.peers.find(TWO, &digest, false).await.unwrap();
     let next = Made::self_signed(&authority_params("next peers"));

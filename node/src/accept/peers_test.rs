@@ -295,7 +295,8 @@ async fn a_node_that_is_killed_is_away_at_once_and_back_when_it_answers() {
     };
     assert!(matches!(broken, PeerError::Unreachable(_)), "{broken}");
     let refused = one.peers.find(TWO, &[digest], false).await.unwrap_err();
-    assert!(matches!(refused, PeerError::Unreachable(Unreachable::NoConnection(_))), "{refused}");
+    // By the refusal itself, or since a heartbeat has met it already.
+    assert!(matches!(refused, PeerError::Unreachable(_)), "{refused}");
     assert!(!one.peers.health(TWO).reachable);
     assert!(killed.elapsed() < Duration::from_secs(3));
     assert!(changes.has_changed().unwrap());

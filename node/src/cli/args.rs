@@ -21,7 +21,7 @@ pub struct Arguments {
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Try it: a node on this machine, with certificates, ready to paste into your clients
+    /// Try it: a cluster on this machine, with certificates, ready to paste into your clients
     Dev(DevArguments),
     /// Run a node
     ///

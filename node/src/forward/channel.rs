@@ -10,8 +10,8 @@ use http::Uri;
 use http::uri::PathAndQuery;
 use hyper::body::Incoming;
 use tokio::sync::watch;
-use tonic::Status;
 use tonic::body::Body;
+use tonic::{Code, Status};
 use tower::Service;
 
 use crate::config::limits;
@@ -94,12 +94,21 @@ impl Channel {
             let epoch = self.by_layout.then(|| roster.epoch());
             metadata::add(request.headers_mut(), cluster, node, self.link.node(), epoch);
         }
+        // Heartbeats find out whether it is back. Until then nobody waits for connections to it.
+        if self.lane == Lane::Data && !self.link.health().reachable {
+            return Err(CallError::Silent);
+        }
         *request.uri_mut() = absolute(request.uri());
         let response = tokio::select! {
             response = self.send_once_more(request) => response?,
             () = self.link.lost() => return Err(CallError::Silent),
         };
-        self.link.answered(metadata::epoch(response.headers()));
+        // Whoever answers so is not who is meant: another node under its address, or one that is in no cluster (yet).
+        if Status::from_header_map(response.headers()).is_some_and(|status| status.code() == Code::FailedPrecondition) {
+            self.link.denied();
+        } else {
+            self.link.answered(metadata::epoch(response.headers()));
+        }
         Ok(response)
     }
 

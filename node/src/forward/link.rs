@@ -135,6 +135,12 @@ impl Link {
         self.turned(turn);
     }
 
+    /// Somebody has answered at its address that it is not the node that is meant.
+    pub(super) fn denied(&self) {
+        let turn = self.machine().refused();
+        self.turned(turn);
+    }
+
     /// The node has answered a heartbeat.
     pub(super) fn beat(&self, took: Duration, report: Option<NodeReport>) {
         let turn = self.machine().beat(Instant::now(), took, report);

@@ -17,8 +17,6 @@ mod hashing;
 mod nodes;
 mod remote;
 mod spread;
-#[cfg(test)]
-pub(crate) mod testing;
 mod touches;
 mod upload;
 

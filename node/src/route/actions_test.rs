@@ -6,9 +6,9 @@ use casbah_cluster::membership::NodeId;
 use casbah_cluster::replication::Version;
 use futures_util::future::join_all;
 
-use crate::replicate::testing::Behaviour::{Away, Dead, Full, Silent, Stalled, Well};
-use crate::replicate::testing::TestCluster;
 use crate::route::ActionError;
+use crate::route::testing::Behaviour::{Away, Dead, Full, Silent, Stalled, Well};
+use crate::route::testing::TestCluster;
 
 fn action(seed: u64) -> Digest {
     TestCluster::blob(seed, 100).0

@@ -35,6 +35,10 @@ pub(super) async fn look_up(nodes: &Nodes, digests: &[Digest]) -> Found {
     if view.is_single() {
         return Found { present, in_doubt: Vec::new() };
     }
+    for (digest, present) in digests.iter().zip(&mut present) {
+        // A copy that a layout has left behind here is none that others would find.
+        *present &= digest.is_empty_blob() || view.candidates(partition_of(digest)).contains(&view.self_id());
+    }
     let mut silent: Vec<(NodeId, NodeError)> = Vec::new();
     for (node, positions, answer) in ask_owners(nodes, &view, digests).await {
         match answer {

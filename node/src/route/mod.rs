@@ -20,6 +20,8 @@ mod read_test;
 mod reading;
 mod rounds;
 #[cfg(test)]
+mod testing;
+#[cfg(test)]
 mod write_test;
 
 pub use actions::Actions;

@@ -10,8 +10,8 @@ use futures_util::future::join_all;
 
 use crate::config::Compression;
 use crate::forward::Form;
-use crate::replicate::testing::Behaviour::{Away, BreaksAfter, Dead, Silent, Well};
-use crate::replicate::testing::TestCluster;
+use crate::route::testing::Behaviour::{Away, BreaksAfter, Dead, Silent, Well};
+use crate::route::testing::TestCluster;
 use crate::route::{Pieces, ReadError};
 use crate::store::testing::{Bench, digest, text};
 

@@ -6,8 +6,8 @@ use bytes::Bytes;
 use casbah_cluster::membership::NodeId;
 
 use crate::forward::PeerError;
-use crate::replicate::testing::Behaviour::{Away, BreaksAfter, Dead, FailsAtCommit, Full, Silent, Stalled, Well};
-use crate::replicate::testing::{Behaviour, TestCluster};
+use crate::route::testing::Behaviour::{Away, BreaksAfter, Dead, FailsAtCommit, Full, Silent, Stalled, Well};
+use crate::route::testing::{Behaviour, TestCluster};
 use crate::route::{CopyError, WriteError};
 use crate::store::testing::settle;
 use crate::store::{self, Mismatch};

@@ -14,6 +14,9 @@ use crate::index::{Group, GroupError};
 /// Between two looks. A fresh cluster takes a step or two for each node.
 const PAUSE: Duration = Duration::from_millis(500);
 
+/// Before a node tells its cluster again what the cluster did not take.
+const REFUSED_PAUSE_MS: u64 = 60_000;
+
 /// Between two steps, when there is one after the other.
 const STEP_PAUSE: Duration = Duration::from_millis(50);
 
@@ -27,13 +30,21 @@ impl Place {
         let mut heard_ms: BTreeMap<NodeId, u64> = BTreeMap::new();
         // Since when it leads, without a break.
         let mut leads_since_ms = None;
+        // Until when the cluster is not told of this node's configuration again.
+        let mut tell_again_ms = 0;
         loop {
             let state = group.state().borrow().clone();
             let mut pause = PAUSE;
             if let Some(state) = state {
                 self.note_who_is_there(&state, &mut heard_ms);
-                if let Err(error) = self.stay_as_configured(&group, &state).await {
-                    tracing::debug!(%error, "the cluster could not be told of this node's configuration yet");
+                if self.now_ms() >= tell_again_ms {
+                    match self.stay_as_configured(&group, &state).await {
+                        Ok(true) => {}
+                        Ok(false) => tell_again_ms = self.now_ms() + REFUSED_PAUSE_MS,
+                        Err(error) => {
+                            tracing::debug!(%error, "the cluster was not told of this node's configuration yet")
+                        }
+                    }
                 }
                 if !group.is_leader() {
                     leads_since_ms = None;
@@ -79,18 +90,19 @@ impl Place {
         Ok(())
     }
 
-    /// Tells the cluster when this node's address, zone, weight or name is not what it knows.
-    async fn stay_as_configured(&self, group: &Group, state: &ClusterState) -> Result<(), GroupError> {
+    /// Tells the cluster when this node's address, zone, weight or name is not what it knows; whether it takes it.
+    async fn stay_as_configured(&self, group: &Group, state: &ClusterState) -> Result<bool, GroupError> {
         let joiner = &self.inner.joiner;
-        let Some(member) = state.members.get(&group.node()) else { return Ok(()) };
+        let Some(member) = state.members.get(&group.node()) else { return Ok(true) };
         if member.is_as(joiner) {
-            return Ok(());
+            return Ok(true);
         }
         let command = MemberCommand::Admit { joiner: joiner.clone(), replaces: None };
         if let MemberReply::Refused(refusal) = self.change(group, command).await? {
             tracing::warn!(%refusal, "the cluster does not take this node's configuration; it keeps the old one");
+            return Ok(false);
         }
-        Ok(())
+        Ok(true)
     }
 
     /// One step, if one is due.

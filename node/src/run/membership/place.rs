@@ -21,6 +21,9 @@ use crate::index::{Group, GroupError, GroupOptions, Network, Timing};
 const PREDECESSOR_ATTEMPTS: usize = 250;
 const PREDECESSOR_PAUSE: Duration = Duration::from_millis(20);
 
+/// Between two lines of the log about what a node waits for: what it waits for may change with every answer.
+const LOG_PAUSE: Duration = Duration::from_secs(5);
+
 /// Why a node has no place.
 #[derive(Debug, thiserror::Error)]
 pub enum PlaceError {
@@ -72,8 +75,14 @@ pub(super) struct Inner {
     roster: watch::Sender<Arc<Roster>>,
     view: watch::Sender<Arc<View>>,
     /// What it waits for, for people.
-    waiting: Mutex<Option<String>>,
+    waiting: Mutex<Waiting>,
     condition: Condition,
+}
+
+#[derive(Default)]
+struct Waiting {
+    what: Option<String>,
+    logged: Option<Instant>,
 }
 
 // === impl Place ===
@@ -156,18 +165,22 @@ impl Place {
 
     /// What the node waits for, in words; `None` when it waits for nothing.
     pub(in crate::run) fn waiting(&self) -> Option<String> {
-        self.inner.waiting.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.inner.waiting.lock().unwrap_or_else(PoisonError::into_inner).what.clone()
     }
 
-    /// Says what the node waits for, and writes it to the log when it is another thing than before.
+    /// Says what the node waits for, and writes it to the log when it is another thing than before, now and then.
     pub(super) fn waits_for(&self, what: Option<String>) {
         let mut waiting = self.inner.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        if *waiting != what {
-            if let Some(what) = &what {
-                tracing::info!("waiting for {what}");
-            }
-            *waiting = what;
+        if waiting.what == what {
+            return;
         }
+        if let Some(what) = &what
+            && waiting.logged.is_none_or(|logged| logged.elapsed() >= LOG_PAUSE)
+        {
+            tracing::info!("waiting for {what}");
+            waiting.logged = Some(Instant::now());
+        }
+        waiting.what = what;
     }
 
     /// The cluster as it is known here, now and later.

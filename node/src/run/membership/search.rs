@@ -141,8 +141,7 @@ impl Place {
             let answer = match discovery.join(member.at, &own).await {
                 Ok(answer) => answer,
                 Err(error) => {
-                    let told = crate::serve::with_causes(&error);
-                    self.waits_for(Some(format!("the cluster \"{}\" to let it in: {told}", self.inner.config.name)));
+                    self.waits_for(Some(format!("the cluster \"{}\" to let it in: {error}", self.inner.config.name)));
                     continue;
                 }
             };

@@ -16,8 +16,7 @@ use tonic::Status;
 
 use crate::forward::{Form, Health, PeerError, Unreachable};
 use crate::index::ActionIndex;
-use crate::replicate::nodes::Nodes;
-use crate::replicate::remote::{Remote, RemoteRead, RemoteUpload};
+use crate::replicate::{Nodes, Remote, RemoteRead, RemoteUpload};
 use crate::route::{Actions, Blobs};
 use crate::store::testing::{Bench, blob, digest};
 use crate::store::{ReadError, Reader, Store, StoredReader, Upload, WriteError};
