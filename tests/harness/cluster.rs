@@ -33,6 +33,9 @@ const NETWORK_PORT: u16 = 7979;
 const NODES_FROM: u8 = 10;
 const PROXIES_FROM: u8 = 110;
 
+/// Nodes that vote, where there are as many and not ten.
+const VOTERS_COUNT: usize = 3;
+
 /// Networks that are tried before it is given up.
 const NETWORK_ATTEMPTS: usize = 100;
 
@@ -418,7 +421,7 @@ impl Cluster {
         self.nodes.iter().position(|node| node.name == name)
     }
 
-    /// Waits until these nodes are ready, in one cluster, of which all of them know each other and the leader.
+    /// Waits until these nodes are ready, in one cluster, of which all of them know each other, the leader and all voters.
     ///
     /// # Errors
     /// When that takes longer than [`DEADLINE`].
@@ -449,6 +452,9 @@ impl Cluster {
                 ensure!(other == place || reachable == Some(true), "node {place} does not reach {name}: {member:?}");
             }
             ensure!(self.leader_of(*place).is_some(), "node {place} knows no leader");
+            // Until then, the loss of one node may be the loss of a majority.
+            let voters = status.pointer("/cluster/raft/voters").and_then(Value::as_array).map_or(0, Vec::len);
+            ensure!(voters >= places.len().min(VOTERS_COUNT), "node {place} knows of {voters} voters");
             ids.push(status.pointer("/cluster/id").cloned());
         }
         ensure!(ids.windows(2).all(|pair| pair.first() == pair.last()), "several clusters: {ids:?}");

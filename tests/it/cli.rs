@@ -4,14 +4,10 @@ use std::path::Path;
 use std::process::Output;
 
 use anyhow::{Context as _, Result, ensure};
-use casbah_tests::authority::Identity;
-use casbah_tests::clients::{AssetName, Client, Trust, refused_with};
-use casbah_tests::deadline::eventually;
+use casbah_tests::clients::{AssetName, Client};
 use casbah_tests::load::new_bytes;
-use casbah_tests::process::{self, Process, Server};
+use casbah_tests::process::{self, Server};
 use rustix::process::Signal;
-use serde_json::Value;
-use tonic::Code;
 
 fn stdout(output: &Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
@@ -262,151 +258,6 @@ fn sigint_stops_a_node_like_sigterm() -> Result<()> {
 }
 
 // === dev ===
-
-/// A running `casbah dev --output json`, and what it printed.
-struct Dev {
-    process: Process,
-    printed: Value,
-}
-
-impl Dev {
-    fn start(dir: &Path, options: &[&str]) -> Result<Dev> {
-        let args = [&["dev", "--output", "json", "--port-base", "0", "--dir", text(dir)?], options].concat();
-        let process = Process::spawn(process::command(&args))?;
-        let line = process.wait_for_stdout("{")?;
-        let printed = serde_json::from_str(&line).with_context(|| format!("not one line of JSON: {line}"))?;
-        Ok(Dev { process, printed })
-    }
-
-    fn text(&self, path: &str) -> Result<String> {
-        let value = self.printed.pointer(path).with_context(|| format!("no {path} in {}", self.printed))?;
-        Ok(value.as_str().with_context(|| format!("{path} is not a string in {}", self.printed))?.to_owned())
-    }
-
-    /// `host:port`, whether or not a scheme stands before.
-    fn authority(&self, path: &str) -> Result<String> {
-        let address = self.text(path)?;
-        Ok(address.rsplit_once("://").map_or(address.as_str(), |(_, authority)| authority).to_owned())
-    }
-
-    fn node_pids(&self) -> Result<Vec<u64>> {
-        let nodes = self.printed.get("nodes").and_then(Value::as_array).context("no nodes")?;
-        let pids = nodes.iter().map(|node| node.get("pid").and_then(Value::as_u64).context("no pid"));
-        pids.collect()
-    }
-
-    /// SIGINT to the parent alone, as a supervisor does; the children must not outlive it.
-    fn stop(self) -> Result<()> {
-        let pids = self.node_pids()?;
-        ensure!(!pids.is_empty(), "no nodes in {}", self.printed);
-        self.process.signal(Signal::INT)?;
-        self.process.wait_exit()?;
-        for pid in pids {
-            ensure!(!Path::new(&format!("/proc/{pid}")).exists(), "process {pid} is left");
-        }
-        Ok(())
-    }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn dev_starts_a_node_that_serves_writers_by_certificate_and_readers_without() -> Result<()> {
-    let dir = tempfile::tempdir()?;
-    let dev = Dev::start(dir.path(), &[])?;
-    let read = |path: String| std::fs::read_to_string(&path).with_context(|| path.clone());
-    let trust = Trust::Authority(read(dev.text("/ca")?)?);
-    let identity =
-        Identity { certificate_pem: read(dev.text("/client_cert")?)?, key_pem: read(dev.text("/client_key")?)? };
-    let writer = Client::tls(&dev.authority("/nodes/0/client")?, &trust, Some(&identity)).await?;
-    let blob = new_bytes(1000);
-    let digest = writer.upload(blob.clone()).await?;
-    let name = AssetName::unique();
-    writer.push_blob(&name, &digest).await?;
-
-    let public = dev.text("/nodes/0/public")?;
-    let authority = dev.authority("/nodes/0/public")?;
-    let reader = match Client::plaintext(&authority).await {
-        Ok(client) if !public.starts_with("grpcs") && client.capabilities().await.is_ok() => client,
-        _ => Client::tls(&authority, &trust, None).await?,
-    };
-    assert_eq!(reader.download(&digest).await?, blob);
-    assert_eq!(reader.fetch_blob(&name).await?.blob_digest, Some(digest));
-    refused_with(Code::PermissionDenied, reader.upload(new_bytes(10)).await)?;
-
-    let stranger = Client::tls(&dev.authority("/nodes/0/client")?, &trust, None).await;
-    if let Ok(stranger) = stranger {
-        stranger.capabilities().await.expect_err("no certificate");
-    }
-    for path in ["/dir", "/nodes/0/name", "/nodes/0/config", "/nodes/0/dir", "/nodes/0/admin"] {
-        dev.text(path)?;
-    }
-    dev.stop()
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn dev_insecure_needs_no_certificate() -> Result<()> {
-    let dir = tempfile::tempdir()?;
-    let dev = Dev::start(dir.path(), &["--insecure"])?;
-    let client = Client::plaintext(&dev.authority("/nodes/0/client")?).await?;
-    let digest = client.upload(new_bytes(1000)).await?;
-    assert!(client.has(&digest).await?);
-    dev.stop()
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn dev_keeps_its_certificates_and_its_blobs_in_its_directory() -> Result<()> {
-    let dir = tempfile::tempdir()?;
-    let mut kept = None;
-    for _ in 0..2 {
-        let dev = Dev::start(dir.path(), &[])?;
-        let [ca, certificate, key] =
-            [dev.text("/ca")?, dev.text("/client_cert")?, dev.text("/client_key")?].map(std::fs::read_to_string);
-        let (ca, identity) = (ca?, Identity { certificate_pem: certificate?, key_pem: key? });
-        let trust = Trust::Authority(ca.clone());
-        let client = Client::tls(&dev.authority("/nodes/0/client")?, &trust, Some(&identity)).await?;
-        match &kept {
-            None => kept = Some((ca, identity, client.upload(new_bytes(1000)).await?)),
-            Some((first_ca, first_identity, digest)) => {
-                assert!(client.has(digest).await?, "the blob is gone");
-                // Or clients would have to be told again.
-                assert_eq!(*first_ca, ca);
-                assert_eq!(first_identity.certificate_pem, identity.certificate_pem);
-            }
-        }
-        dev.stop()?;
-    }
-    Ok(())
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_node_of_dev_that_is_killed_starts_again_by_the_printed_configuration() -> Result<()> {
-    let dir = tempfile::tempdir()?;
-    let dev = Dev::start(dir.path(), &["--insecure"])?;
-    let authority = dev.authority("/nodes/0/client")?;
-    let digest = Client::plaintext(&authority).await?.upload(new_bytes(1000)).await?;
-    let pid = i32::try_from(*dev.node_pids()?.first().context("no node")?)?;
-    // Ours: it is a child of the process that we started and have not reaped.
-    rustix::process::kill_process(rustix::process::Pid::from_raw(pid).context("no pid")?, Signal::KILL)?;
-    eventually("the node is down", || async { Ok(tokio::net::TcpStream::connect(&authority).await.is_err()) }).await?;
-    let again = Server::start(&["serve", "--config", &dev.text("/nodes/0/config")?])?;
-    let client = Client::plaintext(&authority).await?;
-    assert!(client.has(&digest).await?);
-    again.stop()?;
-    dev.process.signal(Signal::INT)?;
-    dev.process.wait_exit()?;
-    Ok(())
-}
-
-#[test]
-fn dev_for_eyes_prints_the_lines_to_paste_and_the_way_to_stop_it() -> Result<()> {
-    let dir = tempfile::tempdir()?;
-    let process = Process::spawn(process::command(&["dev", "--port-base", "0", "--dir", text(dir.path())?]))?;
-    for part in ["url:", "client-cert", "--remote_cache=grpcs://", "--tls_certificate="] {
-        process.wait_for_stdout(part)?;
-    }
-    process.signal(Signal::INT)?;
-    process.wait_exit()?;
-    Ok(())
-}
 
 #[test]
 fn dev_that_cannot_start_says_why_and_leaves_nothing_running() -> Result<()> {

@@ -89,6 +89,11 @@ impl Reader {
             (Err(error), Some(rest)) if may_be_elsewhere(&error) => {
                 Reader::elsewhere(nodes, digest, offset, end(rest), error).await
             }
+            (Err(error), None) if may_be_elsewhere(&error) => {
+                // Past the end, or of no blob: which of the two it is depends on whether another node has the blob.
+                Reader::elsewhere(nodes, digest, 0, digest.size_bytes(), error).await?;
+                Err(store::ReadError::OutOfRange { digest: *digest, offset }.into())
+            }
             (Err(error), _) => Err(error.into()),
         }
     }

@@ -48,6 +48,10 @@ impl Layout {
             Some(dir) => (make_dir(dir)?, false),
             None => (make_dir(&std::env::temp_dir().join(format!("casbah-dev-{}", short_id())))?, true),
         };
+        if let Some(others) = made_for(&dir).filter(|count| *count != arguments.nodes) {
+            let message = format!("{} has the data of {others} node(s), not of {}", dir.display(), arguments.nodes);
+            return Err(Failure::new(message).hint(format!("take --nodes {others}, or another directory")));
+        }
         let made = Layout::fill(&dir, temporary, &ports, arguments);
         if made.is_err() && temporary {
             // The failure is what is told; an empty directory more or less is not.
@@ -146,6 +150,12 @@ impl NodeLayout {
     }
 }
 
+/// How many nodes have left data in this directory, if any have.
+fn made_for(dir: &Path) -> Option<u16> {
+    let count = (1..=u16::MAX).take_while(|number| dir.join(format!("node-{number}/data")).exists()).count();
+    u16::try_from(count).ok().filter(|count| *count > 0)
+}
+
 fn certificates(dir: &Path) -> Result<Throwaway, Failure> {
     Throwaway::ensure(dir, &[], "client").map_err(|error| Failure::caused("cannot make certificates", &error))
 }
@@ -184,7 +194,23 @@ mod tests {
     }
 
     #[test]
-    fn nodes_are_told_of_each_other_and_may_be_more_the_next_time() {
+    fn other_nodes_than_those_that_have_left_data_are_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let of = |nodes| DevArguments { nodes, ..arguments(Some(folder.path().into()), true) };
+        let layout = Layout::make(&of(3)).unwrap();
+        for node in &layout.nodes {
+            std::fs::create_dir(&node.data).unwrap();
+        }
+        assert_eq!(Layout::make(&of(3)).unwrap().nodes.len(), 3);
+        let told = Layout::make(&of(1)).unwrap_err().render(crate::cli::output::Colours::NONE);
+        assert!(
+            told.contains("has the data of 3 node(s), not of 1\nhint: take --nodes 3, or another directory"),
+            "{told}"
+        );
+    }
+
+    #[test]
+    fn nodes_are_told_of_each_other() {
         let folder = tempfile::tempdir().unwrap();
         for nodes in [1, 3, 5] {
             let arguments = DevArguments { nodes, replicas: 4, ..arguments(Some(folder.path().into()), true) };

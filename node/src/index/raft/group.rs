@@ -92,9 +92,11 @@ pub struct Timing {
 impl Default for Timing {
     fn default() -> Timing {
         Timing {
-            heartbeat: Duration::from_millis(400),
-            election_min: Duration::from_millis(1500),
-            election_max: Duration::from_secs(3),
+            heartbeat: Duration::from_millis(300),
+            // A follower waits out the lease of the leader that has gone, which is the longest of these, and then one of them
+            // itself: 2.2 s at the most until there is another one.
+            election_min: Duration::from_millis(700),
+            election_max: Duration::from_millis(1100),
             leader_wait: Duration::from_secs(4),
             proposal: Duration::from_secs(5),
             read_index: Duration::from_secs(1),
