@@ -123,7 +123,8 @@ async fn dev_keeps_its_certificates_and_its_blobs_in_its_directory() -> Result<(
     let dir = tempfile::tempdir()?;
     let mut kept = None;
     for _ in 0..2 {
-        let dev = Dev::start(dir.path(), &[])?;
+        // Alone, since members of a cluster know each other by ports, which are others each time here.
+        let dev = Dev::start(dir.path(), &["--nodes", "1"])?;
         let [ca, certificate, key] =
             [dev.text("/ca")?, dev.text("/client_cert")?, dev.text("/client_key")?].map(std::fs::read_to_string);
         let (ca, identity) = (ca?, Identity { certificate_pem: certificate?, key_pem: key? });
