@@ -144,3 +144,22 @@ async fn a_node_is_ready_without_a_leader() -> Result<()> {
     refused_with(Code::Unavailable, client.push_blob(&AssetName::unique(), &digests[0]).await)?;
     Ok(())
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_with_an_empty_directory_is_a_new_node_under_the_old_name() -> Result<()> {
+    let mut cluster = Cluster::start(&ClusterOptions::nodes(3))?;
+    let (id, old) = (cluster.cluster_id(0)?, node_id(&cluster, 1)?);
+    let client = cluster.client(0).await?;
+    let digest = client.upload(new_bytes(1000)).await?;
+    let name = AssetName::unique();
+    client.push_blob(&name, &digest).await?;
+    cluster.kill9(1)?;
+    cluster.wipe(1)?;
+    cluster.restart(1)?;
+    cluster.wait_formed(&cluster.places())?;
+    assert_eq!(cluster.cluster_id(1)?, id);
+    let new = node_id(&cluster, 1)?;
+    ensure!(new > old, "the id {new} after {old}");
+    assert_eq!(cluster.client(1).await?.fetch_blob(&name).await?.blob_digest, Some(digest));
+    Ok(())
+}

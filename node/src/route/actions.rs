@@ -1,7 +1,6 @@
 //! The results of actions in the cluster: the newest wins, wherever it was written.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use casbah_cluster::digest::Digest;
@@ -12,16 +11,11 @@ use casbah_cluster::view::View;
 use futures_util::FutureExt as _;
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use tokio::sync::Semaphore;
-use tokio::time::timeout;
 
 use crate::forward::PeerError;
 use crate::index::ActionIndex;
 use crate::replicate::{CopyError, Nodes, acknowledge};
 use crate::route::error::{ActionError, NodeError};
-
-/// With a result in hand, so long is waited for a node that may have a newer one and is slow to say. Any result that was once
-/// acknowledged is a right one.
-const PATIENCE: Duration = Duration::from_millis(100);
 
 /// Results on their way to owners that have an older one or none. Beyond this they get it when it is asked for again.
 const REPAIRS_MAX: usize = 64;
@@ -88,10 +82,10 @@ impl Actions {
                 Verdict::Wait => {}
                 verdict => break verdict,
             }
-            let patience = if told.newest.is_some() { PATIENCE } else { Duration::MAX };
-            match timeout(patience, asked.next()).await {
-                Ok(Some((node, answer))) => told.hear_from(node, answer, &mut decision),
-                Ok(None) | Err(_) => break Verdict::Unavailable,
+            // Each call has a deadline, and ends at once when its node is known to be away.
+            match asked.next().await {
+                Some((node, answer)) => told.hear_from(node, answer, &mut decision),
+                None => break Verdict::Unavailable,
             }
         };
         if !asked.is_empty() {
@@ -99,13 +93,14 @@ impl Actions {
             self.nodes.spawn(asked.for_each(|_| std::future::ready(())));
         }
         match (told.newest.clone(), verdict) {
-            (Some((version, result)), _) => {
+            // Of those told it is the newest that was ever acknowledged: too few are silent to have a newer one.
+            (Some((version, result)), Verdict::Missing) => {
                 self.index.observe(version);
                 self.repair(&view, (instance, action), version, &result, &told.versions);
                 Ok(Some(result))
             }
             (None, Verdict::Missing) => Ok(None),
-            (None, _) => match (told.error, failed_here) {
+            (_, _) => match (told.error, failed_here) {
                 (None, Some(error)) => Err(error.into()),
                 (source, _) => Err(ActionError::Unavailable { action: *action, source }),
             },

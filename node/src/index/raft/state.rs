@@ -119,7 +119,10 @@ impl State {
     /// [`GroupError`] when the database fails.
     pub(super) fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, GroupError> {
         let look = || -> Result<_, redb::Error> {
-            let entry = self.inner.database.begin_read()?.open_table(RECORDS)?.get(key)?;
+            // The entry lies in pages that the transaction holds: it has to live as long.
+            let transaction = self.inner.database.begin_read()?;
+            let table = transaction.open_table(RECORDS)?;
+            let entry = table.get(key)?;
             Ok(entry.map(|entry| entry.value().2.to_vec()))
         };
         Ok(look()?)
