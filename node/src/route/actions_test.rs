@@ -106,12 +106,30 @@ async fn without_any_owner_no_result_is_kept() {
 }
 
 #[tokio::test]
-async fn an_owner_that_says_nothing_does_not_hold_up_a_result_for_long() {
+async fn an_owner_that_says_nothing_holds_up_a_result_until_it_is_given_up() {
     let cluster = TestCluster::new(4, 2, 2).await;
     let owners = cluster.owners(&action(1));
     update(&cluster, owners[0], &action(1), "kept").await;
-    cluster.set(owners[1], Stalled);
+    cluster.set(owners[1], Silent);
     assert_eq!(get(&cluster, owners[0], &action(1)).await, Some(result("kept")));
+}
+
+#[tokio::test]
+async fn an_owner_that_is_cut_off_does_not_answer_with_what_may_be_an_older_result() {
+    for behaviour in [Silent, Away, Dead] {
+        let cluster = TestCluster::new(4, 2, 2).await;
+        let owners = cluster.owners(&action(1));
+        update(&cluster, owners[0], &action(1), "old").await;
+        for other in nodes(&cluster).filter(|node| *node != owners[0]) {
+            cluster.set(other, behaviour);
+        }
+        let cut_off = cluster.node(owners[0]).actions.get("main", &action(1)).await;
+        assert!(matches!(cut_off, Err(ActionError::Unavailable { .. })), "{behaviour:?}: {cut_off:?}");
+        for other in nodes(&cluster).filter(|node| *node != owners[0]) {
+            cluster.set(other, Well);
+        }
+        assert_eq!(get(&cluster, owners[0], &action(1)).await, Some(result("old")));
+    }
 }
 
 #[tokio::test]

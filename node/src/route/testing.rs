@@ -351,7 +351,9 @@ impl Remote for Fabric {
         let (seen, behaviour) = self.ask(node).await?;
         assert!(touch);
         if behaviour == Behaviour::Stalled {
-            std::future::pending::<()>().await;
+            // why: a deadline passes
+            tokio::time::sleep(DEADLINE).await;
+            return Err(PeerError::TimedOut);
         }
         Ok(seen.index.get(instance, action).unwrap())
     }
