@@ -292,10 +292,6 @@ impl Members for Nothing {
     }
 
     fn heard(&self, _: NodeId, _: api::NodeReport) {}
-
-    async fn state(&self, _: u64) -> std::result::Result<api::StateResponse, MembersError> {
-        Err(MembersError::NoCluster)
-    }
 }
 
 /// A directory, removed on drop.

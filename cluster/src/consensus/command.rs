@@ -41,11 +41,6 @@ pub enum Command {
         /// By the clock of whoever proposes it.
         now: Moment,
     },
-    /// Removes these assets.
-    RemoveAssets {
-        /// Canonical keys.
-        keys: Vec<Vec<u8>>,
-    },
     /// Changes what the nodes agree on about themselves.
     Member(MemberCommand),
 }
@@ -160,7 +155,7 @@ impl Command {
         OVERHEAD_BYTES
             + match self {
                 Command::PutAssets { keys, record, .. } => keys_bytes(keys) + record.len(),
-                Command::TouchAssets { keys } | Command::RemoveAssets { keys } => keys_bytes(keys),
+                Command::TouchAssets { keys } => keys_bytes(keys),
                 Command::ExpireAssets { .. } => 0,
                 Command::Member(command) => command.size_bytes(),
             }

@@ -90,12 +90,6 @@ impl ReadDecision {
         if asked { Verdict::Wait } else { Verdict::Unavailable }
     }
 
-    /// The owners that have said no: where a blob that is found after all is to be copied to.
-    pub fn owners_without(&self) -> impl Iterator<Item = NodeId> {
-        let owners = self.candidates.nodes.iter().filter(|candidate| Candidates::is_owner(candidate));
-        owners.filter(|owner| owner.state == State::No).map(|owner| owner.node)
-    }
-
     /// The nearest owner not asked yet; once an owner has failed, the nearest other node; and in the end those away.
     fn candidate(&self) -> Option<NodeId> {
         let nodes = || self.candidates.nodes.iter();

@@ -254,10 +254,6 @@ impl Members for Inner {
     fn heard(&self, node: NodeId, _: api::NodeReport) {
         self.heard.lock().unwrap().push(node);
     }
-
-    async fn state(&self, newer_than: u64) -> Result<api::StateResponse, MembersError> {
-        Ok(api::StateResponse { position: newer_than + 1, state: Bytes::new() })
-    }
 }
 
 /// Passes connections on, until it is told to say nothing more: from then on it reads and throws away, and neither side

@@ -15,8 +15,6 @@ mod writer;
 
 pub use actions::ActionIndex;
 pub use assets::{AssetIndex, AssetView};
-pub use raft::{
-    Group, GroupError, GroupOptions, GroupStatus, Network, NetworkError, NoNetwork, RaftCall, Role, Timing,
-};
+pub use raft::{Group, GroupError, GroupOptions, GroupStatus, Network, NetworkError, RaftCall, Role, Timing};
 pub use records::{IndexCounts, IndexError, now};
 pub use splits::SplitIndex;

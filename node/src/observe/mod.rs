@@ -4,6 +4,7 @@
 //! `summary` and `page` show them to people.
 
 pub mod calls;
+mod causes;
 pub mod cluster;
 pub mod counters;
 pub mod exposition;
@@ -13,3 +14,5 @@ pub mod metrics;
 pub mod page;
 pub mod snapshot;
 pub mod summary;
+
+pub use causes::with_causes;

@@ -11,6 +11,7 @@ use tonic::{Request, Response, Status};
 
 use crate::observe::counters::COUNTERS;
 use crate::observe::labels::Lookup;
+use crate::observe::with_causes;
 use crate::route::{Actions, Blobs};
 use crate::serve::cas::{digest_of, function_of, to_message};
 use crate::serve::completeness::{Completeness, Incomplete};
@@ -224,7 +225,7 @@ impl api::action_cache_server::ActionCache for ActionCache {
                 count(Lookup::Incomplete);
                 Status::not_found(format!(
                     "the result of the action {action} is no longer whole: {}",
-                    status_map::with_causes(&error)
+                    with_causes(&error)
                 ))
             }
         })?;

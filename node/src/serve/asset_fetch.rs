@@ -13,6 +13,7 @@ use tonic::{Request, Response, Status};
 use crate::index::{AssetIndex, IndexError, now};
 use crate::observe::counters::COUNTERS;
 use crate::observe::labels::Lookup;
+use crate::observe::with_causes;
 use crate::serve::access::Access;
 use crate::serve::asset_request;
 use crate::serve::cas::{function_of, to_message};
@@ -88,7 +89,7 @@ impl Fetch {
         let outcome = if incomplete.is_some() { Lookup::Incomplete } else { Lookup::Miss };
         COUNTERS.asset_lookups.add(outcome as usize, 1);
         Err(Status::not_found(match incomplete {
-            Some(error) => format!("the asset was pushed but is no longer whole: {}", status_map::with_causes(&error)),
+            Some(error) => format!("the asset was pushed but is no longer whole: {}", with_causes(&error)),
             None => format!("no asset is known as {} with these qualifiers", listed(question.uris)),
         }))
     }

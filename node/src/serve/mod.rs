@@ -28,4 +28,4 @@ mod tree;
 
 pub use access::Access;
 pub use services::{HEALTH_NAMES, Parts, services};
-pub use status_map::{unavailable, with_causes};
+pub use status_map::unavailable;

@@ -15,6 +15,7 @@ use tonic::{Code, Status};
 
 use crate::forward::PeerError;
 use crate::index::{GroupError, IndexError};
+use crate::observe::with_causes;
 use crate::route::{ActionError, CopyError, ReadError, WriteError};
 use crate::serve::completeness::Incomplete;
 use crate::serve::compression::{DecodeError, EncodeError};
@@ -59,18 +60,6 @@ pub(super) fn in_message(outcome: Result<(), Status>) -> rpc::Status {
 /// The request is malformed; the message is the error with all its causes.
 pub(super) fn invalid(error: &dyn Error) -> Status {
     Status::invalid_argument(with_causes(error))
-}
-
-/// The error and its causes in one line.
-pub fn with_causes(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
 }
 
 pub(super) fn digest(error: &DigestError) -> Status {

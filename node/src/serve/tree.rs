@@ -13,6 +13,7 @@ use futures_util::stream;
 use prost::Message as _;
 use tonic::Status;
 
+use crate::observe::with_causes;
 use crate::route::{Blobs, ReadError};
 use crate::serve::cas::digest_of;
 use crate::serve::completeness::{MAX_DIRECTORY_BYTES, entries};
@@ -184,7 +185,7 @@ impl Walk {
     /// Has the children of a directory wait.
     fn visit(&mut self, digest: &Digest, bytes: Bytes) -> Result<api::Directory, Status> {
         let malformed = |error: &dyn std::error::Error| {
-            let cause = status_map::with_causes(error);
+            let cause = with_causes(error);
             Status::invalid_argument(format!("{digest} cannot be read as a directory: {cause}"))
         };
         let directory = api::Directory::decode(bytes).map_err(|error| malformed(&error))?;

@@ -1,7 +1,7 @@
 //! The way into the Raft group of this node's cluster.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -179,14 +179,6 @@ impl Group {
         })
     }
 
-    /// The node whose group is in this directory; `None` when there is none yet. Blocks on the disk.
-    ///
-    /// # Errors
-    /// [`GroupError`] when it cannot be read.
-    pub fn node_in(directory: &Path) -> Result<Option<NodeId>, GroupError> {
-        Log::owner(directory)
-    }
-
     /// This node.
     #[must_use]
     pub fn node(&self) -> NodeId {
@@ -290,17 +282,6 @@ impl Group {
     #[must_use]
     pub fn leader(&self) -> Option<NodeId> {
         self.inner.core.leader()
-    }
-
-    /// Waits until somebody leads, as far as is known here; who.
-    ///
-    /// # Errors
-    /// [`GroupError::NoLeader`] when nobody does within this time.
-    pub async fn some_leader(&self, within: Duration) -> Result<NodeId, GroupError> {
-        let core = &self.inner.core;
-        let deadline = tokio::time::Instant::now() + within;
-        core.leader_changes(None, deadline).await;
-        core.leader().ok_or(GroupError::NoLeader)
     }
 
     /// The assets in numbers, as far as they are known here. May wait for the disk.

@@ -307,7 +307,7 @@ async fn a_command_too_large_is_refused_before_it_goes_anywhere() {
     let group = nodes.start(ONE).await;
     group.form(cluster()).await.unwrap();
     let last = group.status().last_log;
-    let command = Command::RemoveAssets { keys: vec![vec![0; COMMAND_BYTES_MAX]] };
+    let command = Command::TouchAssets { keys: vec![vec![0; COMMAND_BYTES_MAX]] };
     assert!(matches!(group.propose(command).await, Err(GroupError::TooLarge { .. })));
     assert_eq!(group.status().last_log, last);
 }

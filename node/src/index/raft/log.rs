@@ -172,28 +172,6 @@ impl Log {
         Ok(Log { inner: Arc::new(inner) })
     }
 
-    /// The node whose log is in this directory; `None` when there is none. Blocks on the disk.
-    ///
-    /// # Errors
-    /// [`GroupError`] when it cannot be read.
-    pub(super) fn owner(directory: &Path) -> Result<Option<NodeId>, GroupError> {
-        let path = directory.join(FILE);
-        if !path.try_exists()? {
-            return Ok(None);
-        }
-        let database = Database::open(&path).map_err(redb::Error::from)?;
-        let look = || -> Result<_, redb::Error> {
-            let meta = match database.begin_read()?.open_table(META) {
-                Ok(meta) => meta,
-                // Made, and killed before anything was in it.
-                Err(redb::TableError::TableDoesNotExist(_)) => return Ok(None),
-                Err(error) => return Err(error.into()),
-            };
-            Ok(meta.get(META_NODE)?.and_then(|bytes| number(bytes.value())))
-        };
-        Ok(look()?.map(NodeId))
-    }
-
     /// What the log takes, roughly: a reason to make it shorter.
     pub(super) fn size_bytes(&self) -> u64 {
         self.inner.bytes.load(Ordering::Relaxed)

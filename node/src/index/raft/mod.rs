@@ -32,5 +32,5 @@ mod testing;
 
 pub use error::GroupError;
 pub use group::{Group, GroupOptions, Timing};
-pub use network::{Network, NetworkError, NoNetwork, RaftCall};
+pub use network::{Network, NetworkError, RaftCall};
 pub use status::{GroupStatus, Role};

@@ -52,10 +52,6 @@ pub enum NetworkError {
     },
 }
 
-/// The way from a node that is alone.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct NoNetwork;
-
 /// The way to other nodes of the cluster. Payloads are opaque: what the other end gets is handed to its
 /// `Group::answer`, and what that returns is handed back.
 ///
@@ -93,25 +89,4 @@ pub trait Network: Send + Sync + 'static {
         data: BoxStream<'static, io::Result<Bytes>>,
         deadline: Duration,
     ) -> Result<Bytes, NetworkError>;
-}
-
-#[derive(Debug, thiserror::Error)]
-#[error("this node has no peers")]
-struct NoPeers;
-
-#[tonic::async_trait]
-impl Network for NoNetwork {
-    async fn call(&self, node: NodeId, _: RaftCall, _: Bytes, _: Duration) -> Result<Bytes, NetworkError> {
-        Err(NetworkError::Unreachable { node, source: Box::new(NoPeers) })
-    }
-
-    async fn send_snapshot(
-        &self,
-        node: NodeId,
-        _: Bytes,
-        _: BoxStream<'static, io::Result<Bytes>>,
-        _: Duration,
-    ) -> Result<Bytes, NetworkError> {
-        Err(NetworkError::Unreachable { node, source: Box::new(NoPeers) })
-    }
 }

@@ -306,13 +306,6 @@ impl Applying<'_> {
                 self.gone.expired += count;
                 return Ok(Reply::Removed { count });
             }
-            Command::RemoveAssets { keys } => {
-                let mut count = 0;
-                for key in keys {
-                    count += u64::from(tables.remove(key)?);
-                }
-                return Ok(Reply::Removed { count });
-            }
             Command::Member(_) => {}
         }
         Ok(Reply::Done)

@@ -1,6 +1,5 @@
 //! openraft's calls to other nodes, as messages over [`Network`].
 
-use std::error::Error;
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,6 +21,7 @@ use openraft::{EmptyNode, OptionalSend};
 
 use crate::index::raft::network::{Network, NetworkError, RaftCall};
 use crate::index::raft::snapshot::{Snapshot, SnapshotData};
+use crate::observe::with_causes;
 
 /// Makes what openraft calls a network: the way to one node.
 pub(super) struct Transport {
@@ -86,17 +86,6 @@ type VoteOutcome = Result<VoteResponse<TypeConfig>, RPCError<TypeConfig>>;
 /// What cannot be written or read will not be the next time either: the node is left alone for a while.
 fn unusable(error: CodecError) -> RPCError<TypeConfig> {
     RPCError::Unreachable(Unreachable::from_string(with_causes(&error)))
-}
-
-fn with_causes(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
 }
 
 impl RaftNetworkV2<TypeConfig> for Way {

@@ -11,6 +11,7 @@ use futures_util::stream::BoxStream;
 use super::place::Place;
 use super::words;
 use crate::index::{GroupError, RaftCall};
+use crate::observe::with_causes;
 use crate::serve::peer::{Members, MembersError, RaftGroup};
 
 #[tonic::async_trait]
@@ -23,7 +24,7 @@ impl Members for Place {
         let misfit = |reason: String| MembersError::Misfit { reason };
         let Some(group) = self.group() else { return Err(MembersError::NoCluster) };
         let other = words::from_message(other).ok_or_else(|| misfit("its ids cannot be read".to_owned()))?;
-        let not_now = |error: &GroupError| MembersError::NotNow { reason: crate::serve::with_causes(error) };
+        let not_now = |error: &GroupError| MembersError::NotNow { reason: with_causes(error) };
         // So that what is decided by is not older than what the node was told before.
         group.linearizable().await.map_err(|error| not_now(&error))?;
         let state = group.state().borrow().clone().ok_or(MembersError::NoCluster)?;
@@ -59,15 +60,6 @@ impl Members for Place {
 
     fn heard(&self, node: NodeId, report: api::NodeReport) {
         tracing::trace!(%node, ?report, "a node says how it is");
-    }
-
-    async fn state(&self, _newer_than: u64) -> Result<api::StateResponse, MembersError> {
-        let group = self.group().ok_or(MembersError::NoCluster)?;
-        let state = group.state().borrow().clone().ok_or(MembersError::NoCluster)?;
-        let encoded = state.encode();
-        let encoded = encoded.map_err(|error| MembersError::NotNow { reason: error.to_string() })?;
-        let position = group.status().applied.unwrap_or(0);
-        Ok(api::StateResponse { position, state: encoded.into() })
     }
 }
 

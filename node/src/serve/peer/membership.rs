@@ -27,12 +27,6 @@ pub trait Members: Send + Sync {
 
     /// A member has said how it is.
     fn heard(&self, node: NodeId, report: api::NodeReport);
-
-    /// What this node has of the cluster, once it is newer than this position of the log, or after a while.
-    ///
-    /// # Errors
-    /// [`MembersError`] when it has nothing.
-    async fn state(&self, newer_than: u64) -> Result<api::StateResponse, MembersError>;
 }
 
 /// Why a node is not let in, or is not told.
@@ -87,11 +81,6 @@ impl api::membership_server::Membership for Membership {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let time_ms = u64::try_from(since.as_millis()).unwrap_or(u64::MAX);
         Ok(Response::new(api::HeartbeatResponse { time_ms, report: Some(self.members.report()) }))
-    }
-
-    async fn state(&self, request: Request<api::StateRequest>) -> Result<Response<api::StateResponse>, Status> {
-        let state = self.members.state(request.into_inner().newer_than).await;
-        Ok(Response::new(state.map_err(|error| status_map::members(&error))?))
     }
 }
 
