@@ -7,6 +7,7 @@ pub mod chunking;
 pub mod codec;
 pub mod consensus;
 pub mod digest;
+pub mod inventory;
 pub mod membership;
 pub mod replication;
 pub mod ring;
