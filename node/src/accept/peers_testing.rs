@@ -156,7 +156,22 @@ impl Node {
         let report = Arc::new(move || report.report());
         let peers = Peers::new(PeersParts { roster: roster.subscribe(), dialler, report });
         let (end, watching) = (Some(end), JoinSet::new());
-        Node { id, store, results, peers, roster, tls, config, port, reload_now, inner, end, serving, watching, _dir: dir }
+        Node {
+            id,
+            store,
+            results,
+            peers,
+            roster,
+            tls,
+            config,
+            port,
+            reload_now,
+            inner,
+            end,
+            serving,
+            watching,
+            _dir: dir,
+        }
     }
 
     /// Begins to ask others how they are.

@@ -35,8 +35,7 @@ async fn results_are_told_apart_by_instance_and_action() {
 async fn the_newest_version_stays_in_whatever_order_they_come() {
     let folder = tempfile::tempdir().unwrap();
     let index = open(&folder);
-    let versions =
-        [version(256, 0, 1), version(255, 9, 9), version(256, 0, 0), version(256, 1, 0), version(1, 0, 0)];
+    let versions = [version(256, 0, 1), version(255, 9, 9), version(256, 0, 0), version(256, 1, 0), version(1, 0, 0)];
     for version in versions {
         let text = Bytes::from(format!("{version:?}"));
         index.put_if_newer("main", &action("a"), version, text).await.unwrap();

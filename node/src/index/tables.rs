@@ -79,7 +79,13 @@ impl<'t> Tables<'t> {
     pub(super) fn open(transaction: &'t WriteTransaction) -> Result<Tables<'t>, redb::Error> {
         let uses = transaction.open_table(USES)?;
         let next_use = uses.last()?.map_or(0, |(last, _)| last.value() + 1);
-        Ok(Tables { records: transaction.open_table(RECORDS)?, uses, ends: transaction.open_table(ENDS)?, next_use, changes: None })
+        Ok(Tables {
+            records: transaction.open_table(RECORDS)?,
+            uses,
+            ends: transaction.open_table(ENDS)?,
+            next_use,
+            changes: None,
+        })
     }
 
     /// From now on, takes note of what comes and goes, with so many of the first bytes of each record.

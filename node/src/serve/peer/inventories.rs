@@ -49,7 +49,8 @@ impl api::inventories_server::Inventories for Inventories {
         let summary = |number: &u32| {
             let partition = partition(*number)?;
             let actions = self.results.inventory(partition);
-            let actions = actions.ok_or_else(|| status_map::unavailable("results of actions are still being counted"))?;
+            let actions =
+                actions.ok_or_else(|| status_map::unavailable("results of actions are still being counted"))?;
             let blobs = self.store.inventory(partition);
             Ok(api::PartitionSummary { blobs: Some(inventory(blobs)), actions: Some(inventory(actions)) })
         };
