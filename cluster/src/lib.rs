@@ -8,6 +8,7 @@ pub mod codec;
 pub mod consensus;
 pub mod digest;
 pub mod membership;
+pub mod repair;
 pub mod replication;
 pub mod ring;
 pub mod split;
