@@ -28,6 +28,8 @@ pub struct File {
     ///
     /// Without `[peers]` the node is a cluster of one.
     pub cluster: ClusterSection,
+    /// How copies get to the nodes that should have them: after a node was away or lost, and when nodes come, go or change.
+    pub repair: RepairSection,
     /// The address for the other nodes of the cluster, over mutual TLS 1.3.
     ///
     /// `address`, `tls` and `authorities` are set together; without them the node is a cluster of one.
@@ -118,6 +120,17 @@ pub struct ClusterSection {
     pub zone: String,
     /// The node's share of the blobs, relative to that of others.
     pub weight: u64,
+}
+
+/// How copies get to the nodes that should have them.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct RepairSection {
+    /// Bytes that this node fetches from others, or gives them, in a second. While it has much to do for clients it takes less,
+    /// down to an eighth.
+    pub rate: ByteSize,
+    /// How often the node compares what it has with what other nodes have. What it knows to be amiss it mends at once.
+    pub interval: TimeSpan,
 }
 
 /// The address for the other nodes of the cluster.
@@ -285,6 +298,12 @@ impl Default for ClusterSection {
             zone: String::new(),
             weight: 100,
         }
+    }
+}
+
+impl Default for RepairSection {
+    fn default() -> RepairSection {
+        RepairSection { rate: ByteSize::from_bytes(64 << 20), interval: TimeSpan::from_millis(60_000) }
     }
 }
 

@@ -19,6 +19,8 @@ pub struct Config {
     pub index: IndexConfig,
     /// The cluster that the node is a part of.
     pub cluster: ClusterConfig,
+    /// How copies get to the nodes that should have them.
+    pub repair: RepairConfig,
     /// How it reaches the other nodes, and they it; `None`: it is a cluster of one.
     pub peers: Option<PeersConfig>,
     /// At least one.
@@ -100,6 +102,15 @@ pub struct ClusterConfig {
     pub zone: String,
     /// The node's share, relative to others; at least 1.
     pub weight: u32,
+}
+
+/// How copies get to the nodes that should have them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RepairConfig {
+    /// Bytes that are moved in a second.
+    pub rate_bytes: u64,
+    /// How often everything is compared.
+    pub interval: Duration,
 }
 
 /// How a node reaches its peers, and they it.

@@ -124,6 +124,7 @@ pub(super) fn check(file: &File, layers: &Layers) -> Result<Config, Vec<ConfigEr
         store: checker.store(file),
         index: checker.index(file),
         cluster: checker.cluster(file),
+        repair: checker.repair(file),
         peers: checker.peers(file),
         listeners: checker.listeners(file),
         instances: checker.instances(file),

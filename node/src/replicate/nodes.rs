@@ -6,15 +6,17 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use casbah_cluster::digest::Digest;
-use casbah_cluster::membership::NodeId;
+use casbah_cluster::membership::{Epoch, NodeId};
 use casbah_cluster::ring::partition_of;
 use casbah_cluster::view::View;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use crate::replicate::background::Background;
 use crate::replicate::copy;
+use crate::replicate::pacing::Pacing;
 use crate::replicate::remote::Remote;
 use crate::replicate::touches::Touches;
+use crate::replicate::views::Views;
 use crate::store::Store;
 
 /// Bytes on their way to nodes that have not taken them yet, of all uploads together: what many uploads to a slow node may
@@ -24,10 +26,11 @@ const SPREAD_BYTES: usize = 128 << 20;
 /// What these are counted in, so that they can be counted in 32 bits.
 const SPREAD_UNIT: usize = 1 << 10;
 
-/// Copies under way that mend what this node has lost, so that they leave room for what clients ask.
+/// Copies under way that mend what a node was found to lack, so that they leave room for what clients ask.
 const MENDS_AT_ONCE: usize = 4;
 
-/// Copies of that kind that wait. What is not copied now is when it is read again.
+/// Copies of that kind that wait. What is not copied now is when it is asked for again, or when its owner next compares what it
+/// has.
 const MENDS_MAX: usize = 1024;
 
 /// Added to the distance of nodes in another zone: more than any latency.
@@ -47,8 +50,10 @@ struct Inner {
     /// See [`SPREAD_BYTES`].
     room: Arc<Semaphore>,
     uploads: Mutex<HashMap<Digest, Weak<AtomicBool>>>,
-    mending: Mutex<HashSet<Digest>>,
+    mending: Mutex<HashSet<(Digest, NodeId)>>,
     mends: Semaphore,
+    pacing: Pacing,
+    views: Views,
     touches: Touches,
 }
 
@@ -77,6 +82,8 @@ impl Nodes {
             uploads: Mutex::default(),
             mending: Mutex::default(),
             mends: Semaphore::new(MENDS_AT_ONCE),
+            pacing: Pacing::default(),
+            views: Views::default(),
             touches: Touches::default(),
         };
         Nodes { inner: Arc::new(inner) }
@@ -87,9 +94,27 @@ impl Nodes {
         &self.inner.store
     }
 
-    /// The cluster as it is seen now.
+    /// The cluster as it is seen now. To be held for as long as anything is decided by it: what has moved by a newer layout is
+    /// taken for moved when nobody decides by older ones.
     pub fn view(&self) -> Arc<View> {
-        Arc::clone(&self.inner.view.borrow())
+        let view = Arc::clone(&self.inner.view.borrow());
+        self.inner.views.note(&view);
+        view
+    }
+
+    /// The cluster as it is seen now and later, by whoever decides nothing by it.
+    pub fn views(&self) -> watch::Receiver<Arc<View>> {
+        self.inner.view.clone()
+    }
+
+    /// The epoch of the oldest view that something is decided by on this node; `None` when nothing is.
+    pub fn oldest_epoch(&self) -> Option<Epoch> {
+        self.inner.views.oldest()
+    }
+
+    /// How much is moved in a second without a client that waits for it.
+    pub fn pacing(&self) -> &Pacing {
+        &self.inner.pacing
     }
 
     /// The other nodes.
@@ -117,26 +142,30 @@ impl Nodes {
         !health.reachable || !health.writable || health.draining
     }
 
-    /// Has a copy of the blob made here, from a node that has it, if this node is to have one. Not waited for.
-    pub fn mend(&self, view: &View, digest: Digest, from: NodeId) {
-        let is_owner = view.owns(view.self_id(), partition_of(&digest));
-        if !is_owner || from == view.self_id() || self.inner.store.contains(&digest) {
+    /// Has a copy of the blob made on a node that was found to lack it, from one that has it, if that node is to have one. Not
+    /// waited for.
+    pub fn mend(&self, view: &View, digest: Digest, from: NodeId, to: NodeId) {
+        let here = view.self_id();
+        let is_owner = view.owns(to, partition_of(&digest));
+        if !is_owner || from == to || (to == here && self.inner.store.contains(&digest)) {
             return;
         }
         {
             let mut mending = lock(&self.inner.mending);
-            if mending.len() >= MENDS_MAX || !mending.insert(digest) {
+            if mending.len() >= MENDS_MAX || !mending.insert((digest, to)) {
                 return;
             }
         }
-        let (nodes, here) = (self.clone(), view.self_id());
+        let nodes = self.clone();
         self.spawn(async move {
             let Ok(_place) = nodes.inner.mends.acquire().await else { return };
-            match copy::copy(&nodes, from, here, here, &digest).await {
-                Ok(()) => tracing::info!(%digest, %from, "a blob that this node had lost is here again"),
-                Err(error) => tracing::warn!(%digest, %from, %error, "a blob that this node has lost was not copied"),
+            nodes.pacing().take(digest.size_bytes()).await;
+            match copy::copy(&nodes, from, to, here, &digest).await {
+                Ok(()) if to == here => tracing::info!(%digest, %from, "a blob that this node had lost is here again"),
+                Ok(()) => tracing::debug!(%digest, %from, %to, "a node that lacked a blob has it again"),
+                Err(error) => tracing::warn!(%digest, %from, %to, %error, "a blob that a node lacks was not copied"),
             }
-            lock(&nodes.inner.mending).remove(&digest);
+            lock(&nodes.inner.mending).remove(&(digest, to));
         });
     }
 

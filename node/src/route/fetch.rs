@@ -186,7 +186,7 @@ async fn fetch(
                     flight.land(&data, form);
                 }
                 if is_lost(&blob.error) {
-                    nodes.mend(view, blob.digest, node);
+                    nodes.mend(view, blob.digest, node, view.self_id());
                 }
                 nodes.touch_others(view, &blob.digest, node);
                 Ok((data, form))

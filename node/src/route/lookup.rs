@@ -39,17 +39,20 @@ pub(super) async fn look_up(nodes: &Nodes, digests: &[Digest]) -> Found {
         // A copy that a layout has left behind here is none that others would find.
         *present &= digest.is_empty_blob() || view.candidates(partition_of(digest)).contains(&view.self_id());
     }
+    let mut holders: Vec<Option<NodeId>> = present.iter().map(|present| present.then_some(view.self_id())).collect();
+    let mut lacking: Vec<(usize, NodeId)> = Vec::new();
     let mut silent: Vec<(NodeId, NodeError)> = Vec::new();
     for (node, positions, answer) in ask_owners(nodes, &view, digests).await {
         match answer {
-            Ok(has) => positions.into_iter().zip(has).for_each(|(position, has)| {
-                if let Some(present) = present.get_mut(position) {
-                    *present |= has;
-                }
+            Ok(has) => positions.into_iter().zip(has).for_each(|(position, has)| match holders.get_mut(position) {
+                Some(holder) if has => *holder = holder.or(Some(node)),
+                _ => lacking.push((position, node)),
             }),
             Err(error) => silent.push((node, NodeError { node, source: Arc::new(error) })),
         }
     }
+    present.iter_mut().zip(&holders).for_each(|(present, holder)| *present = holder.is_some());
+    mend(nodes, &view, digests, &holders, lacking);
     let mut found = Found { present, in_doubt: Vec::new() };
     if !silent.is_empty() {
         seek_further(nodes, &view, digests, &silent, &mut found).await;
@@ -75,6 +78,28 @@ pub(super) async fn is_held(nodes: &Nodes, digest: &Digest) -> bool {
         }
     }
     decision.is_acknowledged()
+}
+
+/// Has owners that lack a blob get it from one that has it.
+fn mend(
+    nodes: &Nodes,
+    view: &View,
+    digests: &[Digest],
+    holders: &[Option<NodeId>],
+    mut lacking: Vec<(usize, NodeId)>,
+) {
+    // This node's own lack shows in what it did not find.
+    let here = view.self_id();
+    for (position, (digest, holder)) in digests.iter().zip(holders).enumerate() {
+        if holder.is_some_and(|holder| holder != here) && view.owns(here, partition_of(digest)) {
+            lacking.push((position, here));
+        }
+    }
+    for (position, node) in lacking {
+        if let (Some(digest), Some(Some(holder))) = (digests.get(position), holders.get(position)) {
+            nodes.mend(view, *digest, *holder, node);
+        }
+    }
 }
 
 /// Asks every owner but this node for what it owns, all at once.

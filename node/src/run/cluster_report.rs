@@ -13,6 +13,7 @@ use tokio::sync::watch;
 use crate::forward::Peers;
 use crate::index::{Group, Role};
 use crate::observe::cluster::{Cluster, ClusterMember, Copy, Holder, MemberNumbers, Raft, Ring, Whereabouts};
+use crate::repair::Repair;
 use crate::store::Store;
 
 /// What knows of the cluster.
@@ -22,6 +23,7 @@ pub(super) struct ClusterSight {
     pub(super) group: Group,
     pub(super) peers: Peers,
     pub(super) store: Store,
+    pub(super) repair: Repair,
 }
 
 // === impl ClusterSight ===
@@ -43,6 +45,7 @@ impl ClusterSight {
             write_quorum: u8::try_from(view.write_quorum()).unwrap_or(u8::MAX),
             members: state.members.iter().map(member).collect(),
             raft: self.raft(&view),
+            repair: self.repair.progress(),
         }
     }
 
