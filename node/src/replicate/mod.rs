@@ -6,7 +6,7 @@
 //!
 //! From the outside in: `upload` takes one blob as it comes, and `spread` sends it to several nodes; `batch` takes many small
 //! ones; `acknowledge` has something done on nodes until enough of them have done it; `copy` moves a blob from one node to
-//! another; `nodes` is what all share, and `remote` what other nodes can be asked.
+//! another, and `restore` those back that were damaged; `nodes` is what all share, and `remote` what other nodes can be asked.
 
 mod acknowledge;
 mod background;
@@ -16,6 +16,7 @@ mod error;
 mod hashing;
 mod nodes;
 mod remote;
+mod restore;
 mod spread;
 mod touches;
 mod upload;
@@ -25,4 +26,7 @@ pub use batch::put_many;
 pub use error::{CopyError, WriteError};
 pub use nodes::Nodes;
 pub use remote::{Remote, RemoteRead, RemoteUpload};
+pub use restore::restore;
+#[cfg(test)]
+pub(crate) use restore::restore_all;
 pub use upload::Upload;

@@ -14,6 +14,7 @@ use super::limits::{FRAME_BYTES, PIECE_BYTES, ZSTD_FRAME_BYTES};
 use super::segment::{HEADER_BYTES, RecordHeader};
 use super::segments::SegmentFile;
 use super::shared::{AsMutBytes, JobError, Shared};
+use super::state::State;
 
 /// A read under way. Pieces come in order; dropping it ends the read.
 pub struct Reader {
@@ -101,7 +102,7 @@ fn find(shared: &Arc<Shared>, digest: &Digest) -> Result<Reader, ReadError> {
     } else {
         let now = shared.now();
         let mut state = shared.lock();
-        let found = state.find_and_touch(&digest, now).ok_or(ReadError::NotFound { digest })?;
+        let found = state.find_and_touch(&digest, now).ok_or_else(|| not_here(&state, digest))?;
         let source = match found.stored.place {
             Place::File { serial } => Source::File { serial, file: None },
             Place::Segment { slot, offset_bytes } => {
@@ -112,6 +113,13 @@ fn find(shared: &Arc<Shared>, digest: &Digest) -> Result<Reader, ReadError> {
         (source, found.stored.form)
     };
     Ok(Reader { shared: Arc::clone(shared), digest, form, source, offset: 0, end: digest.size_bytes() })
+}
+
+fn not_here(state: &State, digest: Digest) -> ReadError {
+    match state.lost.is_in_doubt(&Key::of(&digest)) {
+        true => ReadError::Lost { digest },
+        false => ReadError::NotFound { digest },
+    }
 }
 
 // === impl Reader ===
@@ -290,7 +298,7 @@ impl Reader {
         }
         // It was evicted, or replaced, or another reader has found it already.
         if matches!(reason, Damage::Gone) {
-            ReadError::NotFound { digest }
+            not_here(&self.shared.lock(), digest)
         } else {
             ReadError::Damaged { digest, reason }
         }
