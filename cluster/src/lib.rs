@@ -9,6 +9,7 @@ pub mod consensus;
 pub mod digest;
 pub mod inventory;
 pub mod membership;
+pub mod repair;
 pub mod replication;
 pub mod ring;
 pub mod split;
