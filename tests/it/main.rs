@@ -16,6 +16,7 @@ mod chunks;
 mod cli;
 mod cluster_assets;
 mod cluster_clients;
+mod cluster_damage;
 mod cluster_failures;
 mod cluster_formation;
 mod cluster_one;

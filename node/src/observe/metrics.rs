@@ -85,6 +85,17 @@ const STORE_READ_ONLY: Metric =
 const STORE_EVICTED: Metric = counter("casbah_store_evicted_blobs_total", "Blobs evicted to make room", &[]);
 const STORE_EVICTED_BYTES: Metric = counter("casbah_store_evicted_bytes_total", "Bytes of blobs evicted", &[]);
 const STORE_DAMAGED: Metric = counter("casbah_store_damaged_blobs_total", "Blobs found damaged and dropped", &[]);
+const STORE_REPAIRED: Metric =
+    counter("casbah_store_repaired_blobs_total", "Blobs that were found damaged and are there again", &[]);
+const STORE_GIVEN_UP: Metric =
+    counter("casbah_store_given_up_blobs_total", "Blobs that were found damaged and are on no other node either", &[]);
+const STORE_LOST: Metric =
+    gauge("casbah_store_lost_blobs", "Blobs that were found damaged and may be on other nodes", &[]);
+const STORE_UNSURE: Metric = gauge(
+    "casbah_store_unsure",
+    "1 when so much was lost that of no blob that is not there it can be said that it never was",
+    &[],
+);
 const STORE_SCRUBBED: Metric = counter("casbah_store_scrubbed_bytes_total", "Bytes of blobs checked at leisure", &[]);
 const INDEX_RECORDS: Metric = gauge("casbah_index_records", "Records in an index", &[IndexName::LABEL]);
 const INDEX_CAPACITY: Metric =
@@ -159,6 +170,10 @@ pub const CATALOGUE: &[Metric] = &[
     STORE_EVICTED,
     STORE_EVICTED_BYTES,
     STORE_DAMAGED,
+    STORE_REPAIRED,
+    STORE_GIVEN_UP,
+    STORE_LOST,
+    STORE_UNSURE,
     STORE_SCRUBBED,
     INDEX_RECORDS,
     INDEX_CAPACITY,
@@ -297,6 +312,10 @@ fn store(text: &mut Exposition, store: &Store) {
     one(text, &STORE_EVICTED, store.evicted_blobs);
     one(text, &STORE_EVICTED_BYTES, store.evicted_bytes);
     one(text, &STORE_DAMAGED, store.damaged_blobs);
+    one(text, &STORE_REPAIRED, store.repaired_blobs);
+    one(text, &STORE_GIVEN_UP, store.given_up_blobs);
+    one(text, &STORE_LOST, store.lost_blobs);
+    one(text, &STORE_UNSURE, u64::from(store.is_unsure));
     one(text, &STORE_SCRUBBED, store.scrubbed_bytes);
 }
 

@@ -132,9 +132,17 @@ fn store_rows(store: &Store) -> Vec<(&'static str, String)> {
         ("small blobs", format!("{} in files, {} of them dead", size(store.segment_bytes), size(store.dead_bytes))),
         ("least recent use", oldest),
         ("evicted", format!("{} blobs, {}", count(store.evicted_blobs), size(store.evicted_bytes))),
-        ("damaged", format!("{} blobs; {} checked", count(store.damaged_blobs), size(store.scrubbed_bytes))),
+        ("damaged", damaged(store)),
+        ("checked", size(store.scrubbed_bytes)),
         ("memory", format!("{} for the index", size(store.index_memory_bytes))),
     ]
+}
+
+fn damaged(store: &Store) -> String {
+    let [damaged, repaired] = [store.damaged_blobs, store.repaired_blobs].map(count);
+    let [lost, given_up] = [store.lost_blobs, store.given_up_blobs].map(count);
+    let doubt = if store.is_unsure { "; anything may have been lost" } else { "" };
+    format!("{damaged} blobs; {repaired} there again, {lost} perhaps elsewhere, {given_up} nowhere{doubt}")
 }
 
 fn index(index: &Index) -> String {

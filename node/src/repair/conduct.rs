@@ -84,6 +84,8 @@ struct State {
     is_telling: bool,
     tell_after_ms: u64,
     looked: Option<Instant>,
+    /// That anything may have been lost here, as the store has told with this number.
+    unsure: Option<u64>,
 }
 
 /// What came of something.
@@ -110,6 +112,7 @@ impl Repair {
             is_telling: false,
             tell_after_ms: 0,
             looked: None,
+            unsure: None,
         };
         let (moved, started, state) = (Moved::default(), Instant::now(), Mutex::new(state));
         Repair { inner: Arc::new(Inner { nodes, index, peer_changes, tell, moved, started, state }) }
@@ -193,8 +196,26 @@ impl Repair {
             let here = view.self_id();
             let is_reachable = |node| node == here || remote.health(node).reachable;
             state.hand_overs.look(view, is_reachable, |partition| self.here(partition), now_ms);
+            self.look_for_losses(&mut state, now_ms);
             drop(state);
             self.inner.moved.tick();
+        }
+    }
+
+    /// Where more was lost than is remembered, everything is compared and pulled; then the store is as good as it was.
+    fn look_for_losses(&self, state: &mut State, now_ms: u64) {
+        let store = self.inner.nodes.store();
+        let unsure = store.unsure();
+        if unsure != state.unsure {
+            state.unsure = unsure;
+            if unsure.is_some() {
+                state.sync.doubt_all(now_ms);
+            }
+        } else if let Some(losses) = unsure
+            && !self.inner.nodes.views().borrow().is_single()
+            && state.sync.is_sure()
+        {
+            store.is_sure(losses);
         }
     }
 

@@ -10,7 +10,7 @@ use tonic::Status;
 use super::error::MoveError;
 use super::progress::Moved;
 use crate::config::limits::PEER_BATCH_BYTES;
-use crate::forward::PeerError;
+use crate::forward::{Copy, PeerError};
 use crate::replicate::Nodes;
 use crate::store;
 
@@ -82,14 +82,14 @@ impl Way<'_> {
         let digests: Vec<Digest> = batch.iter().map(|blob| blob.digest).collect();
         let bytes = digests.iter().map(Digest::size_bytes).sum();
         self.nodes.pacing().take(bytes).await;
-        let read = self.nodes.remote().read_batch(self.other, &digests, PEER_BATCH_BYTES, false).await?;
+        let read = self.nodes.remote().read_copies(self.other, &digests).await?;
         let mut read_blobs: Vec<(ListedBlob, Bytes)> = Vec::with_capacity(batch.len());
         let mut failed = None;
         for (blob, outcome) in batch.iter().zip(read) {
             match outcome {
                 Ok((data, _identity)) => read_blobs.push((*blob, data)),
                 // Evicted, or found to be damaged: it has none.
-                Err(PeerError::NotFound) => {}
+                Err(PeerError::NotFound | PeerError::Unsure) => {}
                 Err(error) => failed = Some(error),
             }
         }
@@ -107,26 +107,27 @@ impl Way<'_> {
 
     async fn keep(&self, blob: ListedBlob, data: Bytes) -> Result<bool, MoveError> {
         let bytes = data.len() as u64;
-        match self.nodes.store().put(&blob.digest, data).await {
+        match self.nodes.store().put_copy(&blob.digest, data, blob.used_ms).await {
             Ok(()) => {
                 self.moved.pulled(bytes);
                 Ok(true)
             }
-            // There is no room for it, whatever goes.
-            Err(store::WriteError::LargerThanStore { .. }) => Ok(false),
+            // It would be the next to go, or does not fit whatever goes.
+            Err(store::WriteError::Outlived { .. } | store::WriteError::LargerThanStore { .. }) => Ok(false),
             Err(error) => Err(MoveError::of_write(error)),
         }
     }
 
     async fn fetch_alone(&self, blob: &ListedBlob) -> Result<u64, MoveError> {
         let digest = &blob.digest;
-        let mut read = match self.nodes.remote().read(self.other, digest, 0, None, false).await {
-            Err(PeerError::NotFound) => return Ok(0),
-            read => read?,
-        };
-        let mut upload = match self.nodes.store().upload(digest).await {
-            Err(store::WriteError::LargerThanStore { .. }) => return Ok(0),
+        // First, so that nothing comes that would not stay.
+        let mut upload = match self.nodes.store().upload_copy(digest, blob.used_ms).await {
+            Err(store::WriteError::Outlived { .. } | store::WriteError::LargerThanStore { .. }) => return Ok(0),
             upload => upload.map_err(MoveError::of_write)?,
+        };
+        let mut read = match self.nodes.remote().read_copy(self.other, digest).await {
+            Err(PeerError::NotFound | PeerError::Unsure) => return Ok(0),
+            read => read?,
         };
         while let Some(piece) = read.next().await? {
             self.nodes.pacing().take(piece.len() as u64).await;
@@ -150,7 +151,7 @@ impl Way<'_> {
     pub(super) async fn give(&self, load: &Load) -> Result<Vec<Result<(), PeerError>>, MoveError> {
         match load {
             Load::Batch(batch) => self.give_batch(batch).await,
-            Load::Alone(blob) => Ok(vec![self.give_alone(&blob.digest).await?]),
+            Load::Alone(blob) => Ok(vec![self.give_alone(blob).await?]),
         }
     }
 
@@ -160,16 +161,16 @@ impl Way<'_> {
         let mut blobs = Vec::with_capacity(batch.len());
         let mut is_here = Vec::with_capacity(batch.len());
         for blob in batch {
-            let read = self.nodes.store().get(&blob.digest, PEER_BATCH_BYTES).await;
+            let read = self.nodes.store().get_unused(&blob.digest, PEER_BATCH_BYTES).await;
             is_here.push(read.is_ok());
             match read {
-                Ok(data) => blobs.push((blob.digest, data)),
-                Err(store::ReadError::NotFound { .. } | store::ReadError::Damaged { .. }) => {}
+                Ok(data) => blobs.push(Copy { digest: blob.digest, data, used_ms: blob.used_ms }),
+                Err(error) if is_gone(&error) => {}
                 Err(error) => return Err(MoveError::Read(error)),
             }
         }
-        let sizes: Vec<u64> = blobs.iter().map(|(_, data)| data.len() as u64).collect();
-        let mut stored = self.nodes.remote().store_batch(self.other, blobs).await?.into_iter().zip(sizes);
+        let sizes: Vec<u64> = blobs.iter().map(|copy| copy.data.len() as u64).collect();
+        let mut stored = self.nodes.remote().store_copies(self.other, blobs).await?.into_iter().zip(sizes);
         let outcomes = is_here.into_iter().map(|is_here| match is_here.then(|| stored.next()).flatten() {
             Some((outcome, bytes)) => {
                 if outcome.is_ok() {
@@ -182,12 +183,13 @@ impl Way<'_> {
         Ok(outcomes.collect())
     }
 
-    async fn give_alone(&self, digest: &Digest) -> Result<Result<(), PeerError>, MoveError> {
-        let mut reader = match self.nodes.store().read(digest, 0, None).await {
-            Err(store::ReadError::NotFound { .. } | store::ReadError::Damaged { .. }) => return Ok(Err(gone())),
+    async fn give_alone(&self, blob: &ListedBlob) -> Result<Result<(), PeerError>, MoveError> {
+        let digest = &blob.digest;
+        let mut reader = match self.nodes.store().read_unused(digest, 0, None).await {
+            Err(error) if is_gone(&error) => return Ok(Err(gone())),
             reader => reader.map_err(MoveError::Read)?,
         };
-        let mut upload = self.nodes.remote().store(self.other, digest).await?;
+        let mut upload = self.nodes.remote().store_copy(self.other, digest, blob.used_ms).await?;
         while let Some(piece) = reader.next().await.map_err(MoveError::Read)? {
             let mut piece = piece;
             while !piece.is_empty() {
@@ -204,6 +206,11 @@ impl Way<'_> {
         }
         Ok(outcome)
     }
+}
+
+fn is_gone(error: &store::ReadError) -> bool {
+    use store::ReadError::{Damaged, Lost, NotFound};
+    matches!(error, NotFound { .. } | Damaged { .. } | Lost { .. })
 }
 
 /// What was to be given is not here any more.

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use casbah_cluster::digest::Digest;
@@ -15,7 +16,9 @@ use super::error::MoveError;
 use super::progress::Moved;
 use crate::config::limits::PEER_LIST_BYTES;
 use crate::index::ActionIndex;
+use crate::forward::PeerError;
 use crate::replicate::Nodes;
+use crate::store::Presence;
 
 /// Blobs that owners are asked for at once, and dropped together.
 const PAGE: usize = 1024;
@@ -62,6 +65,8 @@ impl HandOver<'_> {
     }
 
     async fn page(&self, blobs: Vec<ListedBlob>) -> Result<bool, MoveError> {
+        // Whoever has been told since that something is here, or has it stored again, is not to find it gone.
+        let begun_ms = unix_ms();
         let mut surplus: Vec<Surplus> = blobs.iter().map(|_| Surplus::new(&self.view, self.partition)).collect();
         let digests: Vec<Digest> = blobs.iter().map(|blob| blob.digest).collect();
         for owner in self.owners() {
@@ -72,7 +77,11 @@ impl HandOver<'_> {
             }
             match self.nodes.remote().find(owner, &digests, false).await {
                 Ok(has) => surplus.iter_mut().zip(has).for_each(|(surplus, has)| {
-                    surplus.heard(owner, health.epoch, if has { Said::Has } else { Said::Lacks });
+                    let said = match has {
+                        Presence::Here => Said::Has,
+                        Presence::Absent | Presence::Unsure => Said::Lacks,
+                    };
+                    surplus.heard(owner, health.epoch, said);
                 }),
                 Err(error) => tracing::debug!(%owner, %error, "an owner does not say what it lacks"),
             }
@@ -80,10 +89,11 @@ impl HandOver<'_> {
         self.give(&blobs, &mut surplus).await?;
         let done: Vec<Digest> =
             digests.iter().zip(&surplus).filter(|(_, surplus)| surplus.may_drop()).map(|(digest, _)| *digest).collect();
-        let is_kept = done.len() < digests.len();
+        let mut is_kept = done.len() < digests.len();
         if !done.is_empty() && self.is_still_so() {
-            self.nodes.store().remove(&done).await;
-            self.moved.dropped(done.len() as u64);
+            let dropped = self.nodes.store().remove(&done, begun_ms);
+            self.moved.dropped(dropped as u64);
+            is_kept |= dropped < done.len();
         }
         Ok(is_kept)
     }
@@ -114,9 +124,13 @@ impl HandOver<'_> {
                     Load::Alone(blob) => std::slice::from_ref(blob),
                 };
                 for (blob, outcome) in given.iter().zip(outcomes) {
-                    let surplus = place_of.get(&blob.digest).and_then(|at| surplus.get_mut(*at));
-                    if let (Some(surplus), Ok(())) = (surplus, outcome) {
-                        surplus.heard(owner, epoch, Said::Has);
+                    let said = match outcome {
+                        Ok(()) => Said::Has,
+                        Err(PeerError::OutOfRange) => Said::WouldEvict,
+                        Err(_) => continue,
+                    };
+                    if let Some(surplus) = place_of.get(&blob.digest).and_then(|at| surplus.get_mut(*at)) {
+                        surplus.heard(owner, epoch, said);
                     }
                 }
             }
@@ -187,4 +201,9 @@ impl HandOver<'_> {
         let epochs = |view: &View| view.placements().iter().map(|placement| placement.epoch()).collect::<Vec<_>>();
         epochs(&now) == epochs(&self.view)
     }
+}
+
+fn unix_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }

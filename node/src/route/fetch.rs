@@ -204,7 +204,8 @@ async fn fetch(
 
 /// Whether this node has no copy.
 pub(super) fn is_lost(error: &store::ReadError) -> bool {
-    matches!(error, store::ReadError::NotFound { .. } | store::ReadError::Damaged { .. })
+    use store::ReadError::{Damaged, Lost, NotFound};
+    matches!(error, NotFound { .. } | Damaged { .. } | Lost { .. })
 }
 
 async fn read_batch(

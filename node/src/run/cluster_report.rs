@@ -14,7 +14,7 @@ use crate::forward::Peers;
 use crate::index::{Group, Role};
 use crate::observe::cluster::{Cluster, ClusterMember, Copy, Holder, MemberNumbers, Raft, Ring, Whereabouts};
 use crate::repair::Repair;
-use crate::store::Store;
+use crate::store::{Presence, Store};
 
 /// What knows of the cluster.
 #[derive(Clone)]
@@ -137,7 +137,7 @@ impl ClusterSight {
             let view = &view;
             async move {
                 let answer = match id == view.self_id() {
-                    true => Some(self.store.contains(digest)),
+                    true => self.store.look_up(std::slice::from_ref(digest), false).first().copied(),
                     false => {
                         let found = self.peers.find(id, std::slice::from_ref(digest), false).await.ok();
                         found.and_then(|found| found.first().copied())
@@ -148,9 +148,9 @@ impl ClusterSight {
                     name: view.member(id).map_or_else(String::new, |member| member.name.clone()),
                     owner: view.owns(id, partition),
                     copy: match answer {
-                        Some(true) => Copy::Present,
-                        Some(false) => Copy::Absent,
-                        None => Copy::Unknown,
+                        Some(Presence::Here) => Copy::Present,
+                        Some(Presence::Absent) => Copy::Absent,
+                        Some(Presence::Unsure) | None => Copy::Unknown,
                     },
                 }
             }

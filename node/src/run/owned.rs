@@ -178,6 +178,7 @@ impl Owned {
         self.place.settled().await;
         let Some(group) = self.group.clone() else { return std::future::pending().await };
         let serving = self.serve(group).await?;
+        self.tasks.spawn(restore(serving.nodes.clone()));
         let routes = serving.routes.clone();
         self.serving = Some(serving);
         Ok(routes)

@@ -19,6 +19,8 @@ mod compact;
 mod disk;
 mod error;
 #[cfg(test)]
+mod copies_test;
+#[cfg(test)]
 mod fault_test;
 #[cfg(test)]
 mod faults;
@@ -44,11 +46,18 @@ mod limits;
 mod list;
 #[cfg(test)]
 mod list_test;
+mod lost;
+#[cfg(test)]
+mod lost_test;
 mod maintenance;
 #[cfg(test)]
 mod model_test;
 mod options;
+mod order;
+#[cfg(test)]
+mod order_test;
 mod paths;
+mod presence;
 mod reader;
 mod record;
 mod recover;
@@ -87,5 +96,6 @@ pub use options::{StoreOptions, Surroundings};
 pub use paths::DIRECTORY;
 pub use reader::{Reader, StoredReader};
 pub use store::{Store, StoreStatus};
+pub use presence::Presence;
 pub use upload::Upload;
 pub use verify::{Finding, VerifyReport, verify};
