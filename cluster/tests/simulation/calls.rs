@@ -3,6 +3,7 @@
 
 use std::cell::Cell;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use casbah_cluster::membership::{Epoch, NodeId};
 use casbah_cluster::replication::Version;
@@ -59,7 +60,7 @@ pub fn call(sim: &Sim, caller: &Node, to_node: NodeId, tag: usize, call: Call, i
     let (to, epoch, delay_ms, is_lost, is_doubled) = {
         let mut world = sim.world();
         let Some(process) = world.machines[from].process.as_ref() else { return };
-        let view = Rc::clone(&process.view);
+        let view = Arc::clone(&process.view);
         let to = if view.self_id() == to_node { Some(from) } else { world.address_of(to_node, &view) };
         let delay_ms = if to == Some(from) { 0 } else { world_delay(&mut world) };
         let (lost, doubled) = (world.settings.lost_percent, world.settings.doubled_percent);

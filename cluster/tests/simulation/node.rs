@@ -1,6 +1,6 @@
 //! A node that runs, as its tasks see it.
 
-use std::rc::Rc;
+use std::sync::Arc;
 
 use casbah_cluster::consensus::{MemberCommand, MemberReply};
 use casbah_cluster::membership::{Epoch, NodeId};
@@ -58,10 +58,10 @@ impl Node {
         }
     }
 
-    pub fn view(&self, sim: &Sim) -> Rc<View> {
+    pub fn view(&self, sim: &Sim) -> Arc<View> {
         let world = sim.world();
         let process = world.machines[self.machine].process.as_ref();
-        process.map(|process| Rc::clone(&process.view)).expect("its tasks end with it")
+        process.map(|process| Arc::clone(&process.view)).expect("its tasks end with it")
     }
 
     pub fn clock_ms(&self, sim: &Sim) -> u64 {

@@ -2,7 +2,7 @@
 //! out.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::rc::Rc;
+use std::sync::Arc;
 
 use casbah_cluster::membership::{Epoch, NodeId};
 use casbah_cluster::replication::{ReadDecision, Verdict, Version};
@@ -28,7 +28,7 @@ struct Search<'a> {
     sim: &'a Sim,
     node: Node,
     partition: usize,
-    view: Rc<View>,
+    view: Arc<View>,
     decision: ReadDecision,
     begun: Begun,
 }
@@ -70,7 +70,7 @@ impl<'a> Search<'a> {
         let (sim, node) = (self.sim, self.node);
         self.view = node.view(sim);
         self.begun.goes_on_by(self.view.epoch());
-        let view = Rc::clone(&self.view);
+        let view = Arc::clone(&self.view);
         self.decision.revise(&view, |other| node.distance(sim, &view, other));
         true
     }

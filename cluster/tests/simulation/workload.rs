@@ -6,7 +6,7 @@ use crate::disk::Blob;
 use crate::engine::Sim;
 use crate::node::Node;
 use crate::read::{find, get_action, read, update_action};
-use crate::world::World;
+use crate::world::{PARTITIONS, World};
 use crate::write::{Written, write};
 
 /// Actions whose results are kept.
@@ -14,12 +14,12 @@ pub const ACTIONS: u32 = 6;
 /// Blobs of one look.
 const LOOKED_FOR_MAX: usize = 8;
 
-/// Partitions that are a long way from each other on the ring, other ones in each run.
-const STRIDE: usize = 397;
+/// Blobs that come one after the other are not of one partition, nor of the same ones in each run.
+const STRIDE: usize = 7;
 
 impl World {
     pub fn partition_of_blob(&self, blob: Blob) -> usize {
-        (blob as usize * STRIDE + self.settings.seed as usize * 31) % casbah_cluster::ring::PARTITIONS
+        (blob as usize * STRIDE + self.settings.seed as usize * 31) % PARTITIONS
     }
 
     pub fn partition_of_action(&self, action: u32) -> usize {

@@ -2,10 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::rc::Rc;
+use std::sync::{Arc, Mutex};
 
 use casbah_cluster::consensus::{MemberCommand, MemberReply, apply_member};
-use casbah_cluster::membership::{ClusterId, ClusterState, Epoch, Joiner, NodeId, VolumeId};
+use casbah_cluster::membership::{ClusterId, ClusterState, Epoch, Joiner, Layout, NodeId, VolumeId};
 use casbah_cluster::replication::VersionClock;
+use casbah_cluster::ring::Placement;
 use casbah_cluster::view::View;
 use rand::rngs::SmallRng;
 use rand::{RngExt as _, SeedableRng as _};
@@ -17,6 +19,8 @@ use crate::oracle::Oracle;
 use crate::settings::{FLOOR_MS, Rule, SKEW_MS, Settings};
 use crate::trace::{About, Trace};
 
+/// Partitions that blobs fall into: few, so that each has some and looking after all of them is quick.
+pub const PARTITIONS: usize = 64;
 /// Where wall clocks begin: versions of action results and uses of blobs are times of theirs.
 const EPOCH_MS: u64 = 1_000_000_000;
 
@@ -52,7 +56,7 @@ pub struct Machine {
 /// A node that runs.
 pub struct Process {
     pub applied: usize,
-    pub view: Rc<View>,
+    pub view: Arc<View>,
     pub clock: VersionClock,
     pub tasks: Vec<TaskId>,
     /// The epochs by which what clients asked for is under way.
@@ -63,7 +67,7 @@ pub struct Process {
 pub struct Log {
     pub entries: Vec<MemberCommand>,
     pub states: Vec<Rc<ClusterState>>,
-    pub views: Vec<Rc<View>>,
+    pub views: Vec<Arc<View>>,
 }
 
 // === impl World ===
@@ -120,7 +124,7 @@ impl World {
     }
 
     /// The state that was agreed on last.
-    pub fn head(&self) -> &Rc<View> {
+    pub fn head(&self) -> &Arc<View> {
         self.log.views.last().expect("a cluster is formed before anything runs")
     }
 
@@ -148,7 +152,7 @@ impl World {
         let place = &mut self.machines[machine];
         let node = place.disk.node.unwrap_or_default();
         place.incarnation += 1;
-        let view = Rc::new(self.log.views[applied].seen_by(node));
+        let view = Arc::new(self.log.views[applied].seen_by(node));
         let mut clock = VersionClock::new(node);
         let clock_ms = EPOCH_MS + self.now_ms + 2 * SKEW_MS;
         place.disk.actions.values().for_each(|version| drop(clock.observe(*version, clock_ms)));
@@ -163,7 +167,7 @@ impl World {
         let node = place.disk.node.unwrap_or_default();
         let Some(process) = place.process.as_mut().filter(|process| process.applied < index) else { return false };
         process.applied = index;
-        process.view = Rc::new(views[index].seen_by(node));
+        process.view = Arc::new(views[index].seen_by(node));
         let epoch = process.view.epoch();
         self.note(About::Machine(machine), || format!("has applied entry {index} (epoch {epoch})"));
         true
@@ -183,7 +187,7 @@ impl World {
         }
         self.log.push(command, after);
         let index = self.log.entries.len();
-        let view = Rc::clone(self.head());
+        let view = Arc::clone(self.head());
         self.note(About::All, || {
             let layouts = view.state().layouts.iter();
             let layouts: Vec<_> = layouts.map(|l| (l.epoch.0, l.nodes.keys().map(|n| n.0).collect::<Vec<_>>())).collect();
@@ -246,15 +250,15 @@ impl Log {
         for joiner in joiners {
             state.admit(joiner, None).expect("each has a name and a volume of its own");
         }
-        let view = Rc::new(View::new(NodeId(0), state.clone()));
+        let view = Arc::new(view_of(&state));
         Log { entries: Vec::new(), states: vec![Rc::new(state)], views: vec![view] }
     }
 
     fn push(&mut self, command: MemberCommand, after: Option<ClusterState>) {
         let (state, view) = match after {
             Some(after) => {
-                let view = self.views.last().map(|view| Rc::new(view.next(after.clone())));
-                (Some(Rc::new(after)), view)
+                let view = Arc::new(view_of(&after));
+                (Some(Rc::new(after)), Some(view))
             }
             None => (self.states.last().cloned(), self.views.last().cloned()),
         };
@@ -262,4 +266,21 @@ impl Log {
         self.states.extend(state);
         self.views.extend(view);
     }
+}
+
+/// Tables that have been made, by layout and number of copies: the same few come up again and again.
+static TABLES: Mutex<BTreeMap<(String, u8), Arc<Placement>>> = Mutex::new(BTreeMap::new());
+
+fn view_of(state: &ClusterState) -> View {
+    let table = |layout: &Layout| {
+        let key = (format!("{layout:?}"), state.copies);
+        let known = TABLES.lock().unwrap().get(&key).cloned();
+        known.unwrap_or_else(|| {
+            let made = Arc::new(Placement::of(layout, state.copies).first(PARTITIONS));
+            TABLES.lock().unwrap().insert(key, Arc::clone(&made));
+            made
+        })
+    };
+    let tables: Vec<Arc<Placement>> = state.layouts.iter().rev().map(table).collect();
+    View::with_tables(NodeId(0), state.clone(), &tables)
 }
