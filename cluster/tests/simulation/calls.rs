@@ -6,6 +6,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use casbah_cluster::membership::{Epoch, NodeId};
+use casbah_cluster::repair::Summary;
 use casbah_cluster::replication::Version;
 use rand::RngExt as _;
 
@@ -27,6 +28,10 @@ pub enum Call {
     Store(Blob, Option<Copied>),
     GetAction(Action),
     PutAction(Action, Version),
+    /// What it has of these partitions, in short.
+    Compare(Vec<u16>),
+    /// What it has of this one.
+    List(u16),
 }
 
 #[derive(Debug, Clone)]
@@ -37,6 +42,8 @@ pub enum Answer {
     NotFound,
     Done,
     Action(Option<Version>),
+    Compared(Vec<Summary>),
+    Listed(Vec<(Blob, Copied)>, Vec<(Action, Version)>),
     /// It cannot be said, or done.
     Refused,
 }
@@ -139,7 +146,8 @@ fn gate(sim: &Sim, request: Request, incarnation: u64, patience: u64) {
         let is_meant = anyone || machine.disk.node == Some(request.to_node);
         let knows_caller = view.member(request.from_node).is_some();
         let is_gone = !knows_caller && request.from_node < view.state().next_node_id;
-        let is_behind = view.epoch() < request.epoch || !knows_caller;
+        let waits = !world.is_broken(Rule::CalleesCatchUp);
+        let is_behind = view.epoch() < request.epoch && waits || !knows_caller;
         let delay_ms = machine.disk_delay_ms;
         (is_meant, is_gone, is_behind, world.random.random_range(0..3) + delay_ms)
     };
@@ -205,6 +213,7 @@ fn end(sim: &Sim, request: Request, answer: Option<(Epoch, Answer)>) {
 /// What a node does when it is asked, from its own disk alone.
 fn carry_out(sim: &Sim, machine: usize, call: &Call) -> Answer {
     let mut world = sim.world();
+    let damage_is_told = !world.is_broken(Rule::DamageIsNoMiss);
     let (clock_ms, now_ms, floor_ms) = (world.clock_ms(machine), world.now_ms, world.floor_ms());
     let disk = &mut world.machines[machine].disk;
     match call {
@@ -215,7 +224,7 @@ fn carry_out(sim: &Sim, machine: usize, call: &Call) -> Answer {
             };
             let present: Vec<Option<bool>> = blobs.iter().map(|blob| Some(look(blob))).collect();
             let cannot_say = |(blob, has): (&Blob, Option<bool>)| match has {
-                Some(false) if disk.blobs.contains_key(blob) => None,
+                Some(false) if disk.blobs.contains_key(blob) && damage_is_told => None,
                 has => has,
             };
             Answer::Present(blobs.iter().zip(present).map(cannot_say).collect())
@@ -223,7 +232,10 @@ fn carry_out(sim: &Sim, machine: usize, call: &Call) -> Answer {
         Call::Read(blob) => match disk.read(*blob) {
             Found::Here(copied) => Answer::Data(copied),
             Found::Not => Answer::NotFound,
-            Found::CannotSay => Answer::Refused,
+            Found::CannotSay => {
+                world.found_damaged(machine, *blob);
+                if damage_is_told { Answer::Refused } else { Answer::NotFound }
+            }
         },
         Call::Store(blob, copied) => {
             let copied = copied.unwrap_or(Copied { used_ms: clock_ms, truly_used_ms: now_ms });
@@ -238,6 +250,22 @@ fn carry_out(sim: &Sim, machine: usize, call: &Call) -> Answer {
                 }
                 Err(()) => Answer::Refused,
             }
+        }
+        Call::Compare(partitions) => {
+            let summaries = world.machines[machine].disk.summaries(&world);
+            let summary = |partition: &u16| summaries.get(partition).copied().unwrap_or_default();
+            Answer::Compared(partitions.iter().map(summary).collect())
+        }
+        Call::List(partition) => {
+            let (world, partition) = (&*world, usize::from(*partition));
+            let disk = &world.machines[machine].disk;
+            let blobs = disk.blobs.iter().filter(|(blob, _)| disk.has(**blob) && world.partition_of_blob(**blob) == partition);
+            let listed = |(blob, copy): (&Blob, &crate::disk::Copy)| {
+                (*blob, Copied { used_ms: copy.used_ms, truly_used_ms: copy.truly_used_ms })
+            };
+            let actions = disk.actions.iter().filter(|(action, _)| world.partition_of_action(**action) == partition);
+            let actions = actions.map(|(action, version)| (*action, *version));
+            Answer::Listed(blobs.map(listed).collect(), actions.collect())
         }
         Call::GetAction(action) => Answer::Action(disk.actions.get(action).copied()),
         Call::PutAction(action, version) => {

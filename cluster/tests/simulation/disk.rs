@@ -109,6 +109,15 @@ impl Disk {
         Found::Here(Copied { used_ms: copy.used_ms, truly_used_ms: copy.truly_used_ms })
     }
 
+    /// Reads everything. What is found to be damaged.
+    pub fn scrub(&mut self) -> Vec<Blob> {
+        let rotten = self.blobs.iter_mut().filter(|(_, copy)| copy.state == State::Rotten);
+        rotten.map(|(blob, copy)| {
+            copy.state = State::Damaged;
+            *blob
+        }).collect()
+    }
+
     /// Marks a copy as used. Whether it is there.
     pub fn touch(&mut self, blob: Blob, clock_ms: u64, now_ms: u64) -> bool {
         match self.blobs.get_mut(&blob) {

@@ -6,8 +6,9 @@ use rand::RngExt as _;
 
 use crate::disk::{Blob, Disk, State};
 use crate::engine::{Sim, Told};
-use crate::node::{Node, spread};
-use crate::settings::{LOST_AFTER_MS, SKEW_MS};
+use crate::node::{Node, keeps, spread};
+use crate::repair::look_after;
+use crate::settings::{LOST_AFTER_MS, Rule, SKEW_MS};
 use crate::trace::About;
 use crate::world::{Machine, World};
 
@@ -15,6 +16,8 @@ use crate::world::{Machine, World};
 const MACHINES_MAX: usize = 7;
 /// Of a hundred faults that take copies: those that are made although a promise is void then.
 const RUTHLESS_PERCENT: u32 = 8;
+/// Between two scrubs, of one node each.
+const SCRUB_MS: u64 = 10 * 60_000;
 /// Between attempts of a node to be let in.
 const JOIN_AGAIN_MS: u64 = 5_000;
 
@@ -86,6 +89,20 @@ pub fn heal(sim: &Sim) {
         world.machines.len()
     };
     (0..machines).for_each(|machine| restart(sim, machine));
+    (0..machines).for_each(|machine| sim.world().scrub(machine));
+}
+
+/// Each node looks through its disk now and then.
+pub fn keep_scrubbing(sim: &Sim) {
+    let machine = {
+        let mut world = sim.world();
+        let machines = world.machines.len();
+        world.random.random_range(0..machines)
+    };
+    if sim.world().is_awake(machine) {
+        sim.world().scrub(machine);
+    }
+    sim.after(SCRUB_MS, keep_scrubbing);
 }
 
 fn crash(sim: &Sim, machine: usize) {
@@ -131,6 +148,9 @@ pub fn begin(sim: &Sim, machine: usize) {
     if is_fresh {
         join(sim, machine);
         return;
+    }
+    if let Some(node) = Node::on(sim, machine) {
+        look_after(sim, node);
     }
     spread(sim);
 }
@@ -265,6 +285,7 @@ fn wipe(sim: &Sim, machine: usize, delay_ms: u64) {
         }
     }
     crash(sim, machine);
+    let is_new = keeps(sim, Rule::EmptyIsNew);
     {
         let mut world = sim.world();
         world.volumes += 1;
@@ -274,6 +295,10 @@ fn wipe(sim: &Sim, machine: usize, delay_ms: u64) {
         world.lost_volume(machine, &old);
         let volume = world.volumes;
         world.machines[machine].disk = Disk::new(volume, capacity);
+        if !is_new {
+            let disk = &mut world.machines[machine].disk;
+            (disk.volume, disk.node, disk.applied) = (old.volume, old.node, old.applied);
+        }
         world.note(About::Machine(machine), || "has lost its volume".to_owned());
         old.blobs.keys().for_each(|blob| world.removed(*blob));
     }
@@ -331,6 +356,9 @@ fn join(sim: &Sim, machine: usize) {
             if let Told::Committed(index) = told
                 && sim.world().is_admitted(machine, index)
             {
+                if let Some(node) = Node::on(&sim, machine) {
+                    look_after(&sim, node);
+                }
                 return;
             }
             inbox.remind(JOIN_AGAIN_MS);

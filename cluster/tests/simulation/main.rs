@@ -9,6 +9,7 @@ mod network;
 mod node;
 mod oracle;
 mod read;
+mod repair;
 mod run;
 mod settings;
 mod trace;

@@ -5,6 +5,7 @@
 //! When all owners have a good copy again the count starts anew. Everything else has to leave what was promised as it is.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use casbah_cluster::consensus::MemberCommand;
 use casbah_cluster::membership::NodeId;
@@ -123,6 +124,15 @@ impl World {
             self.machine_of(*node).is_some_and(|machine| self.machines[machine].disk.has_synced(blob, self.now_ms))
         };
         self.head().owners(self.partition_of_blob(blob)).iter().all(has)
+    }
+
+    /// Whether owners that have no copy are full of what was used later.
+    fn has_no_room_for(&self, blob: Blob) -> bool {
+        let is_full = |node: &NodeId| {
+            let machine = self.machine_of(*node).and_then(|machine| self.machines.get(machine));
+            machine.is_some_and(|machine| machine.disk.has_good(blob) || machine.disk.horizon_ms() > 0)
+        };
+        self.head().owners(self.partition_of_blob(blob)).iter().all(is_full)
     }
 
     pub fn is_newest_everywhere(&self, action: Action, newest: Version) -> bool {
@@ -307,6 +317,33 @@ impl World {
 
     pub fn stored(&mut self, blob: Blob) {
         self.oracle.gone_since.remove(&blob);
+    }
+
+    /// Nothing goes wrong any more, and all nodes had the time to put everything where it belongs.
+    pub fn check_order(&mut self) {
+        let head = Arc::clone(self.head());
+        if head.placements().len() > 1 {
+            let synced: Vec<_> = head.state().members.iter().map(|(node, member)| (node.0, member.synced.0)).collect();
+            return self.violated(About::All, format!("{} layouts are in force; synced: {synced:?}", head.placements().len()));
+        }
+        for blob in self.oracle.promised() {
+            if !self.is_everywhere(blob) && !self.has_no_room_for(blob) {
+                return self.violated(About::Blob(blob), "an owner has no good copy in the end".to_owned());
+            }
+        }
+        for (action, newest) in self.oracle.promised_actions() {
+            if !self.is_newest_everywhere(action, newest) {
+                return self.violated(About::Action(action), "an owner has not the newest result in the end".to_owned());
+            }
+        }
+        for machine in 0..self.machines.len() {
+            let disk = &self.machines[machine].disk;
+            let Some(node) = disk.node.filter(|node| head.member(*node).is_some()) else { continue };
+            let is_surplus = |blob: &Blob| disk.has(*blob) && !head.owns(node, self.partition_of_blob(*blob));
+            if let Some(blob) = disk.blobs.keys().copied().find(is_surplus) {
+                return self.violated(About::Blob(blob), format!("m{machine} still has a copy that it does not own"));
+            }
+        }
     }
 
     fn check_there_is_one(&mut self, blob: Blob) {

@@ -8,7 +8,7 @@ use crate::engine::Sim;
 use crate::faults;
 use crate::node::{Node, keep_caught_up};
 use crate::oracle::Counts;
-use crate::settings::{Rule, Settings};
+use crate::settings::{FLOOR_MS, Rule, Settings};
 use crate::trace::About;
 use crate::workload;
 use crate::world::World;
@@ -16,7 +16,9 @@ use crate::world::World;
 /// Runs of `make test`.
 const SEEDS: u64 = 1_000;
 /// After the last fault, until everything must be in order.
-const SETTLE_MS: u64 = 10 * 60_000;
+const SETTLE_MS: u64 = 12 * 60_000;
+/// For the last reads to be answered.
+const LAST_LOOK_MS: u64 = 60_000;
 
 /// How a run has ended.
 struct Ended {
@@ -28,18 +30,25 @@ struct Ended {
 
 fn run(settings: Settings) -> Ended {
     let (length_ms, is_traced) = (settings.length_ms, settings.traced);
+    // A full disk takes nothing while all it has is safe from eviction.
+    let settle_ms = if settings.is_tight { FLOOR_MS + SETTLE_MS } else { SETTLE_MS };
     let sim = Sim::new(World::new(settings));
     let machines = sim.world().machines.len();
     (0..machines).for_each(|machine| faults::begin(&sim, machine));
     keep_caught_up(&sim);
     workload::go_on(&sim);
     faults::go_on(&sim);
+    faults::keep_scrubbing(&sim);
     sim.run_until(length_ms);
     if sim.world().oracle.violation.is_none() {
         faults::heal(&sim);
-        sim.run_until(length_ms + SETTLE_MS);
+        let end_ms = length_ms + settle_ms;
+        sim.run_until(end_ms);
         look_at_everything(&sim);
-        sim.run_until(length_ms + SETTLE_MS + 60_000);
+        sim.run_until(end_ms + LAST_LOOK_MS);
+        if sim.world().oracle.violation.is_none() {
+            sim.world().check_order();
+        }
     }
     sim.close();
     let world = sim.world();

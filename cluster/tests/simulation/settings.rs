@@ -27,6 +27,8 @@ pub struct Settings {
     pub copies: u8,
     pub write_quorum: u8,
     pub zones: usize,
+    /// Disks are too small for all there is.
+    pub is_tight: bool,
     /// Blobs that a disk takes.
     pub capacity: usize,
     pub blobs: u32,
@@ -69,10 +71,28 @@ pub enum Rule {
     VersionsRise,
     /// What was used within the floor stays.
     FloorHolds,
+    /// A node has pulled everything before it says that it is synced.
+    SyncedIsFilled,
+    /// Fallbacks are sources too.
+    FallbacksAreAsked,
+    /// What a node does by an older layout ends before it says that it is synced to the newer.
+    OwnOperationsEnd,
+    /// What a node decides by when it says that it is synced outlives its crash.
+    StateIsKept,
+    /// A node that is called by a newer layout than its own learns of that first.
+    CalleesCatchUp,
+    /// Surplus is dropped only when all owners have it.
+    SurplusIsKept,
+    /// A copy travels with the time of its use.
+    UseTravels,
+    /// A node that has a damaged copy does not say that it has none.
+    DamageIsNoMiss,
+    /// An empty volume is a new node.
+    EmptyIsNew,
 }
 
 impl Rule {
-    pub const ALL: [Rule; 10] = [
+    pub const ALL: [Rule; 19] = [
         Rule::OldOwnersAreAsked,
         Rule::AcknowledgedByQuorum,
         Rule::AnOwnerAmongThem,
@@ -83,6 +103,15 @@ impl Rule {
         Rule::NewestIsTold,
         Rule::VersionsRise,
         Rule::FloorHolds,
+        Rule::SyncedIsFilled,
+        Rule::FallbacksAreAsked,
+        Rule::OwnOperationsEnd,
+        Rule::StateIsKept,
+        Rule::CalleesCatchUp,
+        Rule::SurplusIsKept,
+        Rule::UseTravels,
+        Rule::DamageIsNoMiss,
+        Rule::EmptyIsNew,
     ];
 }
 
@@ -98,13 +127,15 @@ impl Settings {
             8 => (2, 1),
             _ => (1, 1),
         };
+        let is_tight = random.random_bool(0.25);
         Settings {
             seed,
             nodes,
             copies,
             write_quorum,
             zones: if random.random_bool(0.3) { random.random_range(2..=3) } else { 1 },
-            capacity: if random.random_bool(0.25) { random.random_range(8..24) } else { 10_000 },
+            is_tight,
+            capacity: if is_tight { random.random_range(8..24) } else { 10_000 },
             blobs: random.random_range(10..40),
             length_ms: random.random_range(15..50) * 60_000,
             pause_ms: random.random_range(4_000..15_000),

@@ -12,7 +12,7 @@ use casbah_cluster::view::View;
 use rand::rngs::SmallRng;
 use rand::{RngExt as _, SeedableRng as _};
 
-use crate::disk::Disk;
+use crate::disk::{Blob, Disk};
 use crate::engine::TaskId;
 use crate::network::Network;
 use crate::oracle::Oracle;
@@ -59,6 +59,8 @@ pub struct Process {
     pub view: Arc<View>,
     pub clock: VersionClock,
     pub tasks: Vec<TaskId>,
+    /// Partitions of which copies were found to be damaged.
+    pub doubts: Vec<u16>,
     /// The epochs by which what clients asked for is under way.
     pub begun: BTreeMap<u64, Epoch>,
 }
@@ -156,7 +158,7 @@ impl World {
         let mut clock = VersionClock::new(node);
         let clock_ms = EPOCH_MS + self.now_ms + 2 * SKEW_MS;
         place.disk.actions.values().for_each(|version| drop(clock.observe(*version, clock_ms)));
-        place.process = Some(Process { applied, view, clock, tasks: Vec::new(), begun: BTreeMap::new() });
+        place.process = Some(Process { applied, view, clock, tasks: Vec::new(), doubts: Vec::new(), begun: BTreeMap::new() });
         self.network.changed(machine, self.now_ms);
     }
 
@@ -196,6 +198,21 @@ impl World {
         (index, reply)
     }
 
+    /// A node finds out that a copy is damaged, and looks for another one.
+    pub fn found_damaged(&mut self, machine: usize, blob: Blob) {
+        let partition = u16::try_from(self.partition_of_blob(blob)).unwrap_or(0);
+        if let Some(process) = self.machines[machine].process.as_mut() {
+            process.doubts.push(partition);
+        }
+        self.note(About::Blob(blob), || format!("the copy on m{machine} is found to be damaged"));
+    }
+
+    /// A node looks through all that it has.
+    pub fn scrub(&mut self, machine: usize) {
+        let rotten: Vec<Blob> = self.machines[machine].disk.scrub();
+        rotten.into_iter().for_each(|blob| self.found_damaged(machine, blob));
+    }
+
     /// A machine that may lead: most members are awake, and reach it and are reached by it.
     pub fn leader(&mut self) -> Option<usize> {
         let members: Vec<Option<usize>> = self.head().state().members.keys().map(|node| self.machine_of(*node)).collect();
@@ -208,6 +225,15 @@ impl World {
         let leaders: Vec<usize> = living.iter().filter(leads).copied().collect();
         let at = if leaders.is_empty() { return None } else { self.random.random_range(0..leaders.len()) };
         leaders.get(at).copied()
+    }
+}
+
+// === impl Process ===
+
+impl Process {
+    /// The oldest layout by which something goes on that a client has asked for.
+    pub fn oldest(&self) -> Option<Epoch> {
+        self.begun.values().min().copied()
     }
 }
 
