@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 
 use casbah_cluster::membership::NodeId;
+use casbah_cluster::repair::Room;
 use casbah_cluster::replication::Version;
 
-use crate::settings::SYNC_INTERVAL_MS;
+use crate::settings::{FLOOR_MS, SYNC_INTERVAL_MS};
 
 /// A blob's number.
 pub type Blob = u32;
@@ -159,10 +160,11 @@ impl Disk {
         Ok(evicted)
     }
 
-    /// The use of what would be evicted next, if nothing else is to be had.
-    pub fn horizon_ms(&self) -> u64 {
-        let oldest = || self.blobs.values().map(|copy| copy.used_ms).min();
-        if self.blobs.len() >= self.capacity { oldest().unwrap_or(0) } else { 0 }
+    /// What room there is for one more.
+    pub fn room(&self) -> Room {
+        let oldest_ms = self.blobs.values().map(|copy| copy.used_ms).min();
+        let horizon_ms = oldest_ms.filter(|_| self.blobs.len() >= self.capacity);
+        Room { horizon_ms, floor_ms: FLOOR_MS }
     }
 
     /// What the power's going takes with it.

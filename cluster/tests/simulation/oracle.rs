@@ -130,7 +130,7 @@ impl World {
     fn has_no_room_for(&self, blob: Blob) -> bool {
         let is_full = |node: &NodeId| {
             let machine = self.machine_of(*node).and_then(|machine| self.machines.get(machine));
-            machine.is_some_and(|machine| machine.disk.has_good(blob) || machine.disk.horizon_ms() > 0)
+            machine.is_some_and(|machine| machine.disk.has_good(blob) || machine.disk.room().horizon_ms.is_some())
         };
         self.head().owners(self.partition_of_blob(blob)).iter().all(is_full)
     }

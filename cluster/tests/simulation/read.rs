@@ -31,6 +31,7 @@ struct Search<'a> {
     view: Arc<View>,
     decision: ReadDecision,
     begun: Begun,
+    began_ms: u64,
 }
 
 // === impl Search ===
@@ -40,7 +41,7 @@ impl<'a> Search<'a> {
         let view = node.view(sim);
         let begun = node.begins(sim, view.epoch());
         let decision = ReadDecision::new(&view, partition, |other| node.distance(sim, &view, other));
-        Search { sim, node, partition, view, decision, begun }
+        Search { sim, node, partition, view, decision, begun, began_ms: sim.now_ms() }
     }
 
     fn hear_of(&mut self, epoch: Epoch) {
@@ -51,7 +52,11 @@ impl<'a> Search<'a> {
 
     /// What to do now, by rules that may be broken.
     fn verdict(&self) -> Verdict {
-        let verdict = self.decision.verdict();
+        let elapsed_ms = self.sim.now_ms() - self.began_ms;
+        let verdict = match keeps(self.sim, Rule::MissesAreFresh) {
+            true => self.decision.verdict_after(elapsed_ms),
+            false => self.decision.verdict(),
+        };
         match verdict {
             Verdict::Unavailable if !keeps(self.sim, Rule::SilenceIsNoMiss) => Verdict::Missing,
             Verdict::Ask(node) if !keeps(self.sim, Rule::OldOwnersAreAsked) => {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use casbah_cluster::consensus::MemberCommand;
 use casbah_cluster::membership::{Epoch, NodeId};
-use casbah_cluster::repair::{HandOvers, Peer, Pull, Pulled, Said, Step, Summary, Surplus, Sync};
+use casbah_cluster::repair::{HandOvers, Peer, Pull, Pulled, Room, Said, Step, Summary, Surplus, Sync};
 use casbah_cluster::replication::Version;
 use casbah_cluster::view::View;
 
@@ -195,12 +195,14 @@ impl Mender {
     /// Begins a pull or a hand-over, as a task of its own.
     fn begin(&mut self, pulled: Option<Pull>, handed_over: Option<u16>) {
         self.under_way += 1;
+        let may_drop = handed_over.is_some_and(|partition| self.hand_overs.may_drop(partition, self.sim.now_ms()));
+        let may_drop = may_drop || !keeps(&self.sim, Rule::SurplusStaysAWhile);
         let (sim, node, done, inbox) = (self.sim.clone(), self.node, Rc::clone(&self.done), self.inbox.clone());
         self.node.spawn(&self.sim, async move {
             let ended = match (pulled, handed_over) {
                 (Some(wanted), _) => Done::Pulled(wanted, pull(&sim, node, &wanted).await),
                 (None, Some(partition)) => {
-                    Done::HandedOver { partition, has_failed: hand_over(&sim, node, partition).await }
+                    Done::HandedOver { partition, has_failed: hand_over(&sim, node, partition, may_drop).await }
                 }
                 (None, None) => return,
             };
@@ -286,7 +288,7 @@ async fn pull(sim: &Sim, node: Node, pull: &Pull) -> Pulled {
         let (is_here, would_go) = {
             let world = sim.world();
             let disk = &world.machines[node.machine].disk;
-            (disk.has(blob), listed.used_ms <= disk.horizon_ms())
+            (disk.has(blob), would_evict(&world, disk, listed.used_ms, world.clock_ms(node.machine)))
         };
         if is_here || would_go {
             continue;
@@ -331,7 +333,7 @@ fn as_it_travels(sim: &Sim, copied: Copied) -> Copied {
 
 /// Gives what this node has of a partition, and does not own, to those who lack it; drops it when all have it. Whether
 /// something is left to do.
-async fn hand_over(sim: &Sim, node: Node, partition: u16) -> bool {
+async fn hand_over(sim: &Sim, node: Node, partition: u16, may_drop: bool) -> bool {
     let (blobs, actions): (Vec<Blob>, Vec<(Action, Version)>) = {
         let world = sim.world();
         let disk = &world.machines[node.machine].disk;
@@ -342,15 +344,16 @@ async fn hand_over(sim: &Sim, node: Node, partition: u16) -> bool {
     };
     let mut has_failed = false;
     for blob in blobs {
-        has_failed |= !hand_over_blob(sim, node, partition, blob).await;
+        has_failed |= !hand_over_blob(sim, node, partition, blob, may_drop).await;
     }
     for (action, version) in actions {
-        has_failed |= !hand_over_action(sim, node, partition, action, version).await;
+        has_failed |= !hand_over_action(sim, node, partition, (action, version), may_drop).await;
     }
     has_failed
 }
 
-async fn hand_over_blob(sim: &Sim, node: Node, partition: u16, blob: Blob) -> bool {
+/// Whether all owners have it.
+async fn hand_over_blob(sim: &Sim, node: Node, partition: u16, blob: Blob, may_drop: bool) -> bool {
     let view = node.view(sim);
     let mut surplus = Surplus::new(&view, partition);
     let owners: Vec<NodeId> = view.owners(usize::from(partition)).to_vec();
@@ -366,7 +369,7 @@ async fn hand_over_blob(sim: &Sim, node: Node, partition: u16, blob: Blob) -> bo
     };
     for owner in &owners {
         call(sim, &node, *owner, 0, Call::Find { blobs: vec![blob], touch: false }, &inbox);
-        hear_of_surplus(sim, &mut surplus, copied, inbox.next().await);
+        hear_of_surplus(sim, node.machine, &mut surplus, copied, inbox.next().await);
     }
     for owner in surplus.lacking().collect::<Vec<_>>() {
         call(sim, &node, owner, 0, Call::Store(blob, Some(as_it_travels(sim, copied))), &inbox);
@@ -377,19 +380,28 @@ async fn hand_over_blob(sim: &Sim, node: Node, partition: u16, blob: Blob) -> bo
     if !surplus.may_drop() && keeps(sim, Rule::SurplusIsKept) {
         return false;
     }
-    drop_blob(sim, node, &view, blob);
+    if may_drop {
+        drop_blob(sim, node, &view, blob);
+    }
     true
 }
 
-fn hear_of_surplus(sim: &Sim, surplus: &mut Surplus, copied: Copied, told: Told) {
+fn would_evict(world: &World, disk: &Disk, used_ms: u64, now_ms: u64) -> bool {
+    let room = disk.room();
+    let floor_ms = if world.is_broken(Rule::PromisedIsMoved) { 0 } else { room.floor_ms };
+    Room { floor_ms, ..room }.would_evict(used_ms, now_ms)
+}
+
+fn hear_of_surplus(sim: &Sim, here: usize, surplus: &mut Surplus, copied: Copied, told: Told) {
     if let Told::Answer { node: owner, epoch, answer: Answer::Present(present), .. } = told {
-        let horizon_ms = {
+        let would_evict = {
             let world = sim.world();
-            world.machine_of(owner).map_or(0, |machine| world.machines[machine].disk.horizon_ms())
+            let machine = world.machine_of(owner).and_then(|machine| world.machines.get(machine));
+            machine.is_some_and(|machine| would_evict(&world, &machine.disk, copied.used_ms, world.clock_ms(here)))
         };
         surplus.heard(owner, epoch, match present.first().copied().flatten() {
             Some(true) => Said::Has,
-            Some(false) if copied.used_ms <= horizon_ms => Said::WouldEvict,
+            Some(false) if would_evict => Said::WouldEvict,
             Some(false) => Said::Lacks,
             None => Said::Nothing,
         });
@@ -408,7 +420,14 @@ fn drop_blob(sim: &Sim, node: Node, view: &Arc<View>, blob: Blob) {
     }
 }
 
-async fn hand_over_action(sim: &Sim, node: Node, partition: u16, action: Action, version: Version) -> bool {
+/// Whether all owners have it, or a later one.
+async fn hand_over_action(
+    sim: &Sim,
+    node: Node,
+    partition: u16,
+    (action, version): (Action, Version),
+    may_drop: bool,
+) -> bool {
     let view = node.view(sim);
     let mut surplus = Surplus::new(&view, partition);
     let owners: Vec<NodeId> = view.owners(usize::from(partition)).to_vec();
@@ -429,9 +448,9 @@ async fn hand_over_action(sim: &Sim, node: Node, partition: u16, action: Action,
     let mut world = sim.world();
     let machine = &mut world.machines[node.machine];
     let is_same = machine.process.as_ref().is_some_and(|process| Arc::ptr_eq(&process.view, &view));
-    let may_drop = surplus.may_drop() && is_same && machine.disk.actions.get(&action) == Some(&version);
-    if may_drop {
+    let is_done = surplus.may_drop() && is_same && machine.disk.actions.get(&action) == Some(&version);
+    if is_done && may_drop {
         machine.disk.actions.remove(&action);
     }
-    may_drop
+    is_done
 }

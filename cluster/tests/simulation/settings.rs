@@ -85,6 +85,12 @@ pub enum Rule {
     SurplusIsKept,
     /// A copy travels with the time of its use.
     UseTravels,
+    /// What is promised to stay is moved to where it belongs, however full that is.
+    PromisedIsMoved,
+    /// A search that says that there is nothing is no older than copies are left where they were.
+    MissesAreFresh,
+    /// Copies are left where they were for a while after they have come to where they belong.
+    SurplusStaysAWhile,
     /// A node that has a damaged copy does not say that it has none.
     DamageIsNoMiss,
     /// An empty volume is a new node.
@@ -92,7 +98,7 @@ pub enum Rule {
 }
 
 impl Rule {
-    pub const ALL: [Rule; 19] = [
+    pub const ALL: [Rule; 22] = [
         Rule::OldOwnersAreAsked,
         Rule::AcknowledgedByQuorum,
         Rule::AnOwnerAmongThem,
@@ -110,6 +116,9 @@ impl Rule {
         Rule::CalleesCatchUp,
         Rule::SurplusIsKept,
         Rule::UseTravels,
+        Rule::PromisedIsMoved,
+        Rule::MissesAreFresh,
+        Rule::SurplusStaysAWhile,
         Rule::DamageIsNoMiss,
         Rule::EmptyIsNew,
     ];
