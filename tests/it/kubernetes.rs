@@ -77,7 +77,11 @@ fn copy_dir(from: &Path, to: &Path) -> Result<()> {
     for entry in fs::read_dir(from)? {
         let entry = entry?;
         let target = to.join(entry.file_name());
-        if entry.file_type()?.is_dir() { copy_dir(&entry.path(), &target)? } else { drop(fs::copy(entry.path(), target)?) }
+        if entry.file_type()?.is_dir() {
+            copy_dir(&entry.path(), &target)?;
+        } else {
+            fs::copy(entry.path(), target)?;
+        }
     }
     Ok(())
 }
@@ -115,9 +119,19 @@ fn what_kubernetes_would_refuse_is_found() -> Result<()> {
             mistake("base/statefulset.yaml", "minReadySeconds:", "minReadySecond:", "'minReadySecond' was unexpected"),
             mistake("base/service-client.yaml", "port: 11001", "port: pull", "'pull' is not of type 'integer'"),
             mistake("base/poddisruptionbudget.yaml", "policy/v1", "policy/v1beta1", "there is no policy/v1beta1"),
-            mistake("base/networkpolicy.yaml", "podSelector:\n    match", "podSelectors:\n    match", "'podSelectors' was"),
+            mistake(
+                "base/networkpolicy.yaml",
+                "podSelector:\n    match",
+                "podSelectors:\n    match",
+                "'podSelectors' was",
+            ),
             mistake(client, "client auth", "clients", "'clients' is not one of"),
-            mistake(issuer, "    secretName: casbah-peers-ca\n", "    secret: casbah-peers-ca\n", "'secret' was unexpected"),
+            mistake(
+                issuer,
+                "    secretName: casbah-peers-ca\n",
+                "    secret: casbah-peers-ca\n",
+                "'secret' was unexpected",
+            ),
             mistake(monitor, "scrapeTimeout", "scrapeTimeouts", "'scrapeTimeouts' was unexpected"),
         ],
     )
@@ -129,18 +143,48 @@ fn a_pod_that_could_do_more_than_it_has_to_is_found() -> Result<()> {
     finds(
         "objects",
         &[
-            mistake(set, "readOnlyRootFilesystem: true", "readOnlyRootFilesystem: false", "wants readOnlyRootFilesystem"),
+            mistake(
+                set,
+                "readOnlyRootFilesystem: true",
+                "readOnlyRootFilesystem: false",
+                "wants readOnlyRootFilesystem",
+            ),
             mistake(set, "drop: [ALL]", "drop: [NET_RAW]", "wants capabilities.drop: [ALL]"),
             mistake(set, "runAsNonRoot: true", "runAsNonRoot: false", "wants runAsNonRoot"),
             mistake(set, "runAsUser: 65532", "runAsUser: 0", "wants runAsUser other than 0"),
             mistake(set, "allowPrivilegeEscalation: false", "allowPrivilegeEscalation: true", "wants allowPrivilege"),
             mistake(set, "type: RuntimeDefault", "type: Unconfined", "wants seccompProfile RuntimeDefault"),
-            mistake(set, "containerPort: 11002", "containerPort: 11002\n          hostPort: 11002", "wants no hostPort"),
-            mistake(set, "serviceAccountName: casbah", "serviceAccountName: default", "wants a service account of its own"),
+            mistake(
+                set,
+                "containerPort: 11002",
+                "containerPort: 11002\n          hostPort: 11002",
+                "wants no hostPort",
+            ),
+            mistake(
+                set,
+                "serviceAccountName: casbah",
+                "serviceAccountName: default",
+                "wants a service account of its own",
+            ),
             mistake(set, "enableServiceLinks: false", "enableServiceLinks: true", "enableServiceLinks is on"),
-            mistake("base/networkpolicy.yaml", "- port: push", "- port: peers", "lets anybody come to the ports of peers"),
-            mistake("overlays/prod/namespace.yaml", "enforce: restricted", "enforce: baseline", "does not enforce the restr"),
-            mistake("components/cert-manager/certificate-node.yaml", "    name: casbah-peers\n", "    name: casbah-clients\n", "clients and peers have one authority"),
+            mistake(
+                "base/networkpolicy.yaml",
+                "- port: push",
+                "- port: peers",
+                "lets anybody come to the ports of peers",
+            ),
+            mistake(
+                "overlays/prod/namespace.yaml",
+                "enforce: restricted",
+                "enforce: baseline",
+                "does not enforce the restr",
+            ),
+            mistake(
+                "components/cert-manager/certificate-node.yaml",
+                "    name: casbah-peers\n",
+                "    name: casbah-clients\n",
+                "clients and peers have one authority",
+            ),
         ],
     )
 }
@@ -156,21 +200,46 @@ fn what_does_not_fit_together_is_found() -> Result<()> {
             mistake(set, "podManagementPolicy: Parallel", "podManagementPolicy: OrderedReady", "is not Parallel"),
             mistake(set, "(CASBAH_NODE__NAME).", "(POD_NAME).", "$(POD_NAME) is not set before it"),
             mistake(set, "GracePeriodSeconds: 60", "GracePeriodSeconds: 10", "preStop takes 10 s of a grace of 10 s"),
-            mistake(set, "secretName: casbah-peers-tls", "secretName: casbah-peer", "nobody makes the Secret casbah-peer"),
+            mistake(
+                set,
+                "secretName: casbah-peers-tls",
+                "secretName: casbah-peer",
+                "nobody makes the Secret casbah-peer",
+            ),
             mistake(set, "value: 80GiB", "value: 95GiB", "95GiB is more than 90 % of the volume"),
             mistake(set, "whenScaled: Retain", "whenScaled: Delete", "volumes do not outlive their pods"),
-            mistake(set, "mountPath: /etc/casbah/config", "subPath: x\n          mountPath: /etc/casbah/config", "by subPath"),
+            mistake(
+                set,
+                "mountPath: /etc/casbah/config",
+                "subPath: x\n          mountPath: /etc/casbah/config",
+                "by subPath",
+            ),
             mistake("base/service-peers.yaml", "Addresses: true", "Addresses: false", "no cluster would form"),
             mistake("base/service-client.yaml", "targetPort: push", "targetPort: admin", "shows clients a port"),
-            mistake("base/poddisruptionbudget.yaml", "maxUnavailable: 1", "maxUnavailable: 2", "more than one pod be evicted"),
+            mistake(
+                "base/poddisruptionbudget.yaml",
+                "maxUnavailable: 1",
+                "maxUnavailable: 2",
+                "more than one pod be evicted",
+            ),
             mistake("base/poddisruptionbudget.yaml", "AlwaysAllow", "IfHealthyBudget", "holds up the eviction"),
             mistake("base/networkpolicy.yaml", "- port: push", "- port: shove", "no pod has a port shove"),
             mistake(toml, "casbah-peers:7980", "casbah-0.casbah-peers:7980", "not the headless service alone"),
             mistake(toml, "bootstrap_expect = 3", "bootstrap_expect = 5", "no cluster forms"),
             mistake(toml, "[::]:8982", "127.0.0.1:8982", "the ports admin are not those that the node listens on"),
             mistake(toml, "/etc/casbah/server/ca.crt", "/etc/casbah/clients/ca.crt", "is in no Secret that is mounted"),
-            mistake("overlays/prod/certificate.yaml", "- casbah.casbah.svc\n", "- casbah.svc\n", "name casbah.casbah.svc"),
-            mistake("components/monitoring/podmonitor.yaml", "path: /metrics", "path: /metric", "does not ask /metrics"),
+            mistake(
+                "overlays/prod/certificate.yaml",
+                "- casbah.casbah.svc\n",
+                "- casbah.svc\n",
+                "name casbah.casbah.svc",
+            ),
+            mistake(
+                "components/monitoring/podmonitor.yaml",
+                "path: /metrics",
+                "path: /metric",
+                "does not ask /metrics",
+            ),
         ],
     )
 }
@@ -180,10 +249,30 @@ fn names_that_lead_nowhere_are_found() -> Result<()> {
     finds(
         "objects",
         &[
-            mistake("base/statefulset.yaml", "serviceName: casbah-peers", "serviceName: casbah-nodes", "no Service casbah-nodes"),
-            mistake("base/service-client.yaml", "  selector:\n    app.kubernetes.io/name: casbah", "  selector:\n    app.kubernetes.io/name: cache", "Service/casbah: its selector matches no pod"),
-            mistake("base/statefulset.yaml", "serviceAccountName: casbah", "serviceAccountName: cache", "no ServiceAccount cache"),
-            mistake("base/kustomization.yaml", "- node.toml", "- casbah.toml=node.toml", "node.toml is in no ConfigMap"),
+            mistake(
+                "base/statefulset.yaml",
+                "serviceName: casbah-peers",
+                "serviceName: casbah-nodes",
+                "no Service casbah-nodes",
+            ),
+            mistake(
+                "base/service-client.yaml",
+                "  selector:\n    app.kubernetes.io/name: casbah",
+                "  selector:\n    app.kubernetes.io/name: cache",
+                "Service/casbah: its selector matches no pod",
+            ),
+            mistake(
+                "base/statefulset.yaml",
+                "serviceAccountName: casbah",
+                "serviceAccountName: cache",
+                "no ServiceAccount cache",
+            ),
+            mistake(
+                "base/kustomization.yaml",
+                "- node.toml",
+                "- casbah.toml=node.toml",
+                "node.toml is in no ConfigMap",
+            ),
         ],
     )
 }
@@ -311,7 +400,8 @@ fn every_alert_has_its_section_and_every_section_its_alert() -> Result<()> {
         alerts.insert(alert.to_owned());
     }
     let page = text("docs/operations/alerts.md")?;
-    let sections: BTreeSet<String> = page.lines().filter_map(|line| Some(line.strip_prefix("## ")?.to_owned())).collect();
+    let sections: BTreeSet<String> =
+        page.lines().filter_map(|line| Some(line.strip_prefix("## ")?.to_owned())).collect();
     assert_eq!(alerts, sections, "left: rules.yaml, right: docs/operations/alerts.md");
     Ok(())
 }
