@@ -22,7 +22,10 @@ const GATE_STEP_MS: u64 = 100;
 /// What one node asks of another.
 #[derive(Debug, Clone)]
 pub enum Call {
-    Find { blobs: Vec<Blob>, touch: bool },
+    Find {
+        blobs: Vec<Blob>,
+        touch: bool,
+    },
     Read(Blob),
     /// With the time of its use, if it is a copy of a copy; otherwise it is used now.
     Store(Blob, Option<Copied>),
@@ -259,7 +262,8 @@ fn carry_out(sim: &Sim, machine: usize, call: &Call) -> Answer {
         Call::List(partition) => {
             let (world, partition) = (&*world, usize::from(*partition));
             let disk = &world.machines[machine].disk;
-            let blobs = disk.blobs.iter().filter(|(blob, _)| disk.has(**blob) && world.partition_of_blob(**blob) == partition);
+            let blobs =
+                disk.blobs.iter().filter(|(blob, _)| disk.has(**blob) && world.partition_of_blob(**blob) == partition);
             let listed = |(blob, copy): (&Blob, &crate::disk::Copy)| {
                 (*blob, Copied { used_ms: copy.used_ms, truly_used_ms: copy.truly_used_ms })
             };

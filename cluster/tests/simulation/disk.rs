@@ -113,10 +113,12 @@ impl Disk {
     /// Reads everything. What is found to be damaged.
     pub fn scrub(&mut self) -> Vec<Blob> {
         let rotten = self.blobs.iter_mut().filter(|(_, copy)| copy.state == State::Rotten);
-        rotten.map(|(blob, copy)| {
-            copy.state = State::Damaged;
-            *blob
-        }).collect()
+        rotten
+            .map(|(blob, copy)| {
+                copy.state = State::Damaged;
+                *blob
+            })
+            .collect()
     }
 
     /// Marks a copy as used. Whether it is there.

@@ -44,7 +44,8 @@ fn strike(sim: &Sim) {
         let machine = world.random.random_range(0..machines);
         let other = world.random.random_range(0..machines);
         let long = world.random.random_bool(0.12);
-        let for_ms = world.random.random_range(if long { LOST_AFTER_MS..LOST_AFTER_MS + 400_000 } else { 2_000..240_000 });
+        let for_ms =
+            world.random.random_range(if long { LOST_AFTER_MS..LOST_AFTER_MS + 400_000 } else { 2_000..240_000 });
         (world.random.random_range(0..100), machine, other, for_ms)
     };
     match what {

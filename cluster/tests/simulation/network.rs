@@ -45,10 +45,6 @@ impl Network {
         }
     }
 
-    pub fn is_whole(&self) -> bool {
-        self.cut.is_empty()
-    }
-
     /// A machine has come up, gone down, been stopped or goes on.
     pub fn changed(&mut self, machine: usize, now_ms: u64) {
         self.machines.insert(machine, now_ms);

@@ -200,7 +200,8 @@ impl World {
         self.note(About::Action(action), || format!("ACKNOWLEDGED {version:?}"));
         let before = self.oracle.newest(action);
         if before < Some(version) {
-            let promise = ActionPromise { newest: version, quorum: self.quorum(), losses: BTreeSet::new(), is_void: false };
+            let promise =
+                ActionPromise { newest: version, quorum: self.quorum(), losses: BTreeSet::new(), is_void: false };
             self.oracle.actions.insert(action, promise);
         }
     }
@@ -287,7 +288,8 @@ impl World {
         self.forgive_what_is_whole();
         let disk = &self.machines[machine].disk;
         let blobs: Vec<Blob> = disk.blobs.keys().copied().filter(|blob| disk.has_good(*blob)).collect();
-        let actions: Vec<(Action, Version)> = disk.actions.iter().map(|(action, version)| (*action, *version)).collect();
+        let actions: Vec<(Action, Version)> =
+            disk.actions.iter().map(|(action, version)| (*action, *version)).collect();
         blobs.into_iter().for_each(|blob| self.lost_copy(machine, blob, why));
         actions.into_iter().for_each(|(action, version)| self.lost_action(machine, action, version));
     }
@@ -324,7 +326,8 @@ impl World {
         let head = Arc::clone(self.head());
         if head.placements().len() > 1 {
             let synced: Vec<_> = head.state().members.iter().map(|(node, member)| (node.0, member.synced.0)).collect();
-            return self.violated(About::All, format!("{} layouts are in force; synced: {synced:?}", head.placements().len()));
+            return self
+                .violated(About::All, format!("{} layouts are in force; synced: {synced:?}", head.placements().len()));
         }
         for blob in self.oracle.promised() {
             if !self.is_everywhere(blob) && !self.has_no_room_for(blob) {
@@ -333,7 +336,8 @@ impl World {
         }
         for (action, newest) in self.oracle.promised_actions() {
             if !self.is_newest_everywhere(action, newest) {
-                return self.violated(About::Action(action), "an owner has not the newest result in the end".to_owned());
+                return self
+                    .violated(About::Action(action), "an owner has not the newest result in the end".to_owned());
             }
         }
         for machine in 0..self.machines.len() {
@@ -350,9 +354,8 @@ impl World {
         if !self.oracle.is_promised(blob) {
             return;
         }
-        let holds = |node: &NodeId| {
-            self.machine_of(*node).is_some_and(|machine| self.machines[machine].disk.has_good(blob))
-        };
+        let holds =
+            |node: &NodeId| self.machine_of(*node).is_some_and(|machine| self.machines[machine].disk.has_good(blob));
         if !self.head().state().members.keys().any(holds) {
             self.violated(About::Blob(blob), "no member has a good copy of an acknowledged blob".to_owned());
         }
@@ -360,8 +363,7 @@ impl World {
 
     /// What all owners have has lost nothing.
     pub fn forgive_what_is_whole(&mut self) {
-        let whole: Vec<Blob> =
-            self.oracle.blobs.keys().copied().filter(|blob| self.is_everywhere(*blob)).collect();
+        let whole: Vec<Blob> = self.oracle.blobs.keys().copied().filter(|blob| self.is_everywhere(*blob)).collect();
         for blob in whole {
             if let Some(promise) = self.oracle.blobs.get_mut(&blob) {
                 promise.losses.clear();

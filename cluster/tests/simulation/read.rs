@@ -280,10 +280,9 @@ pub async fn update_action(sim: &Sim, node: Node, action: Action) -> (Version, b
         let machine = &mut world.machines[node.machine];
         let here = machine.disk.actions.get(&action).copied();
         let clock = &mut machine.process.as_mut().expect("its tasks end with it").clock;
-        match here.filter(|_| rises) {
+        if let Some(here) = here.filter(|_| rises) {
             // Its own disk's are believed.
-            Some(here) => drop(clock.observe(here, u64::MAX)),
-            None => {}
+            drop(clock.observe(here, u64::MAX));
         }
         if rises { clock.now(clock_ms) } else { Version { time_ms: clock_ms, count: 0, node: node.id } }
     };

@@ -146,7 +146,8 @@ impl Mender {
             epoch: heard.get(&other).copied().unwrap_or_default(),
         };
         self.sync.look(&view, peer, now_ms);
-        let doubts = sim.world().machines[node.machine].process.as_mut().map(|process| std::mem::take(&mut process.doubts));
+        let doubts =
+            sim.world().machines[node.machine].process.as_mut().map(|process| std::mem::take(&mut process.doubts));
         doubts.unwrap_or_default().into_iter().for_each(|partition| self.sync.doubt(partition, now_ms));
         let mine = self.mine();
         let summary = |partition: u16| mine.get(&partition).copied().unwrap_or_default();
@@ -160,7 +161,8 @@ impl Mender {
         // Looking at the same again would change nothing, nor at nothing; and it takes its time.
         let has_surplus = mine.keys().any(|partition| !view.owns(node.id, usize::from(*partition)));
         let seen = (Arc::clone(&view), there, mine.clone());
-        let is_same = |(before, there, mine): &Seen| Arc::ptr_eq(before, &seen.0) && *there == seen.1 && *mine == seen.2;
+        let is_same =
+            |(before, there, mine): &Seen| Arc::ptr_eq(before, &seen.0) && *there == seen.1 && *mine == seen.2;
         if (has_surplus || self.hand_overs.held() > 0) && !self.seen.as_ref().is_some_and(is_same) {
             self.hand_overs.look(&view, |other| seen.1.contains(&other), summary, now_ms);
             self.seen = Some(seen);
@@ -359,19 +361,18 @@ async fn hand_over_blob(sim: &Sim, node: Node, partition: u16, blob: Blob, may_d
     let owners: Vec<NodeId> = view.owners(usize::from(partition)).to_vec();
     let inbox = sim.inbox();
     call(sim, &node, node.id, 0, Call::Read(blob), &inbox);
-    let Some(Answer::Data(copied)) = answer(&inbox).await else {
-        // What cannot be read helps nobody.
-        let is_damaged = sim.world().machines[node.machine].disk.blobs.get(&blob).is_some();
-        if is_damaged {
-            drop_blob(sim, node, &view, blob);
-        }
-        return true;
+    let copied = match answer(&inbox).await {
+        Some(Answer::Data(copied)) => Some(copied),
+        Some(Answer::NotFound) => return true,
+        // What is damaged can be given to nobody, and this node goes on not to say that it has none.
+        _ => None,
     };
     for owner in &owners {
         call(sim, &node, *owner, 0, Call::Find { blobs: vec![blob], touch: false }, &inbox);
         hear_of_surplus(sim, node.machine, &mut surplus, copied, inbox.next().await);
     }
     for owner in surplus.lacking().collect::<Vec<_>>() {
+        let Some(copied) = copied else { break };
         call(sim, &node, owner, 0, Call::Store(blob, Some(as_it_travels(sim, copied))), &inbox);
         if let Told::Answer { node: owner, epoch, answer: Answer::Done, .. } = inbox.next().await {
             surplus.heard(owner, epoch, Said::Has);
@@ -392,19 +393,26 @@ fn would_evict(world: &World, disk: &Disk, used_ms: u64, now_ms: u64) -> bool {
     Room { floor_ms, ..room }.would_evict(used_ms, now_ms)
 }
 
-fn hear_of_surplus(sim: &Sim, here: usize, surplus: &mut Surplus, copied: Copied, told: Told) {
+fn hear_of_surplus(sim: &Sim, here: usize, surplus: &mut Surplus, copied: Option<Copied>, told: Told) {
     if let Told::Answer { node: owner, epoch, answer: Answer::Present(present), .. } = told {
         let would_evict = {
             let world = sim.world();
             let machine = world.machine_of(owner).and_then(|machine| world.machines.get(machine));
-            machine.is_some_and(|machine| would_evict(&world, &machine.disk, copied.used_ms, world.clock_ms(here)))
+            let clock_ms = world.clock_ms(here);
+            let would =
+                |copied: Copied| machine.is_some_and(|m| would_evict(&world, &m.disk, copied.used_ms, clock_ms));
+            copied.is_some_and(would)
         };
-        surplus.heard(owner, epoch, match present.first().copied().flatten() {
-            Some(true) => Said::Has,
-            Some(false) if would_evict => Said::WouldEvict,
-            Some(false) => Said::Lacks,
-            None => Said::Nothing,
-        });
+        surplus.heard(
+            owner,
+            epoch,
+            match present.first().copied().flatten() {
+                Some(true) => Said::Has,
+                Some(false) if would_evict => Said::WouldEvict,
+                Some(false) => Said::Lacks,
+                None => Said::Nothing,
+            },
+        );
     }
 }
 

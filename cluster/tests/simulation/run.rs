@@ -15,6 +15,8 @@ use crate::world::World;
 
 /// Runs of `make test`.
 const SEEDS: u64 = 1_000;
+/// Runs in which a broken rule has to be noticed.
+const RULE_SEEDS: u64 = 100;
 /// After the last fault, until everything must be in order.
 const SETTLE_MS: u64 = 12 * 60_000;
 /// For the last reads to be answered.
@@ -114,7 +116,11 @@ fn nothing_that_was_acknowledged_is_lost_or_denied_whatever_goes_wrong() {
     let seeds = match (number("CASBAH_SIM_SEED"), number("CASBAH_SIM_SEEDS")) {
         (Some(seed), _) => seed..seed + 1,
         (None, count) => {
-            let start = if count.is_some() || number("CASBAH_SIM_SECONDS").is_some() { rand::random::<u32>().into() } else { 0 };
+            let start = if count.is_some() || number("CASBAH_SIM_SECONDS").is_some() {
+                rand::random::<u32>().into()
+            } else {
+                0
+            };
             start..start + count.unwrap_or(if start == 0 { SEEDS } else { u64::from(u32::MAX) })
         }
     };
@@ -125,4 +131,23 @@ fn nothing_that_was_acknowledged_is_lost_or_denied_whatever_goes_wrong() {
         panic!("{}", explain(seed));
     }
     assert!(counts.acknowledged > 20 * runs && counts.found > 20 * runs, "{counts:?}");
+}
+
+#[test]
+fn a_rule_that_is_broken_is_noticed() {
+    let mut unnoticed = Vec::new();
+    println!("rule, runs until it was noticed, what was noticed");
+    for rule in Rule::NOTICED {
+        let seeds = number("CASBAH_SIM_RULE_SEEDS").unwrap_or(RULE_SEEDS);
+        let (failed, runs, _) = search(0..seeds, None, Some(rule));
+        let what = failed.and_then(|seed| run(Settings { broken: Some(rule), ..Settings::of(seed) }).violation);
+        match what {
+            Some((_, _, text)) => println!("{rule:?}, {runs}, {text}"),
+            None => {
+                println!("{rule:?}, -, -");
+                unnoticed.push(rule);
+            }
+        }
+    }
+    assert!(unnoticed.is_empty(), "nobody noticed that these were broken: {unnoticed:?}");
 }

@@ -158,7 +158,8 @@ impl World {
         let mut clock = VersionClock::new(node);
         let clock_ms = EPOCH_MS + self.now_ms + 2 * SKEW_MS;
         place.disk.actions.values().for_each(|version| drop(clock.observe(*version, clock_ms)));
-        place.process = Some(Process { applied, view, clock, tasks: Vec::new(), doubts: Vec::new(), begun: BTreeMap::new() });
+        place.process =
+            Some(Process { applied, view, clock, tasks: Vec::new(), doubts: Vec::new(), begun: BTreeMap::new() });
         self.network.changed(machine, self.now_ms);
     }
 
@@ -192,7 +193,8 @@ impl World {
         let view = Arc::clone(self.head());
         self.note(About::All, || {
             let layouts = view.state().layouts.iter();
-            let layouts: Vec<_> = layouts.map(|l| (l.epoch.0, l.nodes.keys().map(|n| n.0).collect::<Vec<_>>())).collect();
+            let layouts: Vec<_> =
+                layouts.map(|l| (l.epoch.0, l.nodes.keys().map(|n| n.0).collect::<Vec<_>>())).collect();
             format!("entry {index}: layouts {layouts:?}")
         });
         (index, reply)
@@ -215,7 +217,8 @@ impl World {
 
     /// A machine that may lead: most members are awake, and reach it and are reached by it.
     pub fn leader(&mut self) -> Option<usize> {
-        let members: Vec<Option<usize>> = self.head().state().members.keys().map(|node| self.machine_of(*node)).collect();
+        let members: Vec<Option<usize>> =
+            self.head().state().members.keys().map(|node| self.machine_of(*node)).collect();
         let living: Vec<usize> = members.iter().flatten().copied().filter(|machine| self.is_awake(*machine)).collect();
         let follows = |leader: usize, other: usize| leader == other || self.network.both(leader, other);
         let leads = |leader: &&usize| {
