@@ -15,10 +15,7 @@ pub(super) fn summary(partition: &PartitionSummary) -> Summary {
 /// What this node has of a partition. While its index is still being counted, as if there were no results in it.
 pub(super) fn here(store: &Store, index: &ActionIndex, partition: u16) -> PartitionSummary {
     let partition = usize::from(partition);
-    PartitionSummary {
-        blobs: store.inventory(partition),
-        actions: index.inventory(partition).unwrap_or_default(),
-    }
+    PartitionSummary { blobs: store.inventory(partition), actions: index.inventory(partition).unwrap_or_default() }
 }
 
 /// Where something goes before it was seen to come, less than nothing is there for a moment.

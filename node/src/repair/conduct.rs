@@ -53,6 +53,8 @@ pub struct RepairParts {
     pub rate_bytes: u64,
     /// How often everything is compared.
     pub interval: Duration,
+    /// For how long what was used stays, on any node.
+    pub retention_floor: Duration,
     /// Counted up whenever a node goes away or comes back.
     pub peer_changes: watch::Receiver<u64>,
     /// How the cluster is told.
@@ -71,6 +73,7 @@ struct Inner {
     peer_changes: watch::Receiver<u64>,
     tell: Tell,
     moved: Moved,
+    floor: Duration,
     started: Instant,
     state: Mutex<State>,
 }
@@ -101,7 +104,7 @@ enum Done {
 impl Repair {
     /// Nothing is done yet.
     pub fn new(parts: RepairParts) -> Repair {
-        let RepairParts { nodes, index, rate_bytes, interval, peer_changes, tell } = parts;
+        let RepairParts { nodes, index, rate_bytes, interval, retention_floor: floor, peer_changes, tell } = parts;
         nodes.pacing().set_rate(rate_bytes);
         let interval_ms = u64::try_from(interval.as_millis()).unwrap_or(u64::MAX);
         let state = State {
@@ -115,7 +118,7 @@ impl Repair {
             unsure: None,
         };
         let (moved, started, state) = (Moved::default(), Instant::now(), Mutex::new(state));
-        Repair { inner: Arc::new(Inner { nodes, index, peer_changes, tell, moved, started, state }) }
+        Repair { inner: Arc::new(Inner { nodes, index, peer_changes, tell, moved, floor, started, state }) }
     }
 
     /// Does what there is to do, for as long as this runs. It does not end by itself.
@@ -246,7 +249,8 @@ impl Repair {
             && let Some(partition) = state.hand_overs.next(now_ms)
         {
             state.handing_over += 1;
-            work.spawn(self.clone().hand_over(Arc::clone(view), partition));
+            let may_drop = state.hand_overs.may_drop(partition, now_ms);
+            work.spawn(self.clone().hand_over(Arc::clone(view), partition, may_drop));
         }
     }
 
@@ -302,15 +306,15 @@ impl Repair {
     }
 
     async fn pull(self, pull: Pull) -> Done {
-        let Inner { nodes, index, moved, .. } = &*self.inner;
+        let Inner { nodes, index, moved, floor, .. } = &*self.inner;
         let Pull { source, partition, .. } = pull;
-        let puller = Puller { nodes, index, moved, source, partition };
+        let puller = Puller { nodes, index, moved, source, partition, floor: *floor };
         let outcome = match puller.pull().await {
             Ok(copies) => {
                 tracing::debug!(partition, %source, copies, "a partition was compared with another node's");
                 Pulled::All { copies }
             }
-            Err(MoveError::Store(error @ WriteError::Full { .. })) => {
+            Err(MoveError::Store(error @ (WriteError::Full { .. } | WriteError::Outlived { .. }))) => {
                 tracing::debug!(partition, %source, %error, "this node has no room for what it should have");
                 Pulled::Full
             }
@@ -326,11 +330,11 @@ impl Repair {
         Done::Pulled(pull, outcome)
     }
 
-    async fn hand_over(self, view: Arc<View>, partition: u16) -> Done {
-        let Inner { nodes, index, moved, .. } = &*self.inner;
-        let hand_over = HandOver { nodes, index, moved, view, partition };
+    async fn hand_over(self, view: Arc<View>, partition: u16, may_drop: bool) -> Done {
+        let Inner { nodes, index, moved, floor, .. } = &*self.inner;
+        let hand_over = HandOver { nodes, index, moved, view, partition, floor: *floor, may_drop };
         let has_failed = match hand_over.run().await {
-            Ok(is_kept) => is_kept,
+            Ok(is_lacking) => is_lacking,
             Err(error) => {
                 tracing::warn!(partition, error = %with_causes(&error), "what others own was not handed over");
                 true

@@ -1,9 +1,13 @@
 //! Blobs on their way between this node and another one: small ones in batches, large ones in streams, at the rate of repair.
 
+use std::ops::Not as _;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
 use bytes::Bytes;
 use casbah_cluster::digest::Digest;
 use casbah_cluster::inventory::ListedBlob;
 use casbah_cluster::membership::NodeId;
+use casbah_cluster::repair::Room;
 use futures_util::stream::{self, StreamExt as _};
 use tonic::Status;
 
@@ -31,6 +35,8 @@ pub(super) struct Way<'a> {
     pub(super) nodes: &'a Nodes,
     pub(super) moved: &'a Moved,
     pub(super) other: NodeId,
+    /// For how long what was used stays, on any node.
+    pub(super) floor: Duration,
 }
 
 /// Blobs that go together, or one alone that is too large for that.
@@ -112,8 +118,7 @@ impl Way<'_> {
                 self.moved.pulled(bytes);
                 Ok(true)
             }
-            // It would be the next to go, or does not fit whatever goes.
-            Err(store::WriteError::Outlived { .. } | store::WriteError::LargerThanStore { .. }) => Ok(false),
+            Err(error) if self.is_of_no_use(&blob, &error) => Ok(false),
             Err(error) => Err(MoveError::of_write(error)),
         }
     }
@@ -122,7 +127,7 @@ impl Way<'_> {
         let digest = &blob.digest;
         // First, so that nothing comes that would not stay.
         let mut upload = match self.nodes.store().upload_copy(digest, blob.used_ms).await {
-            Err(store::WriteError::Outlived { .. } | store::WriteError::LargerThanStore { .. }) => return Ok(0),
+            Err(error) if self.is_of_no_use(blob, &error) => return Ok(0),
             upload => upload.map_err(MoveError::of_write)?,
         };
         let mut read = match self.nodes.remote().read_copy(self.other, digest).await {
@@ -138,13 +143,26 @@ impl Way<'_> {
         Ok(1)
     }
 
-    /// Whether this node would not evict the blob before all others.
+    /// Whether this node has room for the blob, or would evict others before it. The store decides; what it would refuse need not
+    /// come.
     fn would_stay(&self, blob: &ListedBlob) -> bool {
         let status = self.nodes.store().status();
         let room_bytes = status.usable_bytes.saturating_sub(status.bytes + status.reserved_bytes);
-        let horizon = status.oldest_use.and_then(|used| used.duration_since(std::time::UNIX_EPOCH).ok());
-        let horizon_ms = horizon.and_then(|since| u64::try_from(since.as_millis()).ok());
-        blob.digest.size_bytes() < room_bytes || horizon_ms.is_none_or(|horizon_ms| blob.used_ms > horizon_ms)
+        let oldest_use = status.oldest_use.and_then(|used| used.duration_since(UNIX_EPOCH).ok());
+        let horizon_ms = oldest_use.map(|since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX));
+        let floor_ms = u64::try_from(self.floor.as_millis()).unwrap_or(u64::MAX);
+        let has_room = blob.digest.size_bytes() < room_bytes;
+        let room = Room { horizon_ms: horizon_ms.filter(|_| !has_room), floor_ms };
+        !room.would_evict(blob.used_ms, unix_ms())
+    }
+
+    /// Whether this node refuses a copy that it need not have: it would be the next to go, or does not fit whatever goes.
+    fn is_of_no_use(&self, blob: &ListedBlob, error: &store::WriteError) -> bool {
+        match error {
+            store::WriteError::Outlived { .. } => !is_promised(blob, self.floor),
+            store::WriteError::LargerThanStore { .. } => true,
+            _ => false,
+        }
     }
 
     /// Gives blobs that are here to the other node; what became of each, in the order of `load`.
@@ -206,6 +224,18 @@ impl Way<'_> {
         }
         Ok(outcome)
     }
+}
+
+/// Whether a blob was used so lately that it has been promised to stay (G4).
+pub(super) fn is_promised(blob: &ListedBlob, floor: Duration) -> bool {
+    let floor_ms = u64::try_from(floor.as_millis()).unwrap_or(u64::MAX);
+    Room { horizon_ms: Some(u64::MAX), floor_ms }.would_evict(blob.used_ms, unix_ms()).not()
+}
+
+/// By this node's clock.
+pub(super) fn unix_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
 fn is_gone(error: &store::ReadError) -> bool {

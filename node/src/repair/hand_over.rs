@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use bytes::Bytes;
 use casbah_cluster::digest::Digest;
@@ -11,12 +11,12 @@ use casbah_cluster::membership::NodeId;
 use casbah_cluster::repair::{Said, Surplus};
 use casbah_cluster::view::View;
 
-use super::copies::{Load, Way, loads};
+use super::copies::{Load, Way, is_promised, loads, unix_ms};
 use super::error::MoveError;
 use super::progress::Moved;
 use crate::config::limits::PEER_LIST_BYTES;
-use crate::index::ActionIndex;
 use crate::forward::PeerError;
+use crate::index::ActionIndex;
 use crate::replicate::Nodes;
 use crate::store::Presence;
 
@@ -33,12 +33,16 @@ pub(super) struct HandOver<'a> {
     pub(super) moved: &'a Moved,
     pub(super) view: Arc<View>,
     pub(super) partition: u16,
+    /// For how long what was used stays, on any node.
+    pub(super) floor: Duration,
+    /// Whether all owners have had all of it for long enough for it to go.
+    pub(super) may_drop: bool,
 }
 
 // === impl HandOver ===
 
 impl HandOver<'_> {
-    /// Looks after all of it; whether something had to be kept, as an owner did not answer or did not take it.
+    /// Looks after all of it; whether an owner lacks something, as it did not answer or did not take it.
     ///
     /// # Errors
     /// [`MoveError`], when this node itself fails.
@@ -49,7 +53,7 @@ impl HandOver<'_> {
     }
 
     async fn blobs(&self) -> Result<bool, MoveError> {
-        let (mut after, mut is_kept) = (None, false);
+        let (mut after, mut is_lacking) = (None, false);
         loop {
             if !self.is_still_so() {
                 return Ok(true);
@@ -57,9 +61,9 @@ impl HandOver<'_> {
             let listed = self.nodes.store().list(usize::from(self.partition), after.as_ref(), PAGE).await;
             let page = listed.map_err(MoveError::List)?;
             after = page.entries.last().map(|last| last.digest);
-            is_kept |= self.page(page.entries).await?;
+            is_lacking |= self.page(page.entries).await?;
             if page.is_last {
-                return Ok(is_kept);
+                return Ok(is_lacking);
             }
         }
     }
@@ -89,13 +93,11 @@ impl HandOver<'_> {
         self.give(&blobs, &mut surplus).await?;
         let done: Vec<Digest> =
             digests.iter().zip(&surplus).filter(|(_, surplus)| surplus.may_drop()).map(|(digest, _)| *digest).collect();
-        let mut is_kept = done.len() < digests.len();
-        if !done.is_empty() && self.is_still_so() {
+        if self.may_drop && !done.is_empty() && self.is_still_so() {
             let dropped = self.nodes.store().remove(&done, begun_ms);
             self.moved.dropped(dropped as u64);
-            is_kept |= dropped < done.len();
         }
-        Ok(is_kept)
+        Ok(done.len() < digests.len())
     }
 
     /// Gives owners what they lack.
@@ -105,7 +107,7 @@ impl HandOver<'_> {
             surplus.lacking().for_each(|owner| lacking.entry(owner).or_default().push(at));
         }
         for (owner, places) in lacking {
-            let way = Way { nodes: self.nodes, moved: self.moved, other: owner };
+            let way = Way { nodes: self.nodes, moved: self.moved, other: owner, floor: self.floor };
             let wanted: Vec<ListedBlob> = places.iter().filter_map(|at| blobs.get(*at).copied()).collect();
             let place_of: HashMap<Digest, usize> =
                 wanted.iter().zip(&places).map(|(blob, at)| (blob.digest, *at)).collect();
@@ -126,7 +128,8 @@ impl HandOver<'_> {
                 for (blob, outcome) in given.iter().zip(outcomes) {
                     let said = match outcome {
                         Ok(()) => Said::Has,
-                        Err(PeerError::OutOfRange) => Said::WouldEvict,
+                        // What was promised to stay is kept until the owner has room for it.
+                        Err(PeerError::OutOfRange) if !is_promised(blob, self.floor) => Said::WouldEvict,
                         Err(_) => continue,
                     };
                     if let Some(surplus) = place_of.get(&blob.digest).and_then(|at| surplus.get_mut(*at)) {
@@ -139,7 +142,7 @@ impl HandOver<'_> {
     }
 
     async fn actions(&self) -> Result<bool, MoveError> {
-        let (mut after, mut is_kept): (Option<ActionName>, bool) = (None, false);
+        let (mut after, mut is_lacking): (Option<ActionName>, bool) = (None, false);
         loop {
             let (index, partition, from) = (self.index.clone(), usize::from(self.partition), after.clone());
             let read = move || -> Result<_, MoveError> {
@@ -156,15 +159,15 @@ impl HandOver<'_> {
                 let found = found.filter(|(version, _)| *version == listed.version);
                 match found {
                     Some((_, result)) if self.give_action(&listed, &result).await => done.push(listed),
-                    _ => is_kept = true,
+                    _ => is_lacking = true,
                 }
             }
-            if !done.is_empty() && self.is_still_so() {
+            if self.may_drop && !done.is_empty() && self.is_still_so() {
                 self.index.remove(&done).await?;
                 self.moved.dropped(done.len() as u64);
             }
             if page.is_last {
-                return Ok(is_kept);
+                return Ok(is_lacking);
             }
         }
     }
@@ -201,9 +204,4 @@ impl HandOver<'_> {
         let epochs = |view: &View| view.placements().iter().map(|placement| placement.epoch()).collect::<Vec<_>>();
         epochs(&now) == epochs(&self.view)
     }
-}
-
-fn unix_ms() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }

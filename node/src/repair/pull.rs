@@ -1,5 +1,7 @@
 //! The owner's side: goes through what a source has of a partition, and copies what is missing here.
 
+use std::time::Duration;
+
 use casbah_cluster::inventory::{ActionName, ListedAction, ListedBlob};
 use casbah_cluster::membership::NodeId;
 use casbah_cluster::replication::Version;
@@ -30,6 +32,8 @@ pub(super) struct Puller<'a> {
     pub(super) moved: &'a Moved,
     pub(super) source: NodeId,
     pub(super) partition: u16,
+    /// For how long what was used stays, on any node.
+    pub(super) floor: Duration,
 }
 
 // === impl Puller ===
@@ -73,7 +77,7 @@ impl Puller<'_> {
     /// The longest unused first, so that they come into the order of use as they were used.
     async fn fetch(&self, mut missing: Vec<ListedBlob>) -> Result<u64, MoveError> {
         missing.sort_by_key(|blob| blob.used_ms);
-        let way = Way { nodes: self.nodes, moved: self.moved, other: self.source };
+        let way = Way { nodes: self.nodes, moved: self.moved, other: self.source, floor: self.floor };
         let mut copies = 0;
         for load in loads(missing) {
             copies += way.fetch(load).await?;

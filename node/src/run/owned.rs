@@ -223,6 +223,7 @@ impl Owned {
             index: self.actions.clone(),
             rate_bytes: config.repair.rate_bytes,
             interval: config.repair.interval,
+            retention_floor: config.store.retention_floor,
             peer_changes: self.peers.changes(),
             tell: self.place.teller(group),
         });
