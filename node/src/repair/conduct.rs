@@ -2,7 +2,7 @@
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use casbah_cluster::membership::{Epoch, NodeId};
 use casbah_cluster::repair::{HandOvers, Peer, Pull, Pulled, Step, Summary, Sync};
@@ -10,6 +10,7 @@ use casbah_cluster::view::View;
 use futures_util::future::BoxFuture;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 use super::compare;
 use super::error::MoveError;

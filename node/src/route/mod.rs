@@ -20,6 +20,8 @@ mod lookup;
 #[cfg(test)]
 mod read_test;
 mod reading;
+#[cfg(test)]
+mod repair_test;
 mod rounds;
 #[cfg(test)]
 mod testing;
