@@ -24,6 +24,7 @@ pub struct Cluster {
     /// The Raft group.
     pub raft: Raft,
     /// How the node that tells gets what it should have, and gives away what it should not.
+    #[serde(default)]
     pub repair: RepairProgress,
 }
 
