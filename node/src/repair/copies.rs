@@ -1,6 +1,5 @@
 //! Blobs on their way between this node and another one: small ones in batches, large ones in streams, at the rate of repair.
 
-use std::ops::Not as _;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
@@ -229,7 +228,7 @@ impl Way<'_> {
 /// Whether a blob was used so lately that it has been promised to stay (G4).
 pub(super) fn is_promised(blob: &ListedBlob, floor: Duration) -> bool {
     let floor_ms = u64::try_from(floor.as_millis()).unwrap_or(u64::MAX);
-    Room { horizon_ms: Some(u64::MAX), floor_ms }.would_evict(blob.used_ms, unix_ms()).not()
+    !Room { horizon_ms: Some(u64::MAX), floor_ms }.would_evict(blob.used_ms, unix_ms())
 }
 
 /// By this node's clock.

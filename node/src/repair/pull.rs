@@ -106,7 +106,7 @@ impl Puller<'_> {
     /// Those that are newer there, or not here.
     async fn newer(&self, listed: Vec<ListedAction>) -> Result<Vec<ActionName>, MoveError> {
         let index = self.index.clone();
-        let look = move || {
+        let look = move || -> Result<Vec<ActionName>, MoveError> {
             let mut newer = Vec::new();
             for listed in listed {
                 let here: Option<Version> = index.get(&listed.instance, &listed.action)?.map(|(version, _)| version);
