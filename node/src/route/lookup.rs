@@ -115,17 +115,12 @@ async fn ask_owners(nodes: &Nodes, view: &View, digests: &[Digest]) -> Answers {
 }
 
 /// Asks those that stand in for owners that do not answer.
-async fn seek_further(
-    nodes: &Nodes,
-    view: &View,
-    digests: &[Digest],
-    silent: &Silent,
-    found: &mut Found,
-) {
+async fn seek_further(nodes: &Nodes, view: &View, digests: &[Digest], silent: &Silent, found: &mut Found) {
     let mut sought = Vec::new();
     for (position, digest) in digests.iter().enumerate() {
         let owners = view.owners(partition_of(digest));
-        if found.present.get(position) == Some(&true) || !owners.iter().any(|node| silent.of(*node, position).is_some()) {
+        if found.present.get(position) == Some(&true) || !owners.iter().any(|node| silent.of(*node, position).is_some())
+        {
             continue;
         }
         let mut blob = Sought::new(nodes, view, position, digest);

@@ -15,6 +15,7 @@ use crate::accept::{Bound, End, OwnerSocket};
 use crate::config::{Config, limits};
 use crate::forward::{Dialler, Discovery, PeerTls, Peers, PeersParts};
 use crate::index::{ActionIndex, AssetIndex, Group, IndexError, SplitIndex};
+use crate::replicate::restore;
 use crate::route::{Actions, Blobs, Nodes};
 use crate::run::RunError;
 use crate::run::cluster_report::ClusterSight;
