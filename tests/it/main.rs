@@ -29,6 +29,7 @@ mod digest_functions;
 mod health;
 mod instances;
 mod limits;
+mod overload;
 mod quota;
 mod reading;
 mod reflection;
