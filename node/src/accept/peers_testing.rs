@@ -32,6 +32,7 @@ pub const CLUSTER: ClusterId = ClusterId([7; 16]);
 pub struct Node {
     pub id: NodeId,
     pub store: Store,
+    pub results: ActionIndex,
     pub peers: Peers,
     pub roster: watch::Sender<Arc<Roster>>,
     pub tls: Arc<ListenerTls>,
@@ -138,9 +139,10 @@ impl Node {
         let (port, tls) = (bound.port(), bound.tls().unwrap());
         let roster = watch::Sender::new(Arc::new(Roster::joined(CLUSTER, id)));
         let inner = Arc::new(Inner { writable: Mutex::new(true), ..Inner::default() });
+        let results = ActionIndex::open(&dir.path().join("actions.redb"), 1000).unwrap();
         let parts = peer::Parts {
             store: store.clone(),
-            results: ActionIndex::open(&dir.path().join("actions.redb"), 1000).unwrap(),
+            results: results.clone(),
             group: inner.clone(),
             members: inner.clone(),
             roster: roster.subscribe(),
@@ -155,7 +157,22 @@ impl Node {
         let report = Arc::new(move || report.report());
         let peers = Peers::new(PeersParts { roster: roster.subscribe(), dialler, report });
         let (end, watching) = (Some(end), JoinSet::new());
-        Node { id, store, peers, roster, tls, config, port, reload_now, inner, end, serving, watching, _dir: dir }
+        Node {
+            id,
+            store,
+            results,
+            peers,
+            roster,
+            tls,
+            config,
+            port,
+            reload_now,
+            inner,
+            end,
+            serving,
+            watching,
+            _dir: dir,
+        }
     }
 
     /// Begins to ask others how they are.
