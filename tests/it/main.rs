@@ -35,5 +35,6 @@ mod reading;
 mod reflection;
 mod restart;
 mod resumption;
+mod retention;
 mod takeover;
 mod tree;

@@ -107,7 +107,6 @@ pub const PEER_BATCH_BYTES: u64 = 4 << 20;
 /// Digests in one batch between nodes, and in one question which blobs are there: some 3 MiB.
 pub const PEER_DIGESTS_MAX: usize = 1 << 16;
 
-<<<<<<< HEAD
 /// One part in so many of the memory for calls is that of other nodes, so that the clients of two nodes that are full do not
 /// wait for each other. A cluster of one has none.
 pub const PEER_MEMORY_SHARE: u64 = 3;
@@ -120,14 +119,13 @@ pub const PEER_PATIENCE: Duration = Duration::from_secs(2);
 
 /// How long another node may send nothing in the middle of a blob. Uploads that were interrupted stay open for five minutes.
 pub const PEER_WRITE_STALL: Duration = Duration::from_secs(600);
-=======
+
 /// Entries in one page of a list of what a node holds: some 2 MiB, gathered in a few milliseconds. A partition of a store of a
 /// hundred million blobs has two of them.
 pub const PEER_LIST_MAX: usize = 16 << 10;
 
 /// Bytes of such a page beyond which it ends: names of instances may be long.
 pub const PEER_LIST_BYTES: usize = 4 << 20;
->>>>>>> main
 
 /// How long requests under way may take to finish once the process was told to stop; then they are cut. Below the
 /// 30 s that Kubernetes gives, and the 90 s of systemd.

@@ -176,7 +176,8 @@ impl Owned {
         self.place.settled().await;
         let Some(group) = self.group.clone() else { return std::future::pending().await };
         let serving = self.serve(group).await?;
-        let routes = serving.routes.clone();
+        let (routes, nodes) = (serving.routes.clone(), serving.nodes.clone());
+        self.tasks.spawn(async move { nodes.keep_telling().await });
         self.serving = Some(serving);
         Ok(routes)
     }
