@@ -191,10 +191,8 @@ async fn a_client_with_hundreds_of_streams_makes_itself_wait_and_not_others() ->
     }
     eventually("the greedy one is at work", || async { Ok(downloads.load(Ordering::Relaxed) >= 50) }).await?;
     let waiting = metric(admin, "casbah_admission_waiting_calls{traffic=\"clients\"}")?;
-    let (beside, own) = tokio::join!(
-        measured(10, || one_of_each(&polite, &known)),
-        measured(2, || one_of_each(&greedy, &known))
-    );
+    let (beside, own) =
+        tokio::join!(measured(10, || one_of_each(&polite, &known)), measured(2, || one_of_each(&greedy, &known)));
     let (beside, own) = (beside?, own?);
     is_over.store(true, Ordering::Relaxed);
     while let Some(ended) = streams.join_next().await {
@@ -252,10 +250,14 @@ async fn readers_that_do_not_read_hold_bounded_memory_and_are_ended() -> Result<
     eprintln!("{} MiB more", growth >> 20);
     assert!(growth < 128 << 20, "{growth} bytes more");
     // They are ended although nobody has read a byte, and what they held is given back.
-    eventually("they have been ended", || async { Ok(metric(admin, STALLED_READERS)? >= streams.len() as f64) }).await?;
+    eventually("they have been ended", || async { Ok(metric(admin, STALLED_READERS)? >= streams.len() as f64) })
+        .await?;
     is_idle(admin).await?;
     for stream in &mut streams {
-        let ended = async { while stream.message().await?.is_some() {} Ok::<_, Status>(()) };
+        let ended = async {
+            while stream.message().await?.is_some() {}
+            Ok::<_, Status>(())
+        };
         ensure!(within_deadline("the end", ended).await?.is_err(), "it went on");
     }
     until_let_in("a download", || client.download(&digest)).await?;
@@ -327,7 +329,7 @@ async fn writers_that_do_not_go_on_hold_bounded_memory_and_may_go_on_later() -> 
     for (client, name, blob, upload) in uploads {
         let status = upload.answer().await.expect_err("it was never finished");
         ensure!(status.code() == Code::Unavailable && retry_after(&status).is_some(), "{status:?}");
-        let written = usize::try_from(client.query_write(&name).await?.committed_size)?;
+        let written = usize::try_from(until_let_in("a query", || client.query_write(&name)).await?.committed_size)?;
         if written == half.len() && kept == 0 {
             kept += 1;
             let rest = client.begin_upload();
@@ -375,7 +377,8 @@ async fn a_node_that_has_no_room_says_so_at_once_and_still_says_how_it_is() -> R
         Ok(blob) => ensure!(blob.len() == 16 << 20),
         Err(status) => ensure!(status.code() == Code::Unavailable, "{status:?}"),
     }
-    let turned_away = metric(admin, "casbah_admission_turned_away_total{traffic=\"clients\",reason=\"waited_too_long\"}")?;
+    let turned_away =
+        metric(admin, "casbah_admission_turned_away_total{traffic=\"clients\",reason=\"waited_too_long\"}")?;
     assert!(turned_away >= 1.0);
     drop(streams);
     is_idle(admin).await?;
@@ -404,7 +407,7 @@ async fn three_nodes_that_are_full_do_not_wait_for_each_other() -> Result<()> {
             let client = client_from(source, &authority).await?;
             let reader = client_from(source, &other).await?;
             for round in 0..3_u64 {
-                let content = Content::new(1000 + (u64::from(number) * 7 + round * 13) % 40 * 50_000);
+                let content = Content::new(1000 + (u64::from(number) * 7 + round * 13) % 40 * 20_000);
                 until_let_in("an upload", || async {
                     let outcome = content.upload(&client).await;
                     refusals.fetch_add(u64::from(outcome.is_err()), Ordering::Relaxed);

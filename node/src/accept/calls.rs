@@ -45,13 +45,12 @@ where
         let mut alarm = Alarm { reader: Arc::clone(&reader), stall: self.stall, sleep: None };
         tokio::spawn(async move {
             let mut call = pin!(call);
-            let went_off = poll_fn(|context| {
-                match READER.sync_scope(Arc::clone(&reader), || call.as_mut().poll(context)) {
+            let went_off =
+                poll_fn(|context| match READER.sync_scope(Arc::clone(&reader), || call.as_mut().poll(context)) {
                     Poll::Ready(_) => Poll::Ready(false),
                     Poll::Pending => alarm.poll(context).map(|()| true),
-                }
-            })
-            .await;
+                })
+                .await;
             if went_off {
                 COUNTERS.stalled.add(Stalled::Reader as usize, 1);
                 // Dropped now, its stream is reset, and what was to be sent is given up.

@@ -44,8 +44,10 @@ const ADMISSION_HELD: Metric = gauge(
     "What calls that were let in are charged with, which is what they may hold at the most",
     &[Traffic::LABEL],
 );
-const ADMISSION_CALLS: Metric = gauge("casbah_admission_calls", "Calls that were let in and have not ended", &[Traffic::LABEL]);
-const ADMISSION_WAITING: Metric = gauge("casbah_admission_waiting_calls", "Calls that wait to be let in", &[Traffic::LABEL]);
+const ADMISSION_CALLS: Metric =
+    gauge("casbah_admission_calls", "Calls that were let in and have not ended", &[Traffic::LABEL]);
+const ADMISSION_WAITING: Metric =
+    gauge("casbah_admission_waiting_calls", "Calls that wait to be let in", &[Traffic::LABEL]);
 const TURNED_AWAY: Metric = counter(
     "casbah_admission_turned_away_total",
     "Calls that were told to come again (UNAVAILABLE): too many waited already, they waited too long, or a message was too long for what was free",

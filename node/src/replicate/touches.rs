@@ -56,10 +56,10 @@ impl Touches {
     /// Tells all nodes that are there what waits for them.
     pub(super) async fn tell(&self, nodes: &Nodes) {
         let view = nodes.view();
-        let told: Vec<(NodeId, HashSet<Digest>)> = {
+        let told: HashMap<NodeId, HashSet<Digest>> = {
             let mut waiting = self.lock();
             waiting.is_to_be_told = false;
-            let (told, kept) = std::mem::take(&mut waiting.by_node)
+            let (told, kept): (HashMap<_, _>, HashMap<_, _>) = std::mem::take(&mut waiting.by_node)
                 .into_iter()
                 .filter(|(node, _)| view.member(*node).is_some())
                 .partition(|(node, _)| nodes.remote().health(*node).reachable);
@@ -72,7 +72,9 @@ impl Touches {
             if let Err(error) = nodes.remote().find(node, &asked, true).await {
                 tracing::debug!(%node, %error, "uses of blobs could not be told yet");
                 let mut waiting = self.lock();
-                asked.into_iter().for_each(|digest| drop(waiting.add(node, digest)));
+                for digest in asked {
+                    waiting.add(node, digest);
+                }
             }
         }))
         .await;

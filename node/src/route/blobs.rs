@@ -130,7 +130,11 @@ impl Blobs {
     pub async fn put_many(&self, blobs: Vec<(Digest, Bytes)>) -> Vec<Result<(), WriteError>> {
         let digests: Vec<Digest> = blobs.iter().map(|(digest, _)| *digest).collect();
         let stored = put_many(&self.nodes, blobs).await;
-        digests.iter().zip(&stored).filter(|(_, stored)| stored.is_ok()).for_each(|(digest, _)| self.nodes.promise(digest));
+        digests
+            .iter()
+            .zip(&stored)
+            .filter(|(_, stored)| stored.is_ok())
+            .for_each(|(digest, _)| self.nodes.promise(digest));
         stored
     }
 

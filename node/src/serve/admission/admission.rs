@@ -10,14 +10,13 @@ use tonic::Status;
 
 use crate::observe::counters::COUNTERS;
 use crate::observe::labels::{Traffic, TurnedAway};
-use crate::serve::admission::turns::{Client, LineBounds, Ticket, Turn, Turns};
+use crate::serve::admission::turns::{Client, Cost, LineBounds, Ticket, Turn, Turns};
 use crate::serve::status_map;
 
 /// When to come again after being sent away: a while in which a good part of what is under way has ended.
 const COME_AGAIN: Duration = Duration::from_secs(1);
 
-/// What calls that wait may be charged with together, as a part of what those may have that are let in: what they have sent
-/// already is held too.
+/// What calls that wait may have sent already, together, as a part of what those may have that are let in.
 const WAITING_SHARE: u64 = 2;
 
 /// How much is let in.
@@ -78,19 +77,19 @@ impl Admission {
         Admission { inner: Arc::new(inner) }
     }
 
-    /// A place for a call that may hold so much; waited for, if need be.
+    /// A place for a call that costs so much; waited for, if need be.
     ///
     /// # Errors
     /// `UNAVAILABLE` when there is none, to be tried again later.
     ///
     /// # Cancel safety
     /// May be dropped.
-    pub(super) async fn admit(&self, client: Client, bytes: u64) -> Result<Place, Status> {
+    pub(super) async fn admit(&self, client: Client, cost: Cost) -> Result<Place, Status> {
         let inner = &self.inner;
         let (told, bytes, ticket) = {
             let mut state = inner.lock();
-            let bytes = state.turns.charge_bytes(bytes);
-            let turn = state.turns.ask(&client, bytes);
+            let bytes = state.turns.charge_bytes(cost.held_bytes);
+            let turn = state.turns.ask(&client, Cost { held_bytes: bytes, ..cost });
             let told = match turn {
                 Turn::Now => None,
                 Turn::Waits(ticket) => {
@@ -145,7 +144,7 @@ impl Inner {
         for ticket in tickets {
             if let Some(tell) = state.waiting.remove(ticket) {
                 // Whoever does not listen any more gives it back when it finds that it was let in.
-                drop(tell.send(()));
+                let _is_heard = tell.send(());
             }
         }
         self.count(state);
@@ -209,6 +208,10 @@ mod tests {
         Admission::new(Traffic::Clients, Bounds { memory_bytes, waiting: 10, patience: PATIENCE })
     }
 
+    fn cost(held_bytes: u64) -> Cost {
+        Cost { held_bytes, sent_bytes: 0 }
+    }
+
     fn client(name: &str) -> Client {
         Client::Named(name.into())
     }
@@ -218,7 +221,7 @@ mod tests {
     }
 
     async fn refused(admission: &Admission, name: &str, bytes: u64) -> Status {
-        match admission.admit(client(name), bytes).await {
+        match admission.admit(client(name), cost(bytes)).await {
             Ok(_) => panic!("it was let in"),
             Err(status) => status,
         }
@@ -228,11 +231,11 @@ mod tests {
     async fn a_call_that_waits_is_let_in_when_another_one_ends() {
         let admission = admission(100);
         let first: Vec<Place> = [
-            admission.admit(client("a"), 25).await.unwrap(),
-            admission.admit(client("a"), 25).await.unwrap(),
+            admission.admit(client("a"), cost(25)).await.unwrap(),
+            admission.admit(client("a"), cost(25)).await.unwrap(),
         ]
         .into();
-        let (waiter, ending) = tokio::join!(admission.admit(client("a"), 25), async move { drop(first) });
+        let (waiter, ending) = tokio::join!(admission.admit(client("a"), cost(25)), async move { drop(first) });
         assert!(waiter.is_ok());
         let () = ending;
         assert_eq!(held(&admission), 25);
@@ -243,7 +246,7 @@ mod tests {
     #[tokio::test]
     async fn whoever_waits_too_long_is_told_to_come_again() {
         let admission = admission(100);
-        let _held = [admission.admit(client("a"), 25).await, admission.admit(client("a"), 25).await];
+        let _held = [admission.admit(client("a"), cost(25)).await, admission.admit(client("a"), cost(25)).await];
         let status = refused(&admission, "a", 25).await;
         assert_eq!(status.code(), Code::Unavailable);
         assert_eq!(status_map::retry_after_ms(&status), 1000);
@@ -254,9 +257,9 @@ mod tests {
     #[tokio::test]
     async fn whoever_goes_away_while_waiting_leaves_nothing_behind() {
         let admission = admission(100);
-        let held_places = [admission.admit(client("a"), 25).await, admission.admit(client("a"), 25).await];
+        let held_places = [admission.admit(client("a"), cost(25)).await, admission.admit(client("a"), cost(25)).await];
         {
-            let waiting = admission.admit(client("a"), 25);
+            let waiting = admission.admit(client("a"), cost(25));
             tokio::pin!(waiting);
             assert!(futures_util::poll!(waiting.as_mut()).is_pending());
             // It is let in and does not know yet.
@@ -269,7 +272,7 @@ mod tests {
     #[tokio::test]
     async fn a_place_grows_only_by_what_is_free() {
         let admission = admission(100);
-        let place = admission.admit(client("a"), 20).await.unwrap();
+        let place = admission.admit(client("a"), cost(20)).await.unwrap();
         place.grow(80).unwrap();
         assert_eq!(place.grow(1).unwrap_err().code(), Code::Unavailable);
         drop(place);
@@ -279,7 +282,7 @@ mod tests {
     #[tokio::test]
     async fn a_call_that_is_larger_than_all_there_is_is_let_in_when_a_good_part_is_free() {
         let admission = admission(100);
-        let place = admission.admit(client("a"), 1000).await.unwrap();
+        let place = admission.admit(client("a"), cost(1000)).await.unwrap();
         assert_eq!(held(&admission), 25);
         drop(place);
     }

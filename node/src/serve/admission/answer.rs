@@ -163,7 +163,7 @@ mod tests {
     use super::*;
     use crate::observe::labels::Traffic;
     use crate::serve::admission::admission::{Admission, Bounds};
-    use crate::serve::admission::turns::Client;
+    use crate::serve::admission::turns::{Client, Cost};
     use futures_util::stream;
     use http::HeaderMap;
     use http_body_util::{BodyExt as _, StreamBody};
@@ -172,7 +172,7 @@ mod tests {
     async fn answer(sizes: &[usize]) -> (Admission, Answer, Arc<Reader>) {
         let bounds = Bounds { memory_bytes: 1000, waiting: 1, patience: Duration::ZERO };
         let admission = Admission::new(Traffic::Clients, bounds);
-        let place = Arc::new(admission.admit(Client::Repair, 100).await.unwrap());
+        let place = Arc::new(admission.admit(Client::Repair, Cost { held_bytes: 100, sent_bytes: 0 }).await.unwrap());
         let mut frames: Vec<_> =
             sizes.iter().map(|size| Ok::<_, Status>(Frame::data(Bytes::from(vec![1; *size])))).collect();
         frames.push(Ok(Frame::trailers(HeaderMap::new())));

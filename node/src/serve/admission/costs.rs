@@ -9,6 +9,7 @@ use prost::Message as _;
 use crate::config::limits;
 use crate::observe::labels::Method;
 use crate::serve::admission::first::First;
+use crate::serve::admission::turns::Cost;
 use crate::serve::cas::MAX_BATCH_BYTES;
 use crate::serve::resource_name::ResourceName;
 
@@ -44,7 +45,7 @@ const RESULT_BYTES: u64 = 128 << 10;
 const LOOKED_AT_BYTES: u64 = 16 << 10;
 
 /// What a call of a client may hold. `has_peers`: blobs may come from other nodes.
-pub(super) fn of_client(method: Method, first: &First, has_peers: bool) -> u64 {
+pub(super) fn of_client(method: Method, first: &First, has_peers: bool) -> Cost {
     let message = first.message_bytes();
     // What another node has sent before it was asked to wait.
     let window = if has_peers { u64::from(limits::PEER_STREAM_WINDOW_BYTES) } else { 0 };
@@ -67,19 +68,22 @@ pub(super) fn of_client(method: Method, first: &First, has_peers: bool) -> u64 {
         | Method::GetCapabilities
         | Method::Other => message * BATCH_FACTOR,
     };
-    CALL_BYTES + further
+    let to_come = if method == Method::Write { size_bytes(first) } else { 0 };
+    Cost { held_bytes: CALL_BYTES + further, sent_bytes: sent_bytes(message.max(to_come)) }
+}
+
+/// What a client may have sent of this before it is read.
+fn sent_bytes(bytes: u64) -> u64 {
+    CALL_BYTES + bytes.min(u64::from(limits::STREAM_WINDOW_BYTES))
 }
 
 /// Whether a call of a client is let in whatever there is to do: it costs next to nothing, and whoever asks takes the node for
 /// dead when nobody answers. What is not offered is refused at once.
 pub(super) fn is_free(method: Method) -> bool {
     match method {
-        Method::Check
-        | Method::Watch
-        | Method::List
-        | Method::Reflection
-        | Method::GetCapabilities
-        | Method::Other => true,
+        Method::Check | Method::Watch | Method::List | Method::Reflection | Method::GetCapabilities | Method::Other => {
+            true
+        }
         Method::FindMissingBlobs
         | Method::BatchUpdateBlobs
         | Method::BatchReadBlobs
@@ -99,7 +103,7 @@ pub(super) fn is_free(method: Method) -> bool {
 }
 
 /// What a call of another node may hold.
-pub(super) fn of_node(path: &str, first: &First) -> u64 {
+pub(super) fn of_node(path: &str, first: &First) -> Cost {
     let message = first.message_bytes();
     let further = match path {
         "/casbah.peer.v1.Blobs/Find" => message * DIGESTS_FACTOR,
@@ -109,7 +113,7 @@ pub(super) fn of_node(path: &str, first: &First) -> u64 {
         "/casbah.peer.v1.Blobs/StoreBatch" => message * BATCH_FACTOR,
         _ => message * BATCH_FACTOR + PIECES_BYTES,
     };
-    CALL_BYTES + further
+    Cost { held_bytes: CALL_BYTES + further, sent_bytes: sent_bytes(message) }
 }
 
 /// Whether a call of another node is let in whatever there is to do: the log and the membership, without which nothing goes on.
@@ -174,9 +178,9 @@ mod tests {
 
     #[test]
     fn small_blobs_cost_little_and_large_ones_no_more_than_their_pieces() {
-        let cost = |size| of_client(Method::Read, &read(size), false) - CALL_BYTES;
+        let cost = |size| of_client(Method::Read, &read(size), false).held_bytes - CALL_BYTES;
         assert_eq!((cost(0), cost(1000), cost(1 << 40)), (0, 2000, PIECES_BYTES));
-        assert!(of_client(Method::Read, &read(1 << 40), true) > CALL_BYTES + PIECES_BYTES);
+        assert!(of_client(Method::Read, &read(1 << 40), true).held_bytes > CALL_BYTES + PIECES_BYTES);
     }
 
     #[test]
@@ -184,10 +188,22 @@ mod tests {
         let write = |size: u64, message: usize| {
             let resource_name = format!("uploads/1/blobs/{HASH}/{size}");
             let write = bytestream::WriteRequest { resource_name, data: vec![1; message].into(), ..Default::default() };
-            of_client(Method::Write, &first(&write), false)
+            of_client(Method::Write, &first(&write), false).held_bytes
         };
         assert!(write(1000, 1000) < CALL_BYTES + 3000);
         assert!(write(1 << 40, 2 << 20) > 4 << 20);
+    }
+
+    #[test]
+    fn what_waits_is_what_was_sent_and_not_what_is_asked_for() {
+        assert_eq!(
+            of_client(Method::Read, &read(1 << 40), true).sent_bytes,
+            CALL_BYTES + read(1 << 40).message_bytes()
+        );
+        let resource_name = format!("uploads/1/blobs/{HASH}/{}", 1_u64 << 40);
+        let write = first(&bytestream::WriteRequest { resource_name, ..Default::default() });
+        let window = u64::from(limits::STREAM_WINDOW_BYTES);
+        assert_eq!(of_client(Method::Write, &write, true).sent_bytes, CALL_BYTES + window);
     }
 
     #[test]
@@ -195,7 +211,7 @@ mod tests {
         let batch = |count: usize, size_bytes| {
             let digest = api::Digest { hash: HASH.into(), size_bytes };
             let request = api::BatchReadBlobsRequest { digests: vec![digest; count], ..Default::default() };
-            of_client(Method::BatchReadBlobs, &first(&request), false)
+            of_client(Method::BatchReadBlobs, &first(&request), false).held_bytes
         };
         assert!(batch(10, 100) < CALL_BYTES + 4000);
         assert!(batch(10, i64::MAX) < CALL_BYTES + (10 << 20));
@@ -206,12 +222,12 @@ mod tests {
     #[test]
     fn what_is_no_request_costs_as_much_as_a_large_one_or_is_refused_soon() {
         let nothing = First { bytes: Bytes::from_static(b"\0\0\0\0\x02\xff\xff") };
-        assert_eq!(of_client(Method::Read, &nothing, false), CALL_BYTES + PIECES_BYTES);
-        assert_eq!(of_client(Method::BatchReadBlobs, &nothing, false), CALL_BYTES + 2 + 2 * MAX_BATCH_BYTES);
-        assert_eq!(of_client(Method::FindMissingBlobs, &First::default(), false), CALL_BYTES);
+        assert_eq!(of_client(Method::Read, &nothing, false).held_bytes, CALL_BYTES + PIECES_BYTES);
+        assert_eq!(of_client(Method::BatchReadBlobs, &nothing, false).held_bytes, CALL_BYTES + 2 + 2 * MAX_BATCH_BYTES);
+        assert_eq!(of_client(Method::FindMissingBlobs, &First::default(), false).held_bytes, CALL_BYTES);
         let longest = First { bytes: Bytes::from_static(b"\0\xff\xff\xff\xff") };
         for method in [Method::FindMissingBlobs, Method::Write, Method::BatchUpdateBlobs] {
-            assert!(of_client(method, &longest, true) >= u64::from(u32::MAX));
+            assert!(of_client(method, &longest, true).held_bytes >= u64::from(u32::MAX));
         }
     }
 

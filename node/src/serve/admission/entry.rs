@@ -19,7 +19,7 @@ use crate::serve::admission::answer::Answer;
 use crate::serve::admission::costs;
 use crate::serve::admission::first::First;
 use crate::serve::admission::request::Request;
-use crate::serve::admission::turns::Client;
+use crate::serve::admission::turns::{Client, Cost};
 use crate::serve::peer::Caller;
 use crate::serve::status_map;
 
@@ -100,8 +100,8 @@ async fn admit(
 ) -> Result<(Request, Arc<Place>), Status> {
     let first = tokio::time::timeout(patience, First::come(&mut body)).await;
     let first = first.map_err(|_elapsed| status_map::unavailable("nothing came of the call but its headers"))??;
-    let charge_bytes = door.charge_bytes(head.uri.path(), &first);
-    let place = Arc::new(admission.admit(door.client(head), charge_bytes).await?);
+    let cost = door.cost(head.uri.path(), &first);
+    let place = Arc::new(admission.admit(door.client(head), cost).await?);
     Ok((Request::new(first, body, Arc::clone(&place), patience), place))
 }
 
@@ -116,7 +116,7 @@ impl Door {
         }
     }
 
-    fn charge_bytes(self, path: &str, first: &First) -> u64 {
+    fn cost(self, path: &str, first: &First) -> Cost {
         match self {
             Door::Clients { has_peers } => costs::of_client(Method::of(path), first, has_peers),
             Door::Nodes => costs::of_node(path, first),

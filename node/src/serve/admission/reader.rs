@@ -41,13 +41,13 @@ impl Reader {
     }
 
     /// It was given something.
-    pub(super) fn is_to_take(&self) {
+    pub fn is_to_take(&self) {
         let milliseconds = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(NOT_WAITED_FOR - 1);
         self.waited_for_since.store(milliseconds, Ordering::Relaxed);
     }
 
     /// It has taken it.
-    pub(super) fn has_taken(&self) {
+    pub fn has_taken(&self) {
         self.waited_for_since.store(NOT_WAITED_FOR, Ordering::Relaxed);
     }
 }

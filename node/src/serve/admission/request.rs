@@ -149,7 +149,7 @@ mod tests {
     use super::*;
     use crate::observe::labels::Traffic;
     use crate::serve::admission::admission::{Admission, Bounds};
-    use crate::serve::admission::turns::Client;
+    use crate::serve::admission::turns::{Client, Cost};
     use futures_util::{StreamExt as _, stream};
     use http_body_util::{BodyExt as _, StreamBody};
     use tonic::Code;
@@ -164,7 +164,7 @@ mod tests {
     async fn place(bytes: u64) -> (Admission, Arc<Place>) {
         let bounds = Bounds { memory_bytes: 1000, waiting: 1, patience: PATIENCE };
         let admission = Admission::new(Traffic::Clients, bounds);
-        let place = admission.admit(Client::Repair, bytes).await.unwrap();
+        let place = admission.admit(Client::Repair, Cost { held_bytes: bytes, sent_bytes: 0 }).await.unwrap();
         (admission, Arc::new(place))
     }
 

@@ -32,12 +32,21 @@ pub enum Client {
     Repair,
 }
 
-/// How long the line may become.
+/// What a call costs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Cost {
+    /// What it may hold, once it is let in.
+    pub held_bytes: u64,
+    /// What of it may have come already, and is held while it waits.
+    pub sent_bytes: u64,
+}
+
+/// How long the line may become. One client may have half of what the others leave.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LineBounds {
     /// Calls that wait.
     pub calls: usize,
-    /// What they are charged with, together.
+    /// What they have sent already, together.
     pub bytes: u64,
 }
 
@@ -74,7 +83,8 @@ pub struct Turns {
 #[derive(Debug, Default)]
 struct Account {
     held_bytes: u64,
-    waiting: VecDeque<(Ticket, u64)>,
+    waiting: VecDeque<(Ticket, Cost)>,
+    waiting_bytes: u64,
 }
 
 // === impl Turns ===
@@ -100,15 +110,15 @@ impl Turns {
         bytes.min(self.capacity_bytes / CHARGE_SHARE)
     }
 
-    /// A call of this client, charged with so much.
-    pub fn ask(&mut self, client: &Client, charge_bytes: u64) -> Turn {
+    /// A call of this client. It holds no more than [`Turns::charge_bytes`] says.
+    pub fn ask(&mut self, client: &Client, cost: Cost) -> Turn {
         // Nobody overtakes another call of the same client, or one for which there is not room enough yet.
         let is_first = self.clients.get(client).is_none_or(|account| account.waiting.is_empty());
-        if is_first && !self.is_room_waited_for() && self.may_have(client, charge_bytes) {
-            self.take(client, charge_bytes);
+        if is_first && !self.is_room_waited_for() && self.may_have(client, cost.held_bytes) {
+            self.take(client, cost.held_bytes);
             return Turn::Now;
         }
-        if self.waiting_calls >= self.line.calls || self.waiting_bytes + charge_bytes > self.line.bytes {
+        if !self.may_wait(client, cost.sent_bytes) {
             return Turn::Never;
         }
         let ticket = self.next;
@@ -117,9 +127,10 @@ impl Turns {
         if account.waiting.is_empty() {
             self.order.push_back(client.clone());
         }
-        account.waiting.push_back((ticket, charge_bytes));
+        account.waiting.push_back((ticket, cost));
+        account.waiting_bytes += cost.sent_bytes;
         self.waiting_calls += 1;
-        self.waiting_bytes += charge_bytes;
+        self.waiting_bytes += cost.sent_bytes;
         Turn::Waits(ticket)
     }
 
@@ -148,9 +159,10 @@ impl Turns {
     pub fn give_up(&mut self, client: &Client, ticket: Ticket) -> Option<Vec<Ticket>> {
         let account = self.clients.get_mut(client)?;
         let place = account.waiting.iter().position(|(other, _)| *other == ticket)?;
-        let (_, bytes) = account.waiting.remove(place)?;
+        let (_, cost) = account.waiting.remove(place)?;
+        account.waiting_bytes -= cost.sent_bytes;
         self.waiting_calls -= 1;
-        self.waiting_bytes -= bytes;
+        self.waiting_bytes -= cost.sent_bytes;
         if account.waiting.is_empty() {
             self.order.retain(|other| other != client);
         }
@@ -174,6 +186,17 @@ impl Turns {
         self.waiting_calls
     }
 
+    /// A client's first call that waits needs no more than room.
+    fn may_wait(&self, client: &Client, bytes: u64) -> bool {
+        let (calls, client_bytes) =
+            self.clients.get(client).map_or((0, 0), |account| (account.waiting.len(), account.waiting_bytes));
+        let free_calls = self.line.calls.saturating_sub(self.waiting_calls);
+        let free_bytes = self.line.bytes.saturating_sub(self.waiting_bytes);
+        // No more than it leaves to others, as with what it holds.
+        let is_within_share = calls == 0 || (calls < free_calls && client_bytes + bytes <= free_bytes);
+        free_calls > 0 && bytes <= free_bytes && is_within_share
+    }
+
     fn free_bytes(&self) -> u64 {
         self.capacity_bytes.saturating_sub(self.held_bytes)
     }
@@ -192,7 +215,9 @@ impl Turns {
     fn is_room_waited_for(&self) -> bool {
         let waits = |client: &Client| self.clients.get(client)?.waiting.front().copied();
         self.order.front().is_some_and(|client| {
-            waits(client).is_some_and(|(_, bytes)| bytes > self.free_bytes() && self.is_within_share(client, bytes))
+            waits(client).is_some_and(|(_, cost)| {
+                cost.held_bytes > self.free_bytes() && self.is_within_share(client, cost.held_bytes)
+            })
         })
     }
 
@@ -221,9 +246,9 @@ impl Turns {
         while in_vain < self.order.len() {
             let Some(client) = self.order.pop_front() else { break };
             let waits = self.clients.get(&client).and_then(|account| account.waiting.front().copied());
-            let Some((ticket, bytes)) = waits else { continue };
-            if !self.may_have(&client, bytes) {
-                if self.is_within_share(&client, bytes) {
+            let Some((ticket, cost)) = waits else { continue };
+            if !self.may_have(&client, cost.held_bytes) {
+                if self.is_within_share(&client, cost.held_bytes) {
                     // It keeps its turn, or many small calls would keep a large one waiting for ever.
                     self.order.push_front(client);
                     break;
@@ -232,13 +257,14 @@ impl Turns {
                 in_vain += 1;
                 continue;
             }
-            self.take(&client, bytes);
+            self.take(&client, cost.held_bytes);
             self.waiting_calls -= 1;
-            self.waiting_bytes -= bytes;
+            self.waiting_bytes -= cost.sent_bytes;
             tickets.push(ticket);
             in_vain = 0;
             if let Some(account) = self.clients.get_mut(&client) {
                 account.waiting.pop_front();
+                account.waiting_bytes -= cost.sent_bytes;
                 if !account.waiting.is_empty() {
                     self.order.push_back(client);
                 }
@@ -270,9 +296,13 @@ mod tests {
         Turns::new(120, LINE)
     }
 
+    fn cost(bytes: u64) -> Cost {
+        Cost { held_bytes: bytes, sent_bytes: bytes }
+    }
+
     /// How many calls of this size the client gets before one waits.
     fn takes(turns: &mut Turns, client: &Client, bytes: u64) -> usize {
-        (0..).take_while(|_| turns.ask(client, bytes) == Turn::Now).count()
+        (0..).take_while(|_| turns.ask(client, cost(bytes)) == Turn::Now).count()
     }
 
     fn waits(turn: Turn) -> Ticket {
@@ -295,8 +325,8 @@ mod tests {
     fn the_first_call_of_a_client_needs_no_more_than_room() {
         let mut turns = turns();
         takes(&mut turns, &client("a"), 10);
-        assert_eq!(turns.ask(&client("b"), 55), Turn::Now);
-        assert_eq!(turns.ask(&client("c"), 10), Turn::Waits(1), "there are 5 left");
+        assert_eq!(turns.ask(&client("b"), cost(55)), Turn::Now);
+        assert_eq!(turns.ask(&client("c"), cost(10)), Turn::Waits(1), "there are 5 left");
     }
 
     #[test]
@@ -304,7 +334,7 @@ mod tests {
         let mut turns = turns();
         let a = client("a");
         takes(&mut turns, &a, 10);
-        assert!(matches!(turns.ask(&a, 1), Turn::Waits(_)));
+        assert!(matches!(turns.ask(&a, cost(1)), Turn::Waits(_)));
         assert!(matches!(turns.give_back(&a, 10).as_slice(), [first, ..] if *first == 0));
     }
 
@@ -314,8 +344,8 @@ mod tests {
         let (greedy, polite) = (client("greedy"), client("polite"));
         let all = client("all");
         turns.grow(&all, 120);
-        let many: Vec<Ticket> = (0..10).map(|_| waits(turns.ask(&greedy, 10))).collect();
-        let one = waits(turns.ask(&polite, 10));
+        let many: Vec<Ticket> = (0..10).map(|_| waits(turns.ask(&greedy, cost(10)))).collect();
+        let one = waits(turns.ask(&polite, cost(10)));
         assert_eq!(turns.give_back(&all, 10), many[..1]);
         assert_eq!(turns.give_back(&all, 10), [one]);
     }
@@ -325,8 +355,8 @@ mod tests {
         let mut turns = turns();
         let (all, large, small) = (client("all"), client("large"), client("small"));
         turns.grow(&all, 120);
-        let large_one = waits(turns.ask(&large, 30));
-        let small_one = waits(turns.ask(&small, 10));
+        let large_one = waits(turns.ask(&large, cost(30)));
+        let small_one = waits(turns.ask(&small, cost(10)));
         assert!(turns.give_back(&all, 10).is_empty());
         assert!(turns.give_back(&all, 10).is_empty());
         assert_eq!(turns.give_back(&all, 10), [large_one]);
@@ -338,26 +368,36 @@ mod tests {
         let mut turns = turns();
         let (greedy, polite) = (client("greedy"), client("polite"));
         takes(&mut turns, &greedy, 10);
-        assert_eq!(turns.ask(&polite, 10), Turn::Now, "the greedy one waits for its own");
+        assert_eq!(turns.ask(&polite, cost(10)), Turn::Now, "the greedy one waits for its own");
     }
 
     #[test]
     fn nobody_overtakes_whoever_waits_for_room() {
         let mut turns = turns();
         turns.grow(&client("all"), 100);
-        waits(turns.ask(&client("large"), 30));
-        waits(turns.ask(&client("small"), 10));
+        waits(turns.ask(&client("large"), cost(30)));
+        waits(turns.ask(&client("small"), cost(10)));
     }
 
     #[test]
     fn the_line_is_bounded_by_calls_and_by_bytes() {
         let mut turns = Turns::new(120, LineBounds { calls: 3, bytes: 100 });
         turns.grow(&client("all"), 120);
-        assert!(matches!(turns.ask(&client("a"), 90), Turn::Waits(_)));
-        assert_eq!(turns.ask(&client("a"), 11), Turn::Never);
-        assert!(matches!(turns.ask(&client("b"), 5), Turn::Waits(_)));
-        assert!(matches!(turns.ask(&client("c"), 5), Turn::Waits(_)));
-        assert_eq!(turns.ask(&client("d"), 0), Turn::Never);
+        waits(turns.ask(&client("a"), cost(90)));
+        assert_eq!(turns.ask(&client("b"), cost(11)), Turn::Never);
+        waits(turns.ask(&client("b"), cost(5)));
+        waits(turns.ask(&client("c"), cost(5)));
+        assert_eq!(turns.ask(&client("d"), cost(1)), Turn::Never);
+    }
+
+    #[test]
+    fn one_client_has_half_of_the_line_and_leaves_the_rest_to_others() {
+        let mut turns = Turns::new(120, LineBounds { calls: 12, bytes: 1000 });
+        turns.grow(&client("all"), 120);
+        let line = |turns: &mut Turns, name: &str| {
+            (0..).take_while(|_| matches!(turns.ask(&client(name), cost(10)), Turn::Waits(_))).count()
+        };
+        assert_eq!((line(&mut turns, "a"), line(&mut turns, "b"), line(&mut turns, "c")), (6, 3, 2));
     }
 
     #[test]
@@ -365,8 +405,8 @@ mod tests {
         let mut turns = turns();
         let (all, large, small) = (client("all"), client("large"), client("small"));
         turns.grow(&all, 110);
-        let large_one = waits(turns.ask(&large, 30));
-        let small_one = waits(turns.ask(&small, 11));
+        let large_one = waits(turns.ask(&large, cost(30)));
+        let small_one = waits(turns.ask(&small, cost(11)));
         assert!(turns.give_back(&all, 5).is_empty());
         assert_eq!(turns.give_up(&large, large_one), Some(vec![small_one]));
         assert_eq!(turns.give_up(&large, large_one), None);
@@ -378,7 +418,7 @@ mod tests {
         let mut turns = turns();
         for number in 0..100 {
             let one = client(&number.to_string());
-            assert_eq!(turns.ask(&one, 10), Turn::Now);
+            assert_eq!(turns.ask(&one, cost(10)), Turn::Now);
             turns.give_back(&one, 10);
         }
         assert_eq!((turns.clients.len(), turns.held_bytes(), turns.held_calls()), (0, 0, 0));
@@ -404,7 +444,7 @@ mod tests {
             for _ in 0..100 {
                 let one = client(&random.random_range(0..5).to_string());
                 let bytes = turns.charge_bytes(random.random_range(0..60));
-                match turns.ask(&one, bytes) {
+                match turns.ask(&one, cost(bytes)) {
                     Turn::Now => held.push((one, bytes)),
                     Turn::Waits(ticket) => drop(waiting.insert(ticket, (one, bytes))),
                     Turn::Never => {}

@@ -55,8 +55,7 @@ pub fn services(parts: Parts) -> Gate<Entry<Routes>> {
     let mut routes = Routes::builder();
     routes.add_service(Blobs::new(store)).add_service(actions).add_service(inventories);
     routes.add_service(raft).add_service(membership);
-    let bounds =
-        AdmissionBounds { memory_bytes, waiting: limits::PEER_WAITING_MAX, patience: limits::PEER_PATIENCE };
+    let bounds = AdmissionBounds { memory_bytes, waiting: limits::PEER_WAITING_MAX, patience: limits::PEER_PATIENCE };
     let admission = Admission::new(Traffic::Nodes, bounds);
     Gate::new(Entry::new(routes.routes(), Door::Nodes, admission, limits::PEER_WRITE_STALL), roster)
 }
