@@ -8,7 +8,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
-use casbah_cluster::membership::{ClusterId, ClusterState, Epoch, Layout, Member, NodeId, Part, Roster, VolumeId};
+use casbah_cluster::membership::{
+    ClusterId, ClusterState, Epoch, Layout, Member, NodeId, Part, Rebalance, Roster, Standing, VolumeId,
+};
 use casbah_proto::peer::v1 as api;
 use futures_util::StreamExt as _;
 use futures_util::stream::BoxStream;
@@ -91,6 +93,9 @@ impl Site {
             weight: 100,
             part: Part::Voter,
             synced: Epoch(0),
+            standing: Standing::Serving,
+            leaves: false,
+            placed: None,
         };
         let members: BTreeMap<NodeId, Member> = self.addresses.iter().map(|(id, port)| (*id, member(port))).collect();
         let next = members.keys().last().map_or(1, |last| last.0 + 1);
@@ -102,6 +107,8 @@ impl Site {
             write_quorum: 2,
             next_node_id: NodeId(next),
             expected_members: 0,
+            rebalance: Rebalance::Automatic,
+            planned: Epoch::default(),
             members,
             layouts,
         };

@@ -8,7 +8,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use casbah_cluster::digest::Digest;
 use casbah_cluster::inventory::{ActionName, ListedAction, ListedBlob, Page, PartitionSummary};
-use casbah_cluster::membership::{ClusterId, ClusterState, Epoch, Layout, LayoutNode, Member, NodeId, Part, VolumeId};
+use casbah_cluster::membership::{
+    ClusterId, ClusterState, Epoch, Layout, LayoutNode, Member, NodeId, Part, Rebalance, Standing, VolumeId,
+};
 use casbah_cluster::replication::Version;
 use casbah_cluster::ring::partition_of;
 use casbah_cluster::view::View;
@@ -194,6 +196,9 @@ fn state(count: u64, copies: u8, write_quorum: u8) -> ClusterState {
         weight: 100,
         part: Part::Voter,
         synced: Epoch(1),
+        standing: Standing::Serving,
+        leaves: false,
+        placed: None,
     };
     let node = |_| LayoutNode { zone: String::new(), weight: 100 };
     let ids = || 1..=count;
@@ -204,6 +209,8 @@ fn state(count: u64, copies: u8, write_quorum: u8) -> ClusterState {
         write_quorum,
         next_node_id: NodeId(count + 1),
         expected_members: count as u32,
+        rebalance: Rebalance::Automatic,
+        planned: Epoch::default(),
         members: ids().map(|id| (NodeId(id), member(id))).collect(),
         layouts: vec![Layout { epoch: Epoch(1), nodes: ids().map(|id| (NodeId(id), node(id))).collect() }],
     }
