@@ -23,6 +23,7 @@ mod raft;
 mod socket;
 mod upstream;
 
+pub use channel::for_repair;
 pub use dial::{DialError, Dialler, PeerTls};
 pub use discovery::{Discovery, DiscoveryError, Found};
 pub use error::{PeerError, Unreachable};

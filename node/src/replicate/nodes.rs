@@ -11,6 +11,7 @@ use casbah_cluster::ring::partition_of;
 use casbah_cluster::view::View;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
+use crate::forward::for_repair;
 use crate::observe::counters::COUNTERS;
 use crate::replicate::background::Background;
 use crate::replicate::copy;
@@ -137,7 +138,7 @@ impl Nodes {
         let (nodes, here) = (self.clone(), view.self_id());
         self.spawn(async move {
             let Ok(_place) = nodes.inner.mends.acquire().await else { return };
-            match copy::copy(&nodes, from, here, here, &digest).await {
+            match for_repair(copy::copy(&nodes, from, here, here, &digest)).await {
                 Ok(()) => tracing::info!(%digest, %from, "a blob that this node had lost is here again"),
                 Err(error) => tracing::warn!(%digest, %from, %error, "a blob that this node has lost was not copied"),
             }
