@@ -33,8 +33,8 @@ fn holders(cluster: &Cluster, place: usize, digest: &Digest) -> Result<(BTreeSet
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_asked_for_through_any_node_is_evicted_on_none_while_others_fill_the_disks() -> Result<()> {
-    const FLOOR: Duration = Duration::from_secs(4);
-    let options = ClusterOptions::nodes(3).set("store.capacity = \"64MB\"").set("store.retention_floor = \"4s\"");
+    const FLOOR: Duration = Duration::from_secs(3);
+    let options = ClusterOptions::nodes(3).set("store.capacity = \"64MB\"").set("store.retention_floor = \"3s\"");
     let cluster = Cluster::start(&options)?;
     let clients = cluster.clients().await?;
     let mut kept = Vec::new();
