@@ -276,7 +276,6 @@ async fn answers_of_one_message_that_nobody_reads_are_held_within_bounds_and_end
     node.server().reset_peak_rss()?;
     // A connection whose window is full after the first answer takes nothing of the others.
     let mut channels = Vec::new();
-    let mut calls = JoinSet::new();
     for _ in 0..4 {
         let endpoint = tonic::transport::Endpoint::from_shared(format!("http://{authority}"))?
             .initial_stream_window_size(65_535)
@@ -284,11 +283,12 @@ async fn answers_of_one_message_that_nobody_reads_are_held_within_bounds_and_end
         let stopped = Client::on(endpoint.connect().await?);
         let mut held = begin_download(&stopped, &digests[0]).await?;
         held.message().await.ok();
-        for _ in 0..20 {
-            let (stopped, digests) = (stopped.clone(), digests.clone());
-            calls.spawn(async move { stopped.batch_read(&digests).await });
-        }
         channels.push((stopped, held));
+    }
+    let mut calls = JoinSet::new();
+    for (stopped, _) in channels.iter().cycle().take(80) {
+        let (stopped, digests) = (stopped.clone(), digests.clone());
+        calls.spawn(async move { stopped.batch_read(&digests).await });
     }
     let mut outcomes = Vec::new();
     while let Some(answer) = calls.join_next().await {
