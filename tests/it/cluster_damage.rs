@@ -17,6 +17,11 @@ const MIB: usize = 1 << 20;
 /// In a segment of the store, and in a file; in one message, and in many.
 const SIZES: [usize; 4] = [300, 60_000, 300_000, 5 * MIB + 7];
 
+/// Three nodes with two copies, and little to search.
+fn three() -> ClusterOptions {
+    ClusterOptions::nodes(3).set("store.capacity = \"100MB\"")
+}
+
 /// What each node is to a blob, by its place.
 struct Holders {
     owners: Vec<usize>,
@@ -58,7 +63,7 @@ fn flip(cluster: &Cluster, place: usize, blob: &Bytes) -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_flipped_bit_on_one_nodes_disk_is_seen_by_nobody_and_mended() -> Result<()> {
-    let cluster = Cluster::start(&ClusterOptions::nodes(3))?;
+    let cluster = Cluster::start(&three())?;
     let clients = cluster.clients().await?;
     for size in SIZES {
         let blob = new_bytes(size);
@@ -89,7 +94,7 @@ async fn a_flipped_bit_on_one_nodes_disk_is_seen_by_nobody_and_mended() -> Resul
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_damaged_copy_whose_other_holder_is_away_is_no_miss_and_comes_back_with_it() -> Result<()> {
-    let mut cluster = Cluster::start(&ClusterOptions::nodes(3))?;
+    let mut cluster = Cluster::start(&three())?;
     for size in [300, 300_000] {
         let blob = blob_of(&cluster, [0, 1], size)?;
         let digest = cluster.client(0).await?.upload(blob.clone()).await?;
@@ -125,7 +130,7 @@ async fn a_damaged_copy_whose_other_holder_is_away_is_no_miss_and_comes_back_wit
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_damaged_copy_is_made_good_from_one_that_stands_in_for_an_owner() -> Result<()> {
-    let mut cluster = Cluster::start(&ClusterOptions::nodes(3))?;
+    let mut cluster = Cluster::start(&three())?;
     let blob = blob_of(&cluster, [0, 1], 300_000)?;
     cluster.kill9(1)?;
     let digest = cluster.client(0).await?.upload(blob.clone()).await?;

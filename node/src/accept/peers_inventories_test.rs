@@ -221,11 +221,8 @@ async fn a_full_node_takes_no_copy_that_would_be_the_next_to_go() {
 async fn a_node_that_has_lost_a_blob_cannot_say_that_it_is_not_there() {
     let (_site, one, two) = Site::pair().await;
     let data = Bytes::from(vec![7; 300_000]);
-    let (digest, (absent, _), (here, small)) = (
-        Digest::of(DigestFunction::Sha256, &data),
-        blob(1, DigestFunction::Sha256),
-        blob(2, DigestFunction::Sha256),
-    );
+    let (digest, (absent, _), (here, small)) =
+        (Digest::of(DigestFunction::Sha256, &data), blob(1, DigestFunction::Sha256), blob(2, DigestFunction::Sha256));
     two.store.put(&digest, data.clone()).await.unwrap();
     two.store.put(&here, small).await.unwrap();
     two.damage_files();

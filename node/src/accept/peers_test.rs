@@ -341,7 +341,7 @@ async fn a_node_that_falls_silent_is_away_within_three_seconds_and_so_are_calls_
     // New connections get through, which are made although nobody has closed the old ones.
     proxy.silent.send_replace(false);
     until(|| one.peers.health(TWO).reachable).await;
-    assert_eq!(one.peers.find(TWO, &[digest], false).await.unwrap(), [true]);
+    assert_eq!(one.peers.find(TWO, &[digest], false).await.unwrap(), [Presence::Here]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -281,11 +281,7 @@ impl Peers {
     ///
     /// # Errors
     /// As [`Peers::store_batch`].
-    pub async fn store_copies(
-        &self,
-        node: NodeId,
-        copies: Vec<Copy>,
-    ) -> Result<Vec<Result<(), PeerError>>, PeerError> {
+    pub async fn store_copies(&self, node: NodeId, copies: Vec<Copy>) -> Result<Vec<Result<(), PeerError>>, PeerError> {
         let blob = |copy: Copy| (copy.digest, copy.data, Some(copy.used_ms));
         self.send_batch(node, copies.into_iter().map(blob).collect()).await
     }
@@ -303,7 +299,8 @@ impl Peers {
             let (digest, data, used_ms) = (Some(digest_to_message(digest)), data.clone(), *used_ms);
             api::store_batch_request::Blob { digest, data, used_ms }
         };
-        let request = |part: &[(Digest, Bytes, Option<u64>)]| api::StoreBatchRequest { blobs: part.iter().map(blob).collect() };
+        let request =
+            |part: &[(Digest, Bytes, Option<u64>)]| api::StoreBatchRequest { blobs: part.iter().map(blob).collect() };
         let requests = batches(&blobs_sent, size, &BatchLimits::OF_BLOBS).into_iter().map(request).collect();
         each(requests, move |request: api::StoreBatchRequest| {
             let mut client = client.clone();

@@ -7,7 +7,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use casbah_cluster::asset::Moment;
 use casbah_cluster::codec::CodecError;
-use redb::{Database, ReadOnlyTable, ReadableDatabase as _, ReadableTableMetadata as _};
+use redb::{Database, ReadOnlyTable, ReadableDatabase as _, ReadableTable as _, ReadableTableMetadata as _};
 use tokio::sync::oneshot;
 
 use crate::index::raft::GroupError;

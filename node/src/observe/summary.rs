@@ -101,17 +101,14 @@ pub fn repair_line<'n>(repair: &RepairProgress, named: impl Fn(u64) -> Option<&'
         parts.push(format!("{} partitions to compare", count(repair.partitions_left)));
     }
     if repair.copies_to_pull > 0 {
-        let rest = repair.seconds_left.map_or_else(String::new, |seconds| {
-            format!(", at {}/s {}", size(repair.bytes_per_second), span(seconds))
-        });
+        let rest = repair
+            .seconds_left
+            .map_or_else(String::new, |seconds| format!(", at {}/s {}", size(repair.bytes_per_second), span(seconds)));
         parts.push(format!("{} copies to fetch ({}{rest})", count(repair.copies_to_pull), size(repair.bytes_to_pull)));
     }
     if !repair.waits_for.is_empty() {
-        let names: Vec<String> = repair
-            .waits_for
-            .iter()
-            .map(|id| named(*id).map_or_else(|| id.to_string(), str::to_owned))
-            .collect();
+        let names: Vec<String> =
+            repair.waits_for.iter().map(|id| named(*id).map_or_else(|| id.to_string(), str::to_owned)).collect();
         parts.push(format!("waiting for {}", names.join(", ")));
     }
     if repair.held > 0 {

@@ -1,8 +1,8 @@
 //! Begins what is to be done, some things at once, and tells the cluster when this node has all that it should.
 
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use casbah_cluster::membership::{Epoch, NodeId};
 use casbah_cluster::repair::{HandOvers, Peer, Pull, Pulled, Step, Summary, Sync};
@@ -10,16 +10,16 @@ use casbah_cluster::view::View;
 use futures_util::future::BoxFuture;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::time::Instant;
 
 use super::compare;
 use super::error::MoveError;
 use super::hand_over::HandOver;
 use super::progress::Moved;
 use super::pull::Puller;
+use crate::forward::for_repair;
 use crate::index::ActionIndex;
-use crate::observe::causes::with_causes;
 use crate::observe::cluster::RepairProgress;
+use crate::observe::with_causes;
 use crate::replicate::Nodes;
 use crate::store::WriteError;
 
@@ -75,6 +75,8 @@ struct Inner {
     tell: Tell,
     moved: Moved,
     floor: Duration,
+    /// By how much a test is ahead of the clock.
+    ahead_ms: AtomicU64,
     started: Instant,
     state: Mutex<State>,
 }
@@ -119,7 +121,8 @@ impl Repair {
             unsure: None,
         };
         let (moved, started, state) = (Moved::default(), Instant::now(), Mutex::new(state));
-        Repair { inner: Arc::new(Inner { nodes, index, peer_changes, tell, moved, floor, started, state }) }
+        let ahead_ms = AtomicU64::new(0);
+        Repair { inner: Arc::new(Inner { nodes, index, peer_changes, tell, moved, floor, ahead_ms, started, state }) }
     }
 
     /// Does what there is to do, for as long as this runs. It does not end by itself.
@@ -186,6 +189,13 @@ impl Repair {
         }
     }
 
+    /// So much time passes at once.
+    #[cfg(test)]
+    pub(crate) fn pass(&self, time: Duration) {
+        let time_ms = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        self.inner.ahead_ms.fetch_add(time_ms, Ordering::Relaxed);
+    }
+
     fn look(&self, view: &Arc<View>) {
         let (now_ms, remote) = (self.now_ms(), self.inner.nodes.remote());
         let mut state = self.lock();
@@ -242,8 +252,10 @@ impl Repair {
         {
             state.steps += 1;
             match step {
-                Step::Compare { source, partitions } => work.spawn(self.clone().compare(source, partitions)),
-                Step::Pull(pull) => work.spawn(self.clone().pull(pull)),
+                Step::Compare { source, partitions } => {
+                    work.spawn(for_repair(self.clone().compare(source, partitions)))
+                }
+                Step::Pull(pull) => work.spawn(for_repair(self.clone().pull(pull))),
             };
         }
         while state.handing_over < HAND_OVERS_AT_ONCE
@@ -251,7 +263,7 @@ impl Repair {
         {
             state.handing_over += 1;
             let may_drop = state.hand_overs.may_drop(partition, now_ms);
-            work.spawn(self.clone().hand_over(Arc::clone(view), partition, may_drop));
+            work.spawn(for_repair(self.clone().hand_over(Arc::clone(view), partition, may_drop)));
         }
     }
 
@@ -350,7 +362,8 @@ impl Repair {
     }
 
     fn now_ms(&self) -> u64 {
-        u64::try_from(self.inner.started.elapsed().as_millis()).unwrap_or(u64::MAX)
+        let passed_ms = u64::try_from(self.inner.started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        passed_ms.saturating_add(self.inner.ahead_ms.load(Ordering::Relaxed))
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

@@ -18,6 +18,7 @@ mod error;
 mod hashing;
 mod nodes;
 mod pacing;
+mod promises;
 mod remote;
 mod restore;
 mod spread;

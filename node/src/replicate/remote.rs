@@ -51,12 +51,8 @@ pub trait Remote: Send + Sync + 'static {
     async fn store(&self, node: NodeId, digest: &Digest) -> Result<Box<dyn RemoteUpload>, PeerError>;
 
     /// Begins to send a copy, which is kept there by the time of its last use, and hashed.
-    async fn store_copy(
-        &self,
-        node: NodeId,
-        digest: &Digest,
-        used_ms: u64,
-    ) -> Result<Box<dyn RemoteUpload>, PeerError>;
+    async fn store_copy(&self, node: NodeId, digest: &Digest, used_ms: u64)
+    -> Result<Box<dyn RemoteUpload>, PeerError>;
 
     /// Sends many such copies.
     async fn store_copies(&self, node: NodeId, copies: Vec<Copy>) -> Result<Vec<Result<(), PeerError>>, PeerError>;

@@ -52,15 +52,26 @@ pub(super) async fn look_up(nodes: &Nodes, digests: &[Digest]) -> Found {
         // A copy that a layout has left behind here is none that others would find.
         *present &= digest.is_empty_blob() || view.candidates(partition_of(digest)).contains(&view.self_id());
     }
-    let mut holders: Vec<Option<NodeId>> = present.iter().map(|present| present.then_some(view.self_id())).collect();
+    // How many of the owners have it.
+    let mut copies: Vec<usize> = digests
+        .iter()
+        .zip(&present)
+        .map(|(digest, here)| usize::from(*here && view.owns(view.self_id(), partition_of(digest))))
+        .collect();
+    let mut holders: Vec<Option<NodeId>> = present.iter().map(|here| here.then_some(view.self_id())).collect();
     let mut lacking: Vec<(usize, NodeId)> = Vec::new();
     for (node, positions, answer) in ask_owners(nodes, &view, digests).await {
         match answer {
             Ok(has) => {
                 silent.hear(node, &positions, &has);
-                positions.into_iter().zip(has).for_each(|(position, has)| match holders.get_mut(position) {
-                    Some(holder) if has == Presence::Here => *holder = holder.or(Some(node)),
-                    _ => lacking.push((position, node)),
+                positions.into_iter().zip(has).for_each(|(position, has)| {
+                    match (has, holders.get_mut(position), copies.get_mut(position)) {
+                        (Presence::Here, Some(holder), Some(copies)) => {
+                            *holder = holder.or(Some(node));
+                            *copies += 1;
+                        }
+                        _ => lacking.push((position, node)),
+                    }
                 });
             }
             Err(error) => silent.nodes.push((node, NodeError { node, source: Arc::new(error) })),
@@ -71,6 +82,15 @@ pub(super) async fn look_up(nodes: &Nodes, digests: &[Digest]) -> Found {
     let mut found = Found { present, in_doubt: Vec::new() };
     if !silent.is_empty() {
         seek_further(nodes, &view, digests, &silent, &mut found).await;
+    }
+    for ((digest, present), copies) in digests.iter().zip(&found.present).zip(copies) {
+        let owners = view.owners(partition_of(digest));
+        // Where an owner lacks it or is away, another node may have it in its place; and the owner is to know when it is back.
+        if *present && copies < owners.len() && !digest.is_empty_blob() {
+            let is_silent = |node: &NodeId| silent.nodes.iter().any(|(other, _)| other == node);
+            let told: Vec<NodeId> = owners.iter().copied().filter(|node| !is_silent(node)).collect();
+            nodes.touch_the_rest(&view, digest, &told);
+        }
     }
     found
 }
@@ -96,13 +116,7 @@ pub(super) async fn is_held(nodes: &Nodes, digest: &Digest) -> bool {
 }
 
 /// Has owners that lack a blob get it from one that has it.
-fn mend(
-    nodes: &Nodes,
-    view: &View,
-    digests: &[Digest],
-    holders: &[Option<NodeId>],
-    mut lacking: Vec<(usize, NodeId)>,
-) {
+fn mend(nodes: &Nodes, view: &View, digests: &[Digest], holders: &[Option<NodeId>], mut lacking: Vec<(usize, NodeId)>) {
     // This node's own lack shows in what it did not find.
     let here = view.self_id();
     for (position, (digest, holder)) in digests.iter().zip(holders).enumerate() {
@@ -140,17 +154,12 @@ async fn ask_owners(nodes: &Nodes, view: &View, digests: &[Digest]) -> Answers {
 }
 
 /// Asks those that stand in for owners that do not answer.
-async fn seek_further(
-    nodes: &Nodes,
-    view: &View,
-    digests: &[Digest],
-    silent: &Silent,
-    found: &mut Found,
-) {
+async fn seek_further(nodes: &Nodes, view: &View, digests: &[Digest], silent: &Silent, found: &mut Found) {
     let mut sought = Vec::new();
     for (position, digest) in digests.iter().enumerate() {
         let owners = view.owners(partition_of(digest));
-        if found.present.get(position) == Some(&true) || !owners.iter().any(|node| silent.of(*node, position).is_some()) {
+        if found.present.get(position) == Some(&true) || !owners.iter().any(|node| silent.of(*node, position).is_some())
+        {
             continue;
         }
         let mut blob = Sought::new(nodes, view, position, digest);
@@ -216,6 +225,20 @@ impl Silent {
 // === impl Found ===
 
 impl Found {
+    /// Takes note of what a client is told by it.
+    pub(super) fn told(self, nodes: &Nodes, digests: &[Digest]) -> Found {
+        let mut in_doubt = self.in_doubt.iter().map(|(position, _)| *position).collect::<Vec<usize>>();
+        in_doubt.sort_unstable();
+        for (position, (digest, present)) in digests.iter().zip(&self.present).enumerate() {
+            if *present {
+                nodes.promise(digest);
+            } else if in_doubt.binary_search(&position).is_err() {
+                nodes.is_missing(digest);
+            }
+        }
+        self
+    }
+
     /// Those of the blobs that are nowhere.
     ///
     /// # Errors

@@ -55,8 +55,7 @@ async fn a_copy_takes_its_place_by_its_last_use_and_keeps_it_over_a_restart() {
             let early = copy(&store, 11, length, start + 1000).await.unwrap();
             let first = copy(&store, 12, length, 0).await.unwrap();
             let last = copy(&store, 13, length, u64::MAX).await.unwrap();
-            let expected =
-                [&[first][..], &names[..2], &[early], &names[2..5], &[late], &names[5..], &[last]].concat();
+            let expected = [&[first][..], &names[..2], &[early], &names[2..5], &[late], &names[5..], &[last]].concat();
             assert_eq!(order(&store), expected);
             if with_snapshot {
                 maintenance::take_snapshot(store.shared()).unwrap();

@@ -10,8 +10,8 @@
 use casbah_cluster::inventory::Inventory;
 use hashbrown::HashTable;
 
-use super::order::Milestones;
 use super::key::{KEY_HASH_BYTES, Key, PARTITIONS, Packed, Stored, bucket_of, partition_of};
+use super::order::Milestones;
 
 /// Names an entry until it is removed.
 pub type Slot = u32;

@@ -73,7 +73,7 @@ impl Lost {
     }
 
     /// How many.
-    pub fn len(&self) -> usize {
+    pub fn count(&self) -> usize {
         self.of.len()
     }
 
@@ -98,7 +98,9 @@ impl State {
         let was_unsure = self.lost.is_unsure();
         self.lost.add(found.stored.key, found.stored.size_bytes);
         if self.lost.is_unsure() && !was_unsure {
-            tracing::error!("more blobs were lost than are remembered: of none that is not here it can be said that it never was");
+            tracing::error!(
+                "more blobs were lost than are remembered: of none that is not here it can be said that it never was"
+            );
             self.queue.push(&Record::Unsure(true));
         }
         self.counters.damaged_blobs += 1;
@@ -108,7 +110,7 @@ impl State {
     /// Shows a blob that is stored.
     pub fn reveal(&mut self, slot: Slot) {
         self.index.reveal(slot);
-        if self.lost.len() > 0
+        if self.lost.count() > 0
             && let Some(found) = self.index.get(slot)
             && self.lost.take(&found.stored.key)
         {

@@ -16,10 +16,10 @@ mod clock;
 mod codecs;
 mod commit;
 mod compact;
-mod disk;
-mod error;
 #[cfg(test)]
 mod copies_test;
+mod disk;
+mod error;
 #[cfg(test)]
 mod fault_test;
 #[cfg(test)]
@@ -94,8 +94,8 @@ pub use codecs::Codecs;
 pub use error::{Damage, Mismatch, OpenError, ReadError, ReadOnlyReason, WriteError};
 pub use options::{StoreOptions, Surroundings};
 pub use paths::DIRECTORY;
+pub use presence::Presence;
 pub use reader::{Reader, StoredReader};
 pub use store::{Store, StoreStatus};
-pub use presence::Presence;
 pub use upload::Upload;
 pub use verify::{Finding, VerifyReport, verify};

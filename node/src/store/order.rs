@@ -25,6 +25,12 @@ pub struct Search {
     steps: usize,
 }
 
+impl Milestones {
+    pub fn len(&self) -> usize {
+        self.of.len()
+    }
+}
+
 // === impl Search ===
 
 impl Search {

@@ -296,7 +296,9 @@ impl Recovery {
                 continue;
             };
             match record {
-                Record::Put(entry) | Record::Copy(entry) | Record::Move(entry) if rebooted => unsynced.push((offset, entry.key)),
+                Record::Put(entry) | Record::Copy(entry) | Record::Move(entry) if rebooted => {
+                    unsynced.push((offset, entry.key))
+                }
                 Record::Synced { offset_bytes } => {
                     unsynced.retain(|(offset, _)| *offset >= offset_bytes);
                     // What is before a mark was on the disk.

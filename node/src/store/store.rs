@@ -11,8 +11,8 @@ use casbah_cluster::inventory::{Inventory, ListedBlob, Page};
 use tokio::sync::watch;
 
 use super::error::{OpenError, ReadError, ReadOnlyReason, WriteError};
-use super::limits::{FOLDED_PAGE, LOOKUP_BATCH, MINIMUM_CAPACITY_BYTES};
 use super::key::Key;
+use super::limits::{FOLDED_PAGE, LOOKUP_BATCH, MINIMUM_CAPACITY_BYTES};
 use super::options::{StoreOptions, Surroundings};
 use super::presence::Presence;
 use super::reader::{self, Reader, StoredReader};
@@ -118,6 +118,11 @@ impl Store {
             lock(&threads.handles).push(begin("store-keep", maintenance::run)?);
         }
         Ok(Store { threads })
+    }
+
+    /// For how long a blob stays after its last use.
+    pub fn retention_floor(&self) -> Duration {
+        self.shared().options.retention_floor
     }
 
     /// Whether the blob is here; not a use of it.
@@ -407,7 +412,7 @@ impl Store {
             damaged_blobs: state.counters.damaged_blobs,
             repaired_blobs: state.counters.repaired_blobs,
             given_up_blobs: state.counters.given_up_blobs,
-            lost_blobs: state.lost.len() as u64,
+            lost_blobs: state.lost.count() as u64,
             is_unsure: state.lost.is_unsure(),
             scrubbed_bytes: state.counters.scrubbed_bytes,
             oldest_use: oldest.map(|found| UNIX_EPOCH + Duration::from_secs(u64::from(found.used))),

@@ -72,7 +72,7 @@ pub struct Incoming {
 /// Where the bytes go.
 enum Target {
     /// Nowhere: the blob is here already, and they are only verified.
-    Nowhere(Option<Again>),
+    Nowhere { _again: Option<Again> },
     /// Into a segment, once they are all there.
     Memory(Reservation),
     /// Into a file.
@@ -113,7 +113,11 @@ pub async fn put(shared: &Arc<Shared>, digest: &Digest, data: Bytes, given: Give
 /// Begins an upload.
 pub async fn begin(shared: &Arc<Shared>, digest: &Digest, given: Given) -> Result<Upload, WriteError> {
     let digest = *digest;
-    let target = if digest.is_empty_blob() { Target::Nowhere(None) } else { choose_target(shared, digest, given).await? };
+    let target = if digest.is_empty_blob() {
+        Target::Nowhere { _again: None }
+    } else {
+        choose_target(shared, digest, given).await?
+    };
     let hasher = (given.trust == Trust::Nobody).then(|| digest.function().hasher());
     let incoming = Box::new(Incoming { hasher, target });
     Ok(Upload {
@@ -149,7 +153,7 @@ async fn choose_target(shared: &Arc<Shared>, digest: Digest, given: Given) -> Re
     }
     let reservation = match reserve(shared, digest, most_charge_bytes(shared, size_bytes), given).await? {
         Room::Reserved(reservation) => reservation,
-        Room::Here(again) => return Ok(Target::Nowhere(Some(again))),
+        Room::Here(again) => return Ok(Target::Nowhere { _again: Some(again) }),
     };
     if size_bytes <= SMALL_BLOB_BYTES {
         return Ok(Target::Memory(reservation));
@@ -184,12 +188,7 @@ async fn with_room<T: Send + 'static>(
 }
 
 /// Sets bytes aside. Waits a little while uploads under way hold the space.
-async fn reserve(
-    shared: &Arc<Shared>,
-    digest: Digest,
-    charge: u64,
-    given: Given,
-) -> Result<Room, WriteError> {
+async fn reserve(shared: &Arc<Shared>, digest: Digest, charge: u64, given: Given) -> Result<Room, WriteError> {
     match try_reserve(shared, digest, charge, given) {
         Err(WriteError::Full { retry_after, .. }) if retry_after <= SPACE_PATIENCE => {}
         other => return other,
@@ -211,12 +210,7 @@ async fn reserve(
     }
 }
 
-fn try_reserve(
-    shared: &Arc<Shared>,
-    digest: Digest,
-    charge: u64,
-    given: Given,
-) -> Result<Room, WriteError> {
+fn try_reserve(shared: &Arc<Shared>, digest: Digest, charge: u64, given: Given) -> Result<Room, WriteError> {
     let now = shared.now();
     loop {
         let mut state = shared.lock();
@@ -380,7 +374,7 @@ fn finish(
         return Ok(Err(error));
     }
     match incoming.target {
-        Target::Nowhere(_) | Target::Memory(_) => Ok(commit::present(shared, &digest, given).map(|()| None)),
+        Target::Nowhere { .. } | Target::Memory(_) => Ok(commit::present(shared, &digest, given).map(|()| None)),
         Target::File(writer, file, reservation) => {
             let (written, layout) = writer.finish(&shared.disk, &digest)?;
             // Frames are never much larger than what they are made of.
@@ -491,7 +485,7 @@ impl Given {
 impl Target {
     fn into_reservation(self) -> Option<Reservation> {
         match self {
-            Target::Nowhere(_) => None,
+            Target::Nowhere { .. } => None,
             Target::Memory(reservation) | Target::File(_, _, reservation) => Some(reservation),
         }
     }
@@ -505,7 +499,7 @@ impl Incoming {
             pieces.iter().for_each(|piece| hasher.update(piece));
         }
         match &mut self.target {
-            Target::Nowhere(_) | Target::Memory(_) => Ok(()),
+            Target::Nowhere { .. } | Target::Memory(_) => Ok(()),
             Target::File(writer, ..) => writer.write(&shared.disk, pieces),
         }
     }
