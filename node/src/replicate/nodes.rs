@@ -68,6 +68,8 @@ pub(super) type Room = Arc<OwnedSemaphorePermit>;
 pub(super) struct Uploading {
     nodes: Nodes,
     digest: Digest,
+    /// What it is decided by: held until the end.
+    _view: Arc<View>,
     /// `None` only while it is dropped.
     is_stored: Option<Arc<AtomicBool>>,
 }
@@ -246,7 +248,7 @@ impl Nodes {
             uploads.insert(digest, Arc::downgrade(&is_stored));
             is_stored
         });
-        Uploading { nodes: self.clone(), digest, is_stored: Some(is_stored) }
+        Uploading { nodes: self.clone(), digest, _view: self.view(), is_stored: Some(is_stored) }
     }
 }
 
