@@ -9,8 +9,11 @@
 //! how much is read each time, `--calls=N` how many calls are under way at once. The program is built in the release profile,
 //! or that of `CASBAH_BINARY`.
 
+use std::fs::File;
 use std::future::Future;
+use std::io::Write as _;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -38,7 +41,10 @@ const MIB: usize = 1 << 20;
 const GIB: usize = 1 << 30;
 
 /// All blobs of one size, together.
-const BLOBS_BYTES: usize = 512 * MIB;
+const BLOBS_BYTES: usize = GIB;
+
+/// What is compared is measured in turns, so many of them, since this machine is not the same from one minute to the next.
+const ROUNDS: usize = 4;
 
 /// Connections to each node.
 const CONNECTIONS: usize = 2;
@@ -68,19 +74,20 @@ async fn main() -> Result<()> {
         if !three.wants(name) {
             continue;
         }
-        let alone = single.write(&format!("write, {name}, single node"), size).await?;
-        let written = three.write(&format!("write, {name}, three nodes, two copies"), size).await?;
-        tell_ratio("", written.cost, alone.cost);
-        single.read(&format!("read, {name}, single node"), &alone.blobs, Through::Owner).await?;
-        let owner = three.read(&format!("read, {name}, through an owner"), &written.blobs, Through::Owner).await?;
-        let other = three.read(&format!("read, {name}, through another node"), &written.blobs, Through::Other).await?;
-        tell_ratio("", other, owner);
+        let (mut alone, mut copied) = (Tally::default(), Tally::default());
+        let mut blobs = Vec::new();
+        for _ in 0..ROUNDS {
+            alone.add(single.write(size, BLOBS_BYTES / ROUNDS).await?.cost);
+            let written = three.write(size, BLOBS_BYTES / ROUNDS).await?;
+            copied.add(written.cost);
+            blobs.extend(written.blobs);
+        }
+        alone.tell(&format!("write, {name}, single node"), None);
+        copied.tell(&format!("write, {name}, three nodes, two copies"), Some(&alone));
+        three.compare(&format!("read, {name}"), &blobs, |bench, through| bench.reads(&blobs, through)).await?;
         if size < MIB {
-            let what = format!("batch read, {name}, through an owner");
-            let owner = three.read_batches(&what, &written.blobs, Through::Owner).await?;
-            let what = format!("batch read, {name}, through another node");
-            let other = three.read_batches(&what, &written.blobs, Through::Other).await?;
-            tell_ratio("", other, owner);
+            let what = format!("batch read, {name}");
+            three.compare(&what, &blobs, |bench, through| bench.batch_reads(&blobs, through)).await?;
         }
     }
     Ok(())
@@ -120,10 +127,74 @@ enum Through {
     Other,
 }
 
-/// What was written, and the CPU seconds of a GiB.
+/// What was written, and what it cost.
 struct Written {
     blobs: Vec<Blob>,
-    cost: f64,
+    cost: Cost,
+}
+
+/// CPU seconds of all servers, and what they were used for.
+#[derive(Clone, Copy)]
+struct Cost {
+    seconds: f64,
+    bytes: usize,
+}
+
+/// All rounds of one thing that is measured.
+#[derive(Default)]
+struct Tally(Vec<Cost>);
+
+/// One call, ready to be made, and the bytes that it brings.
+struct Call {
+    connection: SendRequest<Full<Bytes>>,
+    path: &'static str,
+    message: Bytes,
+    bytes: usize,
+}
+
+/// Pages of the page cache that are given back as others are written, so that each of those is one that was in use just now. A
+/// virtual machine may have given free ones back to its host, and to get them again costs more than all else about a write.
+struct Ballast {
+    file: File,
+    left_bytes: AtomicU64,
+}
+
+// === impl Tally ===
+
+impl Tally {
+    fn add(&mut self, cost: Cost) {
+        self.0.push(cost);
+    }
+
+    /// CPU seconds of a GiB.
+    fn cost(&self) -> f64 {
+        let (seconds, bytes) =
+            self.0.iter().fold((0.0, 0), |(seconds, bytes), cost| (seconds + cost.seconds, bytes + cost.bytes));
+        seconds * GIB as f64 / bytes as f64
+    }
+
+    fn tell(&self, what: &str, of: Option<&Tally>) {
+        let ratio = of.map(|of| format!("{:>8.2}x", self.cost() / of.cost())).unwrap_or_default();
+        println!("{what:44} {:>10.3} s/GiB {ratio}", self.cost());
+    }
+}
+
+// === impl Ballast ===
+
+impl Ballast {
+    fn new(bytes: usize) -> Result<Ballast> {
+        let mut file = tempfile::tempfile()?;
+        let piece = new_bytes(MIB);
+        for _ in 0..bytes.div_ceil(MIB) {
+            file.write_all(&piece)?;
+        }
+        Ok(Ballast { left_bytes: AtomicU64::new(file.metadata()?.len()), file })
+    }
+
+    fn give_back(&self, bytes: u64) -> Result<()> {
+        let left = self.left_bytes.fetch_sub(bytes, Ordering::Relaxed) - bytes;
+        Ok(self.file.set_len(left)?)
+    }
 }
 
 // === impl Options ===
@@ -185,35 +256,39 @@ impl Bench {
         Ok(times.sum::<Result<Duration>>()?.as_secs_f64())
     }
 
-    /// Does all of these, some at once, and tells the servers' CPU seconds of a GiB.
-    async fn measure<T, F>(&self, what: &str, bytes: usize, items: Vec<T>, call: impl Fn(T) -> F) -> Result<f64>
+    /// Does all of these, some at once.
+    async fn measure<T, F>(&self, bytes: usize, items: Vec<T>, call: impl Fn(T) -> F) -> Result<Cost>
     where
         F: Future<Output = Result<()>>,
     {
         let (began, at) = (self.cpu_seconds()?, Instant::now());
         stream::iter(items.into_iter().map(call)).buffer_unordered(self.options.calls).try_collect::<Vec<()>>().await?;
         let idle = at.elapsed().as_secs_f64() * self.idle;
-        let cost = (self.cpu_seconds()? - began - idle) * GIB as f64 / bytes as f64;
-        println!("{what:44} {cost:>10.3} s/GiB");
-        Ok(cost)
+        Ok(Cost { seconds: self.cpu_seconds()? - began - idle, bytes })
     }
 
-    /// Writes blobs, through one node and another.
-    async fn write(&self, what: &str, size: usize) -> Result<Written> {
+    /// Writes blobs of this size, each through the next node.
+    async fn write(&self, size: usize, bytes: usize) -> Result<Written> {
         // The same bytes but for the first ones.
         let body = new_bytes(size - 8);
-        let count = BLOBS_BYTES / size;
+        let count = bytes / size;
         let blobs = (0..count).map(|_| Bytes::from([&new_bytes(8), &body].map(|part| &part[..]).concat()));
         let items: Vec<(Client, Bytes)> = self.uploads.iter().cycle().cloned().zip(blobs).collect();
         let digests: Vec<Digest> = items.iter().map(|(_, blob)| digest_of(blob)).collect();
-        let upload = |(client, blob): (Client, Bytes)| async move {
-            match blob.len() < MIB {
-                true => drop(client.batch_update(vec![(digest_of(&blob), blob)]).await?),
-                false => drop(client.upload_in_chunks(blob, MIB).await?),
+        let copies = self.cluster.count().min(2);
+        let ballast = Ballast::new(copies * bytes)?;
+        let upload = |(client, blob): (Client, Bytes)| {
+            let given = ballast.give_back((copies * blob.len()) as u64);
+            async move {
+                given?;
+                match blob.len() < MIB {
+                    true => drop(client.batch_update(vec![(digest_of(&blob), blob)]).await?),
+                    false => drop(client.upload_in_chunks(blob, MIB).await?),
+                }
+                Ok(())
             }
-            Ok(())
         };
-        let cost = self.measure(what, count * size, items, upload).await?;
+        let cost = self.measure(count * size, items, upload).await?;
         tokio::time::sleep(SETTLED).await; // why: a node does not tell when it has nothing left to do
         let blobs = digests.into_iter().map(|digest| self.find(digest)).collect::<Result<Vec<_>>>()?;
         Ok(Written { blobs, cost })
@@ -240,49 +315,65 @@ impl Bench {
         Ok(blob)
     }
 
-    /// Reads the blobs by ByteStream, each through one of its nodes, as often as it takes.
-    async fn read(&self, what: &str, blobs: &[Blob], through: Through) -> Result<f64> {
-        let first = blobs.first().context("no blobs")?;
-        let size = usize::try_from(first.digest.size_bytes)?;
-        self.check(first, through).await?;
-        let count = self.options.gib * GIB / size;
-        let calls: Vec<(usize, SendRequest<Full<Bytes>>, Bytes)> = (0..count)
-            .zip(blobs.iter().cycle())
-            .filter_map(|(turn, blob)| {
-                let hash = &blob.digest.hash;
-                let request = ReadRequest { resource_name: format!("blobs/{hash}/{size}"), ..ReadRequest::default() };
-                Some((size, self.connection(blob, through, turn)?, framed(&request)))
-            })
-            .collect();
-        ensure!(calls.len() == count, "a blob is on every node");
-        self.measure(what, count * size, calls, |(size, connection, request)| call(connection, READ, request, size))
-            .await
+    /// Reads blobs through their owners and through other nodes, in turns.
+    async fn compare(
+        &self,
+        what: &str,
+        blobs: &[Blob],
+        calls: impl Fn(&Bench, Through) -> Result<Vec<Call>>,
+    ) -> Result<()> {
+        let (mut owner, mut other) = (Tally::default(), Tally::default());
+        for round in 0..=ROUNDS {
+            for (through, tally) in [(Through::Owner, &mut owner), (Through::Other, &mut other)] {
+                self.check(blobs.get(round).context("too few blobs")?, through).await?;
+                let calls = calls(self, through)?;
+                let bytes = calls.iter().map(|call| call.bytes).sum();
+                let cost = self.measure(bytes, calls, Call::make).await?;
+                // In the first round, memory is touched and connections are made.
+                if round > 0 {
+                    tally.add(cost);
+                }
+            }
+        }
+        owner.tell(&format!("{what}, through an owner"), None);
+        other.tell(&format!("{what}, through another node"), Some(&owner));
+        Ok(())
+    }
+
+    /// Reads of blobs by ByteStream, each through one of its nodes, for one round.
+    fn reads(&self, blobs: &[Blob], through: Through) -> Result<Vec<Call>> {
+        let size = size_of(blobs)?;
+        let count = self.options.gib * GIB / (ROUNDS * size);
+        let calls = (0..count).zip(blobs.iter().cycle()).map(|(turn, blob)| {
+            let hash = &blob.digest.hash;
+            let request = ReadRequest { resource_name: format!("blobs/{hash}/{size}"), ..ReadRequest::default() };
+            let connection = self.connection(blob.node(through, turn), turn).context("a blob is on every node")?;
+            Ok(Call { connection, path: READ, message: framed(&request), bytes: size })
+        });
+        calls.collect()
     }
 
     /// The same, many at once by BatchReadBlobs.
-    async fn read_batches(&self, what: &str, blobs: &[Blob], through: Through) -> Result<f64> {
-        let size = usize::try_from(blobs.first().context("no blobs")?.digest.size_bytes)?;
+    fn batch_reads(&self, blobs: &[Blob], through: Through) -> Result<Vec<Call>> {
+        let bytes = size_of(blobs)? * BATCH_COUNT;
         let mut by_node: Vec<Vec<&Blob>> = self.cluster.places().iter().map(|_| Vec::new()).collect();
         for blob in blobs {
             let place = blob.node(through, 0).context("a blob is on every node")?;
             by_node.get_mut(place).context("no such node")?.push(blob);
         }
         let batches: Vec<&[&Blob]> = by_node.iter().flat_map(|blobs| blobs.chunks_exact(BATCH_COUNT)).collect();
-        let count = self.options.gib * GIB / (size * BATCH_COUNT);
-        let mut calls = Vec::with_capacity(count);
-        for (turn, batch) in (0..count).zip(batches.iter().cycle()) {
+        let count = self.options.gib * GIB / (ROUNDS * bytes);
+        let calls = (0..count).zip(batches.iter().cycle()).map(|(turn, batch)| {
             let request = BatchReadBlobsRequest {
                 digests: batch.iter().map(|blob| blob.digest.clone()).collect(),
                 digest_function: DigestFunction::Sha256.into(),
                 ..BatchReadBlobsRequest::default()
             };
-            let blob = batch.first().context("an empty batch")?;
-            let connection = self.connection_at(blob.node(through, 0), turn).context("no connection")?;
-            calls.push((connection, framed(&request)));
-        }
-        let size = size * BATCH_COUNT;
-        self.measure(what, count * size, calls, |(connection, request)| call(connection, BATCH_READ, request, size))
-            .await
+            let place = batch.first().and_then(|blob| blob.node(through, 0));
+            let connection = self.connection(place, turn).context("a batch of no node")?;
+            Ok(Call { connection, path: BATCH_READ, message: framed(&request), bytes })
+        });
+        calls.collect()
     }
 
     /// The right bytes come, before it is measured what they cost.
@@ -294,11 +385,7 @@ impl Bench {
         Ok(())
     }
 
-    fn connection(&self, blob: &Blob, through: Through, turn: usize) -> Option<SendRequest<Full<Bytes>>> {
-        self.connection_at(blob.node(through, turn), turn)
-    }
-
-    fn connection_at(&self, place: Option<usize>, turn: usize) -> Option<SendRequest<Full<Bytes>>> {
+    fn connection(&self, place: Option<usize>, turn: usize) -> Option<SendRequest<Full<Bytes>>> {
         self.connections.get(place?)?.get(turn % CONNECTIONS).cloned()
     }
 }
@@ -352,25 +439,30 @@ fn framed(message: &impl Message) -> Bytes {
     frame.freeze()
 }
 
-/// A call, whose answer has at least so many bytes.
-async fn call(mut connection: SendRequest<Full<Bytes>>, path: &str, message: Bytes, bytes: usize) -> Result<()> {
-    let request = hyper::Request::post(format!("http://bench{path}"))
-        .header("content-type", "application/grpc")
-        .header("te", "trailers")
-        .body(Full::new(message))?;
-    let mut body = connection.send_request(request).await?.into_body();
-    let (mut received, mut status) = (0, None);
-    while let Some(frame) = body.frame().await {
-        match frame?.into_data() {
-            Ok(data) => received += data.len(),
-            Err(frame) => status = frame.trailers_ref().and_then(|trailers| trailers.get("grpc-status").cloned()),
-        }
-    }
-    ensure!(status.as_ref().is_some_and(|status| status == "0"), "{path} answered {status:?}");
-    ensure!(received >= bytes, "{path} answered with {received} bytes");
-    Ok(())
+/// The size of blobs that are all of one.
+fn size_of(blobs: &[Blob]) -> Result<usize> {
+    Ok(usize::try_from(blobs.first().context("no blobs")?.digest.size_bytes)?)
 }
 
-fn tell_ratio(what: &str, cost: f64, of: f64) {
-    println!("{what:44} {:>16} {:>8.2}x", "", cost / of);
+// === impl Call ===
+
+impl Call {
+    async fn make(self) -> Result<()> {
+        let Call { mut connection, path, message, bytes } = self;
+        let request = hyper::Request::post(format!("http://bench{path}"))
+            .header("content-type", "application/grpc")
+            .header("te", "trailers")
+            .body(Full::new(message))?;
+        let mut body = connection.send_request(request).await?.into_body();
+        let (mut received, mut status) = (0, None);
+        while let Some(frame) = body.frame().await {
+            match frame?.into_data() {
+                Ok(data) => received += data.len(),
+                Err(frame) => status = frame.trailers_ref().and_then(|trailers| trailers.get("grpc-status").cloned()),
+            }
+        }
+        ensure!(status.as_ref().is_some_and(|status| status == "0"), "{path} answered {status:?}");
+        ensure!(received >= bytes, "{path} answered with {received} bytes");
+        Ok(())
+    }
 }
