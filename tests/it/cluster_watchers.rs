@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
+use bytes::Bytes;
 use casbah_tests::clients::{AssetName, Client, refused_with};
 use casbah_tests::cluster::{Cluster, ClusterOptions};
 use casbah_tests::history::Kind;
@@ -11,7 +12,7 @@ use casbah_tests::nemesis::{Fault, Nemesis};
 use casbah_tests::process::DEADLINE;
 use casbah_tests::workload::Workload;
 use serde_json::Value;
-use tonic::Code;
+use tonic::{Code, Status};
 
 /// Three vote, and nobody else has the log.
 fn options(nodes: usize) -> ClusterOptions {
@@ -58,34 +59,35 @@ async fn watchers(cluster: &Cluster) -> Result<Vec<usize>> {
     Ok(places.into_iter().filter(|place| parts.get(*place).is_some_and(|part| part == "watcher")).collect())
 }
 
-/// Pushes, for as long as the cluster may need for an election.
-async fn push(client: &Client, blob: Vec<u8>) -> Result<(AssetName, Vec<u8>)> {
-    let name = AssetName::unique();
+/// What a client gets that tries again for as long as it is told that the cluster cannot now.
+async fn at_last<T>(attempt: impl AsyncFn() -> Result<T, Status>) -> Result<T> {
     let until = Instant::now() + DEADLINE;
     loop {
-        let pushed = async {
-            let digest = client.upload(blob.clone()).await?;
-            client.push_blob(&name, &digest).await
-        };
-        match pushed.await {
-            Ok(()) => return Ok((name, blob)),
+        match attempt().await {
+            Ok(done) => return Ok(done),
             Err(status) => ensure!(status.code() == Code::Unavailable && Instant::now() < until, "{status:?}"),
         }
+        tokio::time::sleep(Duration::from_millis(30)).await; // why: a client that was refused comes back a little later
     }
 }
 
-async fn fetch(client: &Client, name: &AssetName, blob: &[u8]) -> Result<()> {
-    let until = Instant::now() + DEADLINE;
-    loop {
-        match client.fetch_blob(name).await {
-            Ok(found) => {
-                let digest = found.blob_digest.context("the answer has no digest")?;
-                ensure!(client.download(&digest).await? == blob, "another blob");
-                return Ok(());
-            }
-            Err(status) => ensure!(status.code() == Code::Unavailable && Instant::now() < until, "{status:?}"),
-        }
-    }
+async fn push(client: &Client) -> Result<(AssetName, Bytes)> {
+    let (name, blob) = (AssetName::unique(), new_bytes(1000));
+    at_last(async || {
+        let digest = client.upload(blob.clone()).await?;
+        client.push_blob(&name, &digest).await
+    })
+    .await?;
+    Ok((name, blob))
+}
+
+async fn fetch(client: &Client, name: &AssetName, blob: &Bytes) -> Result<()> {
+    let found = at_last(async || {
+        let digest = client.fetch_blob(name).await?.blob_digest;
+        client.download(&digest.ok_or_else(|| Status::internal("an answer without a digest"))?).await
+    });
+    ensure!(found.await? == *blob, "another blob");
+    Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -108,19 +110,19 @@ async fn what_is_pushed_through_a_node_without_the_log_is_fetched_through_anothe
     // The leader goes.
     let leader = cluster.leader()?;
     cluster.kill9(leader)?;
-    let (name, blob) = push(&near, new_bytes(1000).to_vec()).await?;
+    let (name, blob) = push(&near).await?;
     fetch(&far, &name, &blob).await?;
     cluster.restart(leader)?;
     cluster.wait_formed(&cluster.places())?;
 
     // One without the log is started again, and has missed something.
     cluster.kill9(one)?;
-    let (missed, blob) = push(&far, new_bytes(1000).to_vec()).await?;
+    let (missed, blob) = push(&far).await?;
     cluster.restart(one)?;
     cluster.wait_formed(&cluster.places())?;
     let near = cluster.client(one).await?;
     fetch(&near, &missed, &blob).await?;
-    let (name, blob) = push(&near, new_bytes(1000).to_vec()).await?;
+    let (name, blob) = push(&near).await?;
     fetch(&far, &name, &blob).await
 }
 

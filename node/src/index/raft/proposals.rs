@@ -170,18 +170,16 @@ async fn commit(core: &Core, commands: Vec<Command>) -> Result<Vec<Reply>, Group
                 forward(core, leader, known.is_some(), payload).await?
             }
         };
-        match answer {
+        let named = match answer {
             Some(ProposalAnswer::Done { replies }) if replies.len() == commands.len() => return Ok(replies),
             Some(ProposalAnswer::Done { .. } | ProposalAnswer::Unknown) => return Err(GroupError::Unknown),
             Some(ProposalAnswer::Busy) => return Err(GroupError::Busy),
-            Some(ProposalAnswer::NotLeader { leader: named }) => {
-                leader.inspect(|asked| core.watching.no_leader(*asked, named.map(NodeId)));
-                asked = leader.or(asked);
-            }
-            None => {
-                leader.inspect(|asked| core.watching.no_leader(*asked, None));
-                asked = leader.or(asked);
-            }
+            Some(ProposalAnswer::NotLeader { leader }) => leader.map(NodeId),
+            None => None,
+        };
+        if let Some(leader) = leader {
+            core.watching.no_leader(leader, named);
+            asked = Some(leader);
         }
         if Instant::now() >= deadline {
             return Err(GroupError::NoLeader);
