@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::membership::{ClusterId, ClusterState, Epoch, Member, NodeId};
+use crate::membership::{ClusterId, ClusterState, Epoch, Member, NodeId, Rebalance, Standing};
 use crate::ring::{PARTITIONS, Placement};
 
 /// The cluster as one node sees it at one position of the log. Never changed: a change of the state makes another one, and
@@ -41,6 +41,8 @@ impl View {
             write_quorum: 1,
             next_node_id: NodeId(0),
             expected_members: 0,
+            rebalance: Rebalance::Automatic,
+            planned: Epoch::default(),
             members: BTreeMap::new(),
             layouts: Vec::new(),
         };
@@ -124,6 +126,12 @@ impl View {
             Some(joint) => joint.row(partition, |[start, _, end]| start..end),
             None => self.placements.first().map_or(&[], |placement| placement.walk(partition)),
         }
+    }
+
+    /// The nodes from which a blob of a partition can be had: the candidates that are members and are not lost.
+    pub fn sources(&self, partition: usize) -> impl Iterator<Item = NodeId> {
+        let is_there = |node: &&NodeId| self.member(**node).is_some_and(|member| member.standing != Standing::Lost);
+        self.candidates(partition).iter().filter(is_there).copied()
     }
 
     /// Whether a node owns a partition by any layout in force.

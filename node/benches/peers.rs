@@ -18,7 +18,9 @@ use casbah::index::{ActionIndex, GroupError, RaftCall, WatchPart};
 use casbah::serve::peer::{self, Members, MembersError, RaftGroup};
 use casbah::store::{Store, StoreOptions};
 use casbah_cluster::digest::{Digest, DigestFunction};
-use casbah_cluster::membership::{ClusterId, ClusterState, Epoch, Layout, Member, NodeId, Part, Roster, VolumeId};
+use casbah_cluster::membership::{
+    ClusterId, ClusterState, Epoch, Layout, Member, NodeId, Part, Rebalance, Roster, Standing, VolumeId,
+};
 use casbah_proto::peer::v1 as api;
 use futures_util::stream::BoxStream;
 use rand::rngs::SmallRng;
@@ -226,6 +228,9 @@ fn state(port: u16) -> ClusterState {
         weight: 100,
         part: Part::Voter,
         synced: Epoch(0),
+        standing: Standing::Serving,
+        leaves: false,
+        placed: None,
     };
     ClusterState {
         id: ClusterId([1; 16]),
@@ -234,6 +239,8 @@ fn state(port: u16) -> ClusterState {
         write_quorum: 2,
         next_node_id: NodeId(3),
         expected_members: 0,
+        rebalance: Rebalance::Automatic,
+        planned: Epoch::default(),
         members: BTreeMap::from([(HERE, member("here")), (THERE, member("there"))]),
         layouts: vec![Layout { epoch: Epoch(1), nodes: BTreeMap::new() }],
     }

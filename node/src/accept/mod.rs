@@ -7,6 +7,8 @@ mod linger;
 mod listener;
 mod owner_socket;
 #[cfg(test)]
+mod peers_inventories_test;
+#[cfg(test)]
 mod peers_refused_test;
 #[cfg(test)]
 mod peers_test;

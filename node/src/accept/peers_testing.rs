@@ -8,7 +8,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
-use casbah_cluster::membership::{ClusterId, ClusterState, Epoch, Layout, Member, NodeId, Part, Roster, VolumeId};
+use casbah_cluster::membership::{
+    ClusterId, ClusterState, Epoch, Layout, Member, NodeId, Part, Rebalance, Roster, Standing, VolumeId,
+};
 use casbah_proto::peer::v1 as api;
 use futures_util::StreamExt as _;
 use futures_util::stream::BoxStream;
@@ -32,6 +34,7 @@ pub const CLUSTER: ClusterId = ClusterId([7; 16]);
 pub struct Node {
     pub id: NodeId,
     pub store: Store,
+    pub results: ActionIndex,
     pub peers: Peers,
     pub roster: watch::Sender<Arc<Roster>>,
     pub tls: Arc<ListenerTls>,
@@ -92,6 +95,9 @@ impl Site {
             weight: 100,
             part: Part::Voter,
             synced: Epoch(0),
+            standing: Standing::Serving,
+            leaves: false,
+            placed: None,
         };
         let members: BTreeMap<NodeId, Member> = self.addresses.iter().map(|(id, port)| (*id, member(port))).collect();
         let next = members.keys().last().map_or(1, |last| last.0 + 1);
@@ -103,6 +109,8 @@ impl Site {
             write_quorum: 2,
             next_node_id: NodeId(next),
             expected_members: 0,
+            rebalance: Rebalance::Automatic,
+            planned: Epoch::default(),
             members,
             layouts,
         };
@@ -140,9 +148,10 @@ impl Node {
         let (port, tls) = (bound.port(), bound.tls().unwrap());
         let roster = watch::Sender::new(Arc::new(Roster::joined(CLUSTER, id)));
         let inner = Arc::new(Inner { writable: Mutex::new(true), ..Inner::default() });
+        let results = ActionIndex::open(&dir.path().join("actions.redb"), 1000).unwrap();
         let parts = peer::Parts {
             store: store.clone(),
-            results: ActionIndex::open(&dir.path().join("actions.redb"), 1000).unwrap(),
+            results: results.clone(),
             group: inner.clone(),
             members: inner.clone(),
             roster: roster.subscribe(),
@@ -156,7 +165,22 @@ impl Node {
         let report = Arc::new(move || report.report());
         let peers = Peers::new(PeersParts { roster: roster.subscribe(), dialler, report });
         let (end, watching) = (Some(end), JoinSet::new());
-        Node { id, store, peers, roster, tls, config, port, reload_now, inner, end, serving, watching, _dir: dir }
+        Node {
+            id,
+            store,
+            results,
+            peers,
+            roster,
+            tls,
+            config,
+            port,
+            reload_now,
+            inner,
+            end,
+            serving,
+            watching,
+            _dir: dir,
+        }
     }
 
     /// Begins to ask others how they are.

@@ -104,6 +104,13 @@ pub const PEER_BATCH_BYTES: u64 = 4 << 20;
 /// Digests in one batch between nodes, and in one question which blobs are there: some 3 MiB.
 pub const PEER_DIGESTS_MAX: usize = 1 << 16;
 
+/// Entries in one page of a list of what a node holds: some 2 MiB, gathered in a few milliseconds. A partition of a store of a
+/// hundred million blobs has two of them.
+pub const PEER_LIST_MAX: usize = 16 << 10;
+
+/// Bytes of such a page beyond which it ends: names of instances may be long.
+pub const PEER_LIST_BYTES: usize = 4 << 20;
+
 /// How long requests under way may take to finish once the process was told to stop; then they are cut. Below the
 /// 30 s that Kubernetes gives, and the 90 s of systemd.
 pub const DRAIN_DEADLINE: Duration = Duration::from_secs(25);

@@ -15,6 +15,7 @@ mod heartbeat;
 mod link;
 mod messages;
 mod metadata;
+mod peer_inventories;
 mod peer_read;
 mod peer_upload;
 mod peers;

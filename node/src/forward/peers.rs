@@ -314,7 +314,7 @@ impl Inner {
         links.retain(|node, _| roster.address(*node).is_some());
     }
 
-    fn data(&self, link: &Arc<Link>) -> Channel {
+    pub(super) fn data(&self, link: &Arc<Link>) -> Channel {
         Channel::data(Arc::clone(link), self.roster.clone())
     }
 
@@ -353,7 +353,7 @@ fn actions(channel: Channel) -> ActionsClient<Channel> {
         .max_encoding_message_size(limits::PEER_MESSAGE_BYTES)
 }
 
-fn action_key(instance: &str, action: &Digest) -> api::ActionKey {
+pub(super) fn action_key(instance: &str, action: &Digest) -> api::ActionKey {
     api::ActionKey { instance_name: instance.to_owned(), action: Some(digest_to_message(action)) }
 }
 

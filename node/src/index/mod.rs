@@ -4,6 +4,8 @@
 //! What a write has returned for survives a crash and a power loss. All are bounded: the least recently used records go
 //! first.
 
+mod action_counts;
+mod action_keys;
 mod actions;
 mod assets;
 mod peer_network;

@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use casbah_cluster::digest::Digest;
+use casbah_cluster::inventory::{ActionName, ListedAction, ListedBlob, Page, PartitionSummary};
 use casbah_cluster::membership::NodeId;
 use casbah_cluster::replication::Version;
 
@@ -63,6 +64,25 @@ pub trait Remote: Send + Sync + 'static {
         version: Version,
         result: Bytes,
     ) -> Result<(), PeerError>;
+
+    /// What a node has of these partitions in short, in the order asked for.
+    async fn compare(&self, node: NodeId, partitions: &[u16]) -> Result<Vec<PartitionSummary>, PeerError>;
+
+    /// The next blobs that a node has of a partition, after this one.
+    async fn list_blobs(
+        &self,
+        node: NodeId,
+        partition: u16,
+        after: Option<Digest>,
+    ) -> Result<Page<ListedBlob>, PeerError>;
+
+    /// The next results of actions that a node has of a partition, after this one.
+    async fn list_actions(
+        &self,
+        node: NodeId,
+        partition: u16,
+        after: Option<ActionName>,
+    ) -> Result<Page<ListedAction>, PeerError>;
 }
 
 /// A blob that comes from another node.
@@ -147,6 +167,28 @@ impl Remote for Peers {
         result: Bytes,
     ) -> Result<(), PeerError> {
         Peers::put_action(self, node, instance, action, version, result).await
+    }
+
+    async fn compare(&self, node: NodeId, partitions: &[u16]) -> Result<Vec<PartitionSummary>, PeerError> {
+        Peers::compare(self, node, partitions).await
+    }
+
+    async fn list_blobs(
+        &self,
+        node: NodeId,
+        partition: u16,
+        after: Option<Digest>,
+    ) -> Result<Page<ListedBlob>, PeerError> {
+        Peers::list_blobs(self, node, partition, after).await
+    }
+
+    async fn list_actions(
+        &self,
+        node: NodeId,
+        partition: u16,
+        after: Option<ActionName>,
+    ) -> Result<Page<ListedAction>, PeerError> {
+        Peers::list_actions(self, node, partition, after).await
     }
 }
 

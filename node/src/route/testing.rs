@@ -7,7 +7,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use casbah_cluster::digest::Digest;
-use casbah_cluster::membership::{ClusterId, ClusterState, Epoch, Layout, LayoutNode, Member, NodeId, Part, VolumeId};
+use casbah_cluster::inventory::{ActionName, ListedAction, ListedBlob, Page, PartitionSummary};
+use casbah_cluster::membership::{
+    ClusterId, ClusterState, Epoch, Layout, LayoutNode, Member, NodeId, Part, Rebalance, Standing, VolumeId,
+};
 use casbah_cluster::replication::Version;
 use casbah_cluster::ring::partition_of;
 use casbah_cluster::view::View;
@@ -23,6 +26,9 @@ use crate::store::{ReadError, Reader, Store, StoredReader, Upload, WriteError};
 
 /// What a call to a node that says nothing waits for; in the program it is seconds.
 const DEADLINE: Duration = Duration::from_millis(20);
+
+/// Entries of a page: few, so that lists have several.
+const LISTED_MAX: usize = 3;
 
 /// How a node behaves to others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -190,6 +196,9 @@ fn state(count: u64, copies: u8, write_quorum: u8) -> ClusterState {
         weight: 100,
         part: Part::Voter,
         synced: Epoch(1),
+        standing: Standing::Serving,
+        leaves: false,
+        placed: None,
     };
     let node = |_| LayoutNode { zone: String::new(), weight: 100 };
     let ids = || 1..=count;
@@ -200,6 +209,8 @@ fn state(count: u64, copies: u8, write_quorum: u8) -> ClusterState {
         write_quorum,
         next_node_id: NodeId(count + 1),
         expected_members: count as u32,
+        rebalance: Rebalance::Automatic,
+        planned: Epoch::default(),
         members: ids().map(|id| (NodeId(id), member(id))).collect(),
         layouts: vec![Layout { epoch: Epoch(1), nodes: ids().map(|id| (NodeId(id), node(id))).collect() }],
     }
@@ -374,6 +385,36 @@ impl Remote for Fabric {
         }
         seen.index.put_if_newer(instance, action, version, result).await.unwrap();
         Ok(())
+    }
+
+    async fn compare(&self, node: NodeId, partitions: &[u16]) -> Result<Vec<PartitionSummary>, PeerError> {
+        let (seen, _) = self.ask(node).await?;
+        let summary = |partition: &u16| {
+            let actions = seen.index.inventory(usize::from(*partition)).ok_or_else(full)?;
+            Ok(PartitionSummary { blobs: seen.store.inventory(usize::from(*partition)), actions })
+        };
+        partitions.iter().map(summary).collect()
+    }
+
+    async fn list_blobs(
+        &self,
+        node: NodeId,
+        partition: u16,
+        after: Option<Digest>,
+    ) -> Result<Page<ListedBlob>, PeerError> {
+        let (seen, _) = self.ask(node).await?;
+        let page = seen.store.list(usize::from(partition), after.as_ref(), LISTED_MAX).await;
+        page.map_err(|error| PeerError::Broken(Box::new(Status::internal(error.to_string()))))
+    }
+
+    async fn list_actions(
+        &self,
+        node: NodeId,
+        partition: u16,
+        after: Option<ActionName>,
+    ) -> Result<Page<ListedAction>, PeerError> {
+        let (seen, _) = self.ask(node).await?;
+        Ok(seen.index.list(usize::from(partition), after.as_ref(), (LISTED_MAX, usize::MAX)).unwrap())
     }
 }
 

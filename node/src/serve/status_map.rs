@@ -4,6 +4,7 @@
 //! `UNAVAILABLE` and says when to come back (RetryInfo); what the caller must mend is `INVALID_ARGUMENT`.
 
 use std::error::Error;
+use std::io;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -195,6 +196,14 @@ pub(super) fn peer_write(error: &store::WriteError) -> Status {
         store::WriteError::ReadOnly { .. } => Status::permission_denied(text),
         store::WriteError::Io { .. } => Status::internal(text),
         store::WriteError::Busy { .. } | store::WriteError::Closed { .. } => unavailable(text),
+    }
+}
+
+/// Of a list of blobs that another node asked for.
+pub(super) fn listing(error: &io::Error) -> Status {
+    match error.kind() {
+        io::ErrorKind::ResourceBusy => unavailable("too many reads wait for the disk"),
+        _ => Status::internal(with_causes(error)),
     }
 }
 

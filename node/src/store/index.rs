@@ -7,6 +7,7 @@
 //!
 //! A plain structure without IO, locks or clock.
 
+use casbah_cluster::inventory::Inventory;
 use hashbrown::HashTable;
 
 use super::key::{KEY_HASH_BYTES, Key, PARTITIONS, Packed, Stored, bucket_of, partition_of};
@@ -40,15 +41,6 @@ struct Entry {
     older: Slot,
     /// Unix seconds.
     used: u32,
-}
-
-/// The visible blobs of a partition in short: equal on two nodes that hold the same blobs, and hardly otherwise.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Inventory {
-    /// How many.
-    pub blobs: u64,
-    /// Their hashes (the first 32 bytes), xored.
-    pub xor: [u8; KEY_HASH_BYTES],
 }
 
 /// An entry as it is shown.
@@ -273,6 +265,11 @@ impl Index {
         slots.filter_map(|slot| self.get(*slot)).filter(|found| !found.hidden).map(|found| found.stored)
     }
 
+    /// The slots of a partition's blobs, hidden ones included, in no particular order.
+    pub fn partition_slots(&self, partition: usize) -> Vec<Slot> {
+        self.tables.get(partition).map_or_else(Vec::new, |table| table.iter().copied().collect())
+    }
+
     /// Bytes of memory that the index takes.
     pub fn memory_bytes(&self) -> u64 {
         let entries = self.chunks.len() * CHUNK * size_of::<Entry>();
@@ -298,10 +295,7 @@ impl Index {
 
     fn count(&mut self, key: &Key, added: bool) {
         let inventory = self.inventories.get_mut(key.partition()).expect("a partition is below PARTITIONS");
-        inventory.blobs = if added { inventory.blobs + 1 } else { inventory.blobs - 1 };
-        for (sum, byte) in inventory.xor.iter_mut().zip(key.hash) {
-            *sum ^= byte;
-        }
+        if added { inventory.add(&key.hash) } else { inventory.take(&key.hash) }
     }
 
     fn link_newest(&mut self, slot: Slot) {

@@ -147,3 +147,6 @@ pub const GARBAGE_SHARE: u64 = 16;
 /// A use noted this far in the future is not taken for a clock that was ahead: threads look at the clock before they take
 /// the lock, and clocks are set by a little now and then.
 pub const CLOCK_SLACK_SECONDS: u32 = 60;
+
+/// Blobs of functions with long hashes in one page of a list: each is read to learn its digest, 128 KiB at the most.
+pub const FOLDED_PAGE: usize = 256;

@@ -41,6 +41,9 @@ mod key;
 #[cfg(test)]
 mod kill_test;
 mod limits;
+mod list;
+#[cfg(test)]
+mod list_test;
 mod maintenance;
 #[cfg(test)]
 mod model_test;
@@ -80,7 +83,6 @@ mod zstd_test;
 pub use clock::{Clock, SystemClock};
 pub use codecs::Codecs;
 pub use error::{Damage, Mismatch, OpenError, ReadError, ReadOnlyReason, WriteError};
-pub use index::Inventory;
 pub use options::{StoreOptions, Surroundings};
 pub use paths::DIRECTORY;
 pub use reader::{Reader, StoredReader};

@@ -83,7 +83,7 @@ async fn check(store: &Store, model: &Model) {
     for partition in 0..4096 {
         let here = store.partition(partition);
         let inventory = store.inventory(partition);
-        assert_eq!(inventory.blobs, here.len() as u64);
+        assert_eq!(inventory.count, here.len() as u64);
         let xor = |at: usize| here.iter().fold(0, |xor, name| xor ^ name.hash()[at]);
         assert_eq!(inventory.xor, std::array::from_fn(xor));
     }

@@ -7,15 +7,15 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use casbah_cluster::digest::Digest;
+use casbah_cluster::inventory::{Inventory, ListedBlob, Page};
 
 use super::error::{OpenError, ReadError, ReadOnlyReason, WriteError};
-use super::index::Inventory;
-use super::limits::{LOOKUP_BATCH, MINIMUM_CAPACITY_BYTES};
+use super::limits::{FOLDED_PAGE, LOOKUP_BATCH, MINIMUM_CAPACITY_BYTES};
 use super::options::{StoreOptions, Surroundings};
 use super::reader::{self, Reader, StoredReader};
 use super::shared::{JobError, Shared, lock};
 use super::upload::{self, Trust, Upload};
-use super::{maintenance, recover, sync, verify};
+use super::{list, maintenance, recover, sync, verify};
 
 /// The blobs of one node. Cheap to clone. When the last clone is dropped without [`Store::close`], the store ends as if
 /// the process had been killed, which loses nothing that was acknowledged.
@@ -246,6 +246,18 @@ impl Store {
             }
         }
         Ok(digests)
+    }
+
+    /// Up to `limit` visible blobs of a partition that come after this one, with their last uses, in the order of
+    /// [`ListedBlob`]. No use of them. Those of functions with long hashes are read, and left out if they are damaged.
+    ///
+    /// # Errors
+    /// When one cannot be read, or too much is read already.
+    ///
+    /// # Cancel safety
+    /// May be dropped.
+    pub async fn list(&self, partition: usize, after: Option<&Digest>, limit: usize) -> io::Result<Page<ListedBlob>> {
+        list::page(self.shared(), partition, after, (limit, FOLDED_PAGE)).await
     }
 
     /// The store in numbers.

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use casbah_cluster::consensus::Command;
-use casbah_cluster::membership::{ClusterId, ClusterState, Epoch, Layout, NodeId};
+use casbah_cluster::membership::{ClusterId, ClusterState, Epoch, Layout, NodeId, Rebalance};
 use futures_util::StreamExt as _;
 use futures_util::stream::BoxStream;
 use openraft::async_runtime::watch::WatchReceiver as _;
@@ -345,6 +345,8 @@ pub(super) fn cluster() -> ClusterState {
         write_quorum: 2,
         next_node_id: NodeId(2),
         expected_members: 0,
+        rebalance: Rebalance::Automatic,
+        planned: Epoch::default(),
         members: BTreeMap::new(),
         layouts: vec![Layout { epoch: Epoch(1), nodes: BTreeMap::new() }],
     }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use casbah_cluster::membership::Roster;
 use casbah_proto::peer::v1::actions_server::ActionsServer;
+use casbah_proto::peer::v1::inventories_server::InventoriesServer;
 use casbah_proto::peer::v1::membership_server::MembershipServer;
 use casbah_proto::peer::v1::raft_server::RaftServer;
 use tokio::sync::watch;
@@ -14,6 +15,7 @@ use crate::index::ActionIndex;
 use crate::serve::peer::actions::Actions;
 use crate::serve::peer::blobs::Blobs;
 use crate::serve::peer::gate::Gate;
+use crate::serve::peer::inventories::Inventories;
 use crate::serve::peer::membership::{Members, Membership};
 use crate::serve::peer::raft::{Raft, RaftGroup};
 use crate::store::Store;
@@ -35,6 +37,9 @@ pub struct Parts {
 /// The services for other nodes.
 pub fn services(parts: Parts) -> Gate<Routes> {
     let Parts { store, results, group, members, roster } = parts;
+    let inventories = InventoriesServer::new(Inventories::new(store.clone(), results.clone()))
+        .max_decoding_message_size(limits::PEER_MESSAGE_BYTES)
+        .max_encoding_message_size(limits::PEER_MESSAGE_BYTES);
     let actions = ActionsServer::new(Actions { results })
         .max_decoding_message_size(limits::PEER_MESSAGE_BYTES)
         .max_encoding_message_size(limits::PEER_MESSAGE_BYTES);
@@ -44,6 +49,7 @@ pub fn services(parts: Parts) -> Gate<Routes> {
     let membership =
         MembershipServer::new(Membership { members }).max_encoding_message_size(limits::PEER_MESSAGE_BYTES);
     let mut routes = Routes::builder();
-    routes.add_service(Blobs::new(store)).add_service(actions).add_service(raft).add_service(membership);
+    routes.add_service(Blobs::new(store)).add_service(actions).add_service(inventories);
+    routes.add_service(raft).add_service(membership);
     Gate::new(routes.routes(), roster)
 }
