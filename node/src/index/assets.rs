@@ -77,18 +77,15 @@ impl AssetIndex {
     /// # Cancel safety
     /// May be dropped.
     pub async fn view<'i>(&'i self, keys: &'i [AssetKey]) -> Result<AssetView<'i>, IndexError> {
-        if self.group.has_log() {
-            let outcome = self.group.linearizable_here().await;
-            let is_lost = matches!(outcome, Err(GroupError::NoLeader));
-            // One that finds out meanwhile that it does not have the log asks those who have.
-            if !is_lost || self.group.has_log() {
-                if is_lost && self.stale_reads {
-                    COUNTERS.asset_stale_reads.add(1);
-                } else {
-                    outcome?;
-                }
-                return Ok(AssetView { index: self, keys, source: Source::Here });
+        let is_here = match self.group.reads_here().await {
+            Err(GroupError::NoLeader) if self.stale_reads => {
+                COUNTERS.asset_stale_reads.add(1);
+                true
             }
+            outcome => outcome?,
+        };
+        if is_here {
+            return Ok(AssetView { index: self, keys, source: Source::Here });
         }
         let all = || keys.iter().map(AssetKey::as_bytes);
         let (is_stale, told) = match self.group.get_elsewhere(all(), false).await {

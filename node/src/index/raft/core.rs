@@ -121,14 +121,15 @@ impl Core {
     /// Waits until reads here see the effects of this entry.
     ///
     /// # Errors
-    /// [`GroupError::NoLeader`] when they do not within the time that is waited for a leader.
+    /// [`GroupError::NoLog`] when they do not within the time that is waited for a leader: the log does not come, or not as
+    /// fast as it grows.
     pub(super) async fn applied(&self, index: u64) -> Result<(), GroupError> {
         let mut applied = self.state.applied();
         let reached = applied.wait_for(|last| last.is_some_and(|last| last.index() >= index));
         match timeout(self.timing.leader_wait, reached).await {
             Ok(Ok(_)) => Ok(()),
             Ok(Err(_)) => Err(GroupError::Closed),
-            Err(_) => Err(GroupError::NoLeader),
+            Err(_) => Err(GroupError::NoLog),
         }
     }
 }

@@ -260,17 +260,31 @@ impl Group {
     /// # Cancel safety
     /// May be dropped.
     pub async fn linearizable(&self) -> Result<(), GroupError> {
-        if self.has_log() {
-            let outcome = self.linearizable_here().await;
-            if !matches!(outcome, Err(GroupError::NoLeader)) || self.has_log() {
-                return outcome;
-            }
-        }
-        watching::catch_up(&self.inner.core).await
+        if self.reads_here().await? { Ok(()) } else { watching::catch_up(&self.inner.core).await }
     }
 
-    /// The same on a node that has the log.
-    pub(in crate::index) async fn linearizable_here(&self) -> Result<(), GroupError> {
+    /// The same, if it can be had by the log of this node; others have to be asked otherwise.
+    ///
+    /// # Errors
+    /// [`GroupError::NoLeader`] as ever: what is known here may be behind.
+    pub(in crate::index) async fn reads_here(&self) -> Result<bool, GroupError> {
+        if !self.has_log() {
+            return Ok(false);
+        }
+        match self.linearizable_here().await {
+            Ok(()) => Ok(true),
+            Err(GroupError::NoLog) => Ok(false),
+            // It may have found out meanwhile.
+            Err(GroupError::NoLeader) if !self.has_log() => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Waits until reads here see all that was acknowledged before, by the log of this node.
+    ///
+    /// # Errors
+    /// [`GroupError::NoLeader`]; [`GroupError::NoLog`] when the log does not come in time.
+    pub(super) async fn linearizable_here(&self) -> Result<(), GroupError> {
         let (done, index) = oneshot::channel();
         self.inner.reads.send(done).await.map_err(|_| GroupError::Closed)?;
         let index = index.await.unwrap_or(Err(GroupError::Closed))?;
@@ -285,12 +299,8 @@ impl Group {
     /// # Cancel safety
     /// May be dropped.
     pub async fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, GroupError> {
-        if self.has_log() {
-            let outcome = self.linearizable_here().await;
-            if !matches!(outcome, Err(GroupError::NoLeader)) || self.has_log() {
-                outcome?;
-                return self.get_stale(key);
-            }
+        if self.reads_here().await? {
+            return self.get_stale(key);
         }
         Ok(self.get_elsewhere([key], false).await?.into_iter().next().flatten())
     }

@@ -70,6 +70,7 @@ impl Group {
             match self.linearizable_here().await {
                 Ok(()) => {}
                 Err(GroupError::NoLeader) => return Ok(ReadAnswer::NoLeader),
+                Err(GroupError::NoLog) => return Ok(ReadAnswer::NoLog),
                 Err(GroupError::Busy) => return Ok(ReadAnswer::Busy),
                 Err(error) => return Err(error),
             }

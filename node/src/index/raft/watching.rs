@@ -41,8 +41,8 @@ pub(super) struct Watching {
     source: Mutex<Option<NodeId>>,
     /// Who leads, by that node's word or by that of one that was taken for the leader.
     leader: watch::Sender<Option<NodeId>>,
-    /// When a leader last sent something of the log.
-    fed: Mutex<Instant>,
+    /// When a leader last sent something of the log; `None`: not since the start. One that was away may have lost its place.
+    fed: Mutex<Option<Instant>>,
     /// Whose turn it is, of those that have the log.
     turn: AtomicUsize,
     /// The last read was waited for in vain.
@@ -66,7 +66,7 @@ impl Watching {
         Watching {
             source: Mutex::default(),
             leader: watch::Sender::new(None),
-            fed: Mutex::new(Instant::now()),
+            fed: Mutex::default(),
             turn: AtomicUsize::new(usize::try_from(node.0).unwrap_or(0)),
             is_lost: AtomicBool::new(false),
             reads: Semaphore::new(READS_MAX),
@@ -80,7 +80,7 @@ impl Watching {
 
     /// A leader has sent something of the log.
     pub(super) fn is_fed(&self) {
-        *self.fed.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+        *self.fed.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
     }
 
     /// One that was taken for the leader is not there, or is none; it may have named another one.
@@ -101,7 +101,8 @@ impl Watching {
     }
 
     fn silence(&self) -> Duration {
-        self.fed.lock().unwrap_or_else(PoisonError::into_inner).elapsed()
+        let fed = *self.fed.lock().unwrap_or_else(PoisonError::into_inner);
+        fed.map_or(Duration::MAX, |fed| fed.elapsed())
     }
 }
 
@@ -152,13 +153,14 @@ impl Core {
 pub(super) async fn run(core: Arc<Core>) {
     let mut states = core.state.cluster();
     loop {
-        if !core.has_to_be_told() {
+        let sources = core.sources();
+        if sources.is_empty() || !core.has_to_be_told() {
             // Whether it was news or the time does not matter.
             drop(timeout(core.timing.keep_every, states.changed()).await);
             continue;
         }
         // One after the other, until one has told something: then from the beginning.
-        for source in core.sources() {
+        for source in sources {
             let has_told = follow(&core, source).await;
             core.watching.follows(None);
             sleep(PAUSE).await;
@@ -238,7 +240,11 @@ pub(super) async fn read(core: &Core, call: &ReadCall) -> Result<Told, GroupErro
     loop {
         let followed = core.watching.source();
         let others = core.sources().into_iter().filter(|node| Some(*node) != followed);
-        for target in followed.into_iter().chain(others) {
+        let targets: Vec<NodeId> = followed.into_iter().chain(others).collect();
+        if targets.is_empty() {
+            return Err(GroupError::NoLeader);
+        }
+        for target in targets {
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 break;

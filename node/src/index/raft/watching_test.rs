@@ -316,11 +316,16 @@ async fn a_watcher_becomes_a_learner_and_a_voter_and_a_watcher_again_and_loses_n
     at_last(|| async { leader().await.change_voters(&BTreeSet::from(all)).await }).await;
     record(&one, FOUR, Part::Voter).await;
     pushed(&four, "3").await;
+    let (strict, lenient) = (AssetIndex::new(four.clone(), false), AssetIndex::new(four.clone(), true));
+    at_last(|| async { strict.push(&[key("x")], &asset("1")).await }).await;
     // And back.
     at_last(|| async { leader().await.change_voters(&BTreeSet::from([ONE, TWO, THREE])).await }).await;
     at_last(|| async { leader().await.remove_learner(FOUR).await }).await;
     record(&one, FOUR, Part::Watcher).await;
     pushed(&nodes.get(TWO), "4").await;
+    let pushing = AssetIndex::new(nodes.get(TWO), false);
+    at_last(|| async { pushing.push(&[key("x")], &asset("2")).await }).await;
+    assert_eq!(at_last(|| fetch(&lenient, "x")).await.unwrap().target, asset("2").target);
     // The log does not tell it; it finds out, and until then says nothing that is old.
     assert_eq!(fetched(&four).await.as_deref(), Some("4"));
     until_it_has(&four, false).await;
