@@ -212,7 +212,7 @@ async fn a_watcher_goes_on_when_the_leader_is_killed_and_when_the_one_that_it_fo
     }
     let other = nodes.running().into_iter().find(|node| *node <= THREE).unwrap();
     let group = nodes.get(other);
-    change(&group, MemberCommand::Remove { node: FIVE }).await;
+    change(&group, MemberCommand::Remove { node: FIVE, force: true }).await;
     until(&four, |state| !state.members.contains_key(&FIVE)).await;
 }
 
