@@ -22,6 +22,7 @@ mod cluster_formation;
 mod cluster_one;
 mod cluster_reads;
 mod cluster_repair;
+mod cluster_watchers;
 mod compression;
 mod connections;
 mod contract;
