@@ -54,12 +54,7 @@ pub struct StoredReader {
 }
 
 /// The whole blob.
-pub async fn get(
-    shared: &Arc<Shared>,
-    digest: &Digest,
-    limit_bytes: u64,
-    is_use: bool,
-) -> Result<Bytes, ReadError> {
+pub async fn get(shared: &Arc<Shared>, digest: &Digest, limit_bytes: u64, is_use: bool) -> Result<Bytes, ReadError> {
     let mut reader = find(shared, digest, is_use)?;
     let digest = reader.digest;
     let too_large = ReadError::TooLarge { digest, limit_bytes };
