@@ -52,8 +52,10 @@ pub(super) struct Watcher {
     /// How many of the first bytes of each record.
     pub(super) head_bytes: usize,
     /// Told of each transaction once it is on disk, and before those who wait for it.
-    pub(super) tell: Box<dyn Fn(&[Change]) + Send>,
+    pub(super) tell: Tell,
 }
+
+type Tell = Box<dyn Fn(&[Change]) + Send>;
 
 /// The writer's thread and the way to it.
 pub(super) struct Writer {
