@@ -47,6 +47,9 @@ pub(super) enum What {
     Nothing { head: Vec<u8> },
 }
 
+/// Hears of changes.
+pub(super) type Tell = Box<dyn Fn(&[Change]) + Send>;
+
 /// Somebody who wants to know what comes and goes.
 pub(super) struct Watcher {
     /// How many of the first bytes of each record.
