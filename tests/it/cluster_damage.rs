@@ -28,17 +28,21 @@ struct Holders {
     present: Vec<usize>,
 }
 
+fn has(node: &Value, key: &str, value: impl Into<Value>) -> bool {
+    node.get(key) == Some(&value.into())
+}
+
 fn holders(cluster: &Cluster, asked: usize, digest: &Digest) -> Result<Holders> {
     let answer = admin::get(cluster.admin(asked), &format!("/blobs/{}/{}", digest.hash, digest.size_bytes))?;
     ensure!(answer.status == 200, "{}", answer.body);
     let whereabouts: Value = serde_json::from_str(&answer.body)?;
-    let nodes = whereabouts["nodes"].as_array().context("no nodes")?;
+    let nodes = whereabouts.get("nodes").and_then(Value::as_array).context("no nodes")?;
     let places = |fits: &dyn Fn(&Value) -> bool| {
-        let names = nodes.iter().filter(|node| fits(node)).filter_map(|node| node["name"].as_str());
+        let names = nodes.iter().filter(|node| fits(node)).filter_map(|node| node.get("name")?.as_str());
         let places = names.map(|name| Ok(name.trim_start_matches("node-").parse::<usize>()? - 1));
         places.collect::<Result<Vec<usize>>>()
     };
-    let (owners, present) = (places(&|node| node["owner"] == true)?, places(&|node| node["copy"] == "present")?);
+    let (owners, present) = (places(&|node| has(node, "owner", true))?, places(&|node| has(node, "copy", "present"))?);
     Ok(Holders { owners, present })
 }
 
@@ -54,11 +58,13 @@ fn blob_of(cluster: &Cluster, owners: [usize; 2], size: usize) -> Result<Bytes> 
 }
 
 fn number(cluster: &Cluster, place: usize, name: &str) -> Result<u64> {
-    cluster.status(place)?["store"][name].as_u64().context("no such number")
+    let status = cluster.status(place)?;
+    status.pointer(&format!("/store/{name}")).and_then(Value::as_u64).context("no such number")
 }
 
 fn flip(cluster: &Cluster, place: usize, blob: &Bytes) -> Result<()> {
-    flip_a_byte_of(cluster.data(place)?, &blob[blob.len() / 2..blob.len() / 2 + 100])
+    let middle = blob.slice(blob.len() / 2..blob.len() / 2 + 100);
+    flip_a_byte_of(cluster.data(place)?, &middle)
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -22,10 +22,10 @@ fn blob(number: u64, function: DigestFunction) -> (Digest, Bytes) {
 }
 
 /// All summaries, once what was there at the start has been counted.
-async fn summaries(from: &Node) -> Vec<PartitionSummary> {
+async fn summaries(from: &Node, of: NodeId) -> Vec<PartitionSummary> {
     let all: Vec<u16> = (0..PARTITIONS as u16).collect();
     loop {
-        match from.peers.compare(TWO, &all).await {
+        match from.peers.compare(of, &all).await {
             Ok(summaries) => break summaries,
             Err(PeerError::Full { .. }) => tokio::task::yield_now().await,
             Err(error) => panic!("{error}"),
@@ -62,7 +62,7 @@ async fn what_a_node_holds_is_told_by_sums_and_lists() {
         two.results.put_if_newer("main", digest, version, Bytes::from_static(b"result")).await.unwrap();
         actions.insert((*digest, version));
     }
-    let summaries = summaries(&one).await;
+    let summaries = summaries(&one, TWO).await;
     assert_eq!(summaries.iter().map(|summary| summary.blobs.count).sum::<u64>(), 200);
     assert_eq!(summaries.iter().map(|summary| summary.actions.count).sum::<u64>(), 200);
     for (partition, summary) in summaries.iter().enumerate() {
@@ -105,9 +105,8 @@ async fn nodes_that_hold_the_same_say_the_same_however_it_came_about() {
             node.results.put_if_newer("", &digest, version(2), Bytes::from_static(b"new")).await.unwrap();
         }
     }
-    let of_two = summaries(&one).await;
-    let all: Vec<u16> = (0..PARTITIONS as u16).collect();
-    assert_eq!(two.peers.compare(NodeId(1), &all).await.unwrap(), of_two);
+    let of_two = summaries(&one, TWO).await;
+    assert_eq!(summaries(&two, NodeId(1)).await, of_two);
     let (digest, _) = blob(7, DigestFunction::Sha256);
     one.results.put_if_newer("", &digest, version(3), Bytes::from_static(b"newer")).await.unwrap();
     let [of_one] = two.peers.compare(NodeId(1), &[partition_of(&digest) as u16]).await.unwrap()[..] else {

@@ -215,39 +215,3 @@ async fn records_under_keys_of_earlier_versions_are_never_found_and_go_first() {
     assert_eq!((listed(&index, 10).len(), index.counts().evicted), (10, 10));
     assert_eq!(inventories(&index).await, summed(&index));
 }
-
-#[test]
-fn zz_measure_a_million() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("actions.redb");
-    let (database, _) = crate::index::tables::create(&path, 1).unwrap();
-    let begun = std::time::Instant::now();
-    for step in 0..10_u64 {
-        let transaction = database.begin_write().unwrap();
-        {
-            let mut tables = crate::index::tables::Tables::open(&transaction).unwrap();
-            for number in 0..100_000_u64 {
-                let name = action(&format!("{step}-{number}"));
-                tables.insert(&key("main", &name), &encode(version(number, 0, 1), &[7; 500]), None).unwrap();
-            }
-        }
-        transaction.commit().unwrap();
-    }
-    drop(database);
-    println!("made in {:?}", begun.elapsed());
-    for _ in 0..3 {
-        let begun = std::time::Instant::now();
-        let index = ActionIndex::open(&path, 2_000_000).unwrap();
-        println!("open in {:?}", begun.elapsed());
-        while index.inventory(0).is_none() {
-            std::thread::sleep(std::time::Duration::from_millis(1));
-        }
-        println!("counted in {:?}", begun.elapsed());
-        let total: u64 = (0..PARTITIONS).map(|partition| index.inventory(partition).unwrap().count).sum();
-        assert_eq!(total, 1_000_000);
-        let begun = std::time::Instant::now();
-        let page = index.list(77, None, (16384, 4 << 20)).unwrap();
-        println!("list of {} in {:?}", page.entries.len(), begun.elapsed());
-        index.close();
-    }
-}

@@ -148,12 +148,12 @@ pub const GARBAGE_SHARE: u64 = 16;
 /// the lock, and clocks are set by a little now and then.
 pub const CLOCK_SLACK_SECONDS: u32 = 60;
 
-/// Steps of a search in the order of use under one hold of the state's lock: about a tenth of a millisecond.
-pub const SEARCH_STEPS: usize = 1024;
+/// Steps of a search in the order of use under one hold of the state's lock: some ten microseconds.
+pub const SEARCH_STEPS: usize = 256;
 
 /// Holds that one search may take. Beyond that, in a store of hundreds of millions of blobs, a copy is placed where the search has
 /// come to: among what was used a little earlier or later.
-pub const SEARCH_HOLDS: usize = 64;
+pub const SEARCH_HOLDS: usize = 256;
 
 /// Marks that searches leave in the order of use for later ones, 60 bytes each.
 pub const MILESTONES: usize = 4096;

@@ -25,12 +25,6 @@ pub struct Search {
     steps: usize,
 }
 
-impl Milestones {
-    pub fn len(&self) -> usize {
-        self.of.len()
-    }
-}
-
 // === impl Search ===
 
 impl Search {
