@@ -18,6 +18,8 @@ mod cluster_assets;
 mod cluster_clients;
 mod cluster_failures;
 mod cluster_formation;
+mod cluster_growth;
+mod cluster_nemesis;
 mod cluster_one;
 mod cluster_reads;
 mod cluster_watchers;
