@@ -30,6 +30,7 @@ mod health;
 mod image;
 mod instances;
 mod kubernetes;
+mod kubernetes_pods;
 mod limits;
 mod quota;
 mod reading;
