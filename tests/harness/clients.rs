@@ -421,7 +421,7 @@ fn tls_endpoint(
     tls: &Tls,
 ) -> Result<(
     Endpoint,
-    impl Service<Uri, Response = TokioIo<TlsStream<TcpStream>>, Error = std::io::Error, Future: Send> + Send,
+    impl Service<Uri, Response = TokioIo<TlsStream<TcpStream>>, Error = std::io::Error, Future: Send> + Send + use<>,
 )> {
     let connector = TlsConnector::from(Arc::clone(&tls.config));
     let (address, name) = (authority.to_owned(), ServerName::try_from(tls.server.clone())?);

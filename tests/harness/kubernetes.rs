@@ -305,8 +305,8 @@ impl Kubernetes {
 }
 
 fn issue_all(objects: &[Value], clients: &Authority, peers: &Authority, secrets: &Path) -> Result<()> {
-    let certificates = objects.iter().filter(|object| object["kind"] == "Certificate");
-    certificates.into_iter().try_for_each(|certificate| issue(certificate, clients, peers, secrets))
+    let mut certificates = objects.iter().filter(|object| object["kind"] == "Certificate");
+    certificates.try_for_each(|certificate| issue(certificate, clients, peers, secrets))
 }
 
 /// Makes the Secret of a Certificate, as cert-manager would.
