@@ -458,19 +458,19 @@ class Cluster:
     async def balance(self, reader, writer, target):
         """One connection, for its whole life, to a pod that is ready when it is made."""
         ready = [ip for _, ip, is_ready in self.published if is_ready]
-        try:
-            if not ready:
-                return
-            async with asyncio.timeout(5):
-                theirs = await asyncio.open_connection(random.choice(ready), target)
-        except (OSError, TimeoutError):
+        theirs = None
+        with contextlib.suppress(OSError, TimeoutError):
+            if ready:
+                async with asyncio.timeout(5):
+                    theirs = await asyncio.open_connection(random.choice(ready), target)
+        if theirs is None:
+            writer.transport.abort()
             return
-        finally:
-            if not ready or "theirs" not in locals():
-                writer.transport.abort()
         for one in (writer, theirs[1]):
             one.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         await asyncio.gather(self.pump(reader, theirs[1]), self.pump(theirs[0], writer))
+        writer.close()
+        theirs[1].close()
 
     @staticmethod
     async def pump(reader, writer):
