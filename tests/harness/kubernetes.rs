@@ -107,6 +107,15 @@ fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
 }
 
+/// Whether a text in JSON is this one.
+fn is(value: &Value, pointer: &str, text: &str) -> bool {
+    value.pointer(pointer).and_then(Value::as_str) == Some(text)
+}
+
+fn text<'a>(value: &'a Value, pointer: &str) -> Result<&'a str> {
+    value.pointer(pointer).and_then(Value::as_str).with_context(|| format!("no {pointer} in {value}"))
+}
+
 fn succeeds(what: &str, output: std::io::Result<Output>) -> Result<Vec<u8>> {
     let output = output.with_context(|| what.to_owned())?;
     ensure!(output.status.success(), "{what}: {}", String::from_utf8_lossy(&output.stderr));
@@ -188,7 +197,7 @@ impl Kubernetes {
     /// When the emulator does not say.
     pub fn pods(&mut self) -> Result<Vec<Pod>> {
         let status = self.emulator.ask(&json!({"do": "status"}))?;
-        Ok(serde_json::from_value(status["pods"].clone())?)
+        Ok(serde_json::from_value(status.pointer("/pods").cloned().unwrap_or_default())?)
     }
 
     /// One of them.
@@ -207,10 +216,10 @@ impl Kubernetes {
         let until = Instant::now() + SETTLE_DEADLINE;
         loop {
             let status = self.emulator.ask(&json!({"do": "status"}))?;
-            if status["settled"] == true {
+            if status.pointer("/settled") == Some(&Value::Bool(true)) {
                 return Ok(());
             }
-            if let Some(error) = self.emulator.events.iter().find(|event| event["event"] == "error") {
+            if let Some(error) = self.emulator.events.iter().find(|event| is(event, "/event", "error")) {
                 bail!("{error}");
             }
             if Instant::now() > until {
@@ -230,7 +239,7 @@ impl Kubernetes {
 
     /// What happened so far, of one kind.
     pub fn events(&self, kind: &str) -> Vec<Value> {
-        self.emulator.events.iter().filter(|event| event["event"] == kind).cloned().collect()
+        self.emulator.events.iter().filter(|event| is(event, "/event", kind)).cloned().collect()
     }
 
     /// Where clients pull, without a certificate: the service's address.
@@ -251,7 +260,7 @@ impl Kubernetes {
 
     fn service(&mut self, port: u16) -> Result<String> {
         let status = self.emulator.ask(&json!({"do": "status"}))?;
-        let address = status["services"]["casbah"].as_str().context("there is no service casbah")?;
+        let address = text(&status, "/services/casbah")?;
         Ok(format!("{address}:{port}"))
     }
 
@@ -305,19 +314,22 @@ impl Kubernetes {
 }
 
 fn issue_all(objects: &[Value], clients: &Authority, peers: &Authority, secrets: &Path) -> Result<()> {
-    let mut certificates = objects.iter().filter(|object| object["kind"] == "Certificate");
+    let mut certificates = objects.iter().filter(|object| is(object, "/kind", "Certificate"));
     certificates.try_for_each(|certificate| issue(certificate, clients, peers, secrets))
 }
 
 /// Makes the Secret of a Certificate, as cert-manager would.
 fn issue(certificate: &Value, clients: &Authority, peers: &Authority, secrets: &Path) -> Result<()> {
-    let spec = &certificate["spec"];
-    let name = spec["secretName"].as_str().context("no secretName")?;
-    let names: Vec<String> = serde_json::from_value(spec["dnsNames"].clone()).unwrap_or_default();
-    let is_for = |usage: &str| spec["usages"].as_array().is_some_and(|usages| usages.iter().any(|u| u == usage));
-    let authority = match spec["issuerRef"]["name"].as_str() {
-        Some("casbah-peers") => peers,
-        Some("casbah-clients") => clients,
+    let name = text(certificate, "/spec/secretName")?;
+    let list = |key: &str| -> Vec<String> {
+        let list = certificate.pointer(&format!("/spec/{key}")).cloned().unwrap_or_default();
+        serde_json::from_value(list).unwrap_or_default()
+    };
+    let (names, usages) = (list("dnsNames"), list("usages"));
+    let is_for = |usage: &str| usages.iter().any(|one| one == usage);
+    let authority = match text(certificate, "/spec/issuerRef/name")? {
+        "casbah-peers" => peers,
+        "casbah-clients" => clients,
         // The authorities themselves.
         _ => return Ok(()),
     };
