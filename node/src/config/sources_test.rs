@@ -4,7 +4,12 @@ use super::*;
 use crate::config::{Clients, ClusterConfig, InstanceNames, ListenAddress, Permissions, Services, SyncPolicy};
 
 fn machine() -> Machine {
-    Machine { host_name: "host-1".into(), current_dir: "/here".into(), data_dir: "/data/casbah".into() }
+    Machine {
+        host_name: "host-1".into(),
+        current_dir: "/here".into(),
+        data_dir: "/data/casbah".into(),
+        ..Machine::default()
+    }
 }
 
 fn with_flags(set: &[&str]) -> Sources {

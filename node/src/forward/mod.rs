@@ -23,13 +23,14 @@ mod raft;
 mod socket;
 mod upstream;
 
+pub use channel::for_repair;
 pub use dial::{DialError, Dialler, PeerTls};
 pub use discovery::{Discovery, DiscoveryError, Found};
 pub use error::{PeerError, Unreachable};
 pub use framing::{FramingError, Messages, Part, data_frames, message_frame};
 pub use health::Health;
 pub use messages::{digest_from_message, digest_to_message};
-pub use metadata::{CLUSTER, EPOCH, HOP, NODE, PEER, PROTOCOL, PROTOCOL_VERSION};
+pub use metadata::{CLUSTER, EPOCH, HOP, NODE, PEER, PROTOCOL, PROTOCOL_VERSION, PURPOSE, PURPOSE_REPAIR};
 pub use peer_read::{Form, PeerRead};
 pub use peer_upload::PeerUpload;
 pub use peers::{Peers, PeersParts, Report};
