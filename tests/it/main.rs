@@ -33,6 +33,7 @@ mod health;
 mod image;
 mod instances;
 mod kubernetes;
+mod kubernetes_pods;
 mod limits;
 mod overload;
 mod quota;
