@@ -11,7 +11,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::resolve::{Compression, ListenAddress, LogFormat, LogLevel, Services, SyncPolicy};
+use super::resolve::{Compression, ListenAddress, LogFormat, LogLevel, RebalancePolicy, Services, SyncPolicy};
 use super::units::{ByteSize, TimeSpan};
 
 /// Everything that can be set.
@@ -118,6 +118,13 @@ pub struct ClusterSection {
     pub zone: String,
     /// The node's share of the blobs, relative to that of others.
     pub weight: u64,
+    /// When blobs are moved to a node that has joined, or for another weight or zone: `automatic` at once, `on_apply` when
+    /// `casbah ring apply` says so. A node that leaves or is lost gives its part to others at once. What the cluster was
+    /// formed with counts.
+    pub rebalance: RebalancePolicy,
+    /// How long a node is out of everybody's reach before its part of the blobs is given to others. It gets one again when it
+    /// returns. `0s` never gives a node up. What the node that leads goes by counts: set it alike on all.
+    pub lost_after: TimeSpan,
 }
 
 /// The address for the other nodes of the cluster.
@@ -284,6 +291,8 @@ impl Default for ClusterSection {
             join: Vec::new(),
             zone: String::new(),
             weight: 100,
+            rebalance: RebalancePolicy::Automatic,
+            lost_after: TimeSpan::from_millis(10 * 60 * 1000),
         }
     }
 }

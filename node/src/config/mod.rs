@@ -26,7 +26,8 @@ pub use layers::Layers;
 pub use machine::Machine;
 pub use resolve::{
     Clients, ClusterConfig, Compression, Config, IndexConfig, InstanceNames, ListenAddress, ListenerConfig, LogConfig,
-    LogFormat, LogLevel, NodeConfig, PeersConfig, Permissions, Services, StoreConfig, SyncPolicy, TlsConfig,
+    LogFormat, LogLevel, NodeConfig, PeersConfig, Permissions, RebalancePolicy, Services, StoreConfig, SyncPolicy,
+    TlsConfig,
 };
 pub use rules::{Broken, RESERVED_SEGMENTS, STORE_CAPACITY_MIN};
 pub use sources::{Assignment, Loaded, Sources};

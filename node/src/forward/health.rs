@@ -44,6 +44,8 @@ pub(super) struct Machine {
     latency: Option<Duration>,
     epoch: Epoch,
     report: Option<NodeReport>,
+    /// By how much its clock and this node's differ, by its last heartbeat.
+    apart: Duration,
 }
 
 // === impl Health ===
@@ -59,7 +61,7 @@ impl Health {
 impl Machine {
     /// A node that is heard of for the first time: it is taken to be there until it has been silent for long enough.
     pub(super) fn new(now: Instant) -> Machine {
-        Machine { reachable: true, heard: now, latency: None, epoch: Epoch(0), report: None }
+        Machine { reachable: true, heard: now, latency: None, epoch: Epoch(0), report: None, apart: Duration::ZERO }
     }
 
     /// How it is.
@@ -72,6 +74,21 @@ impl Machine {
             latency: self.latency.unwrap_or_default(),
             epoch: self.epoch,
         }
+    }
+
+    /// Whether it is reachable, and has been heard of at all.
+    pub(super) fn is_there(&self) -> bool {
+        self.reachable && self.latency.is_some()
+    }
+
+    /// By how much its clock and this node's differ.
+    pub(super) fn apart(&self) -> Duration {
+        self.apart
+    }
+
+    /// Its clock differs from this node's by so much.
+    pub(super) fn reads_clock(&mut self, apart: Duration) {
+        self.apart = apart;
     }
 
     /// What it has said of itself last.

@@ -5,7 +5,8 @@ use casbah_cluster::digest::Digest;
 use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 
-use super::cluster::{Cluster, Ring, Whereabouts};
+use super::cluster::{Cluster, Layouts, Ring, Whereabouts};
+use super::orders::{Order, OrderError};
 
 /// The number of this format. Keys may be added under the same number; it grows when one goes or changes its meaning.
 pub const FORMAT: u32 = 1;
@@ -20,6 +21,12 @@ pub trait Observed: Send + Sync {
 
     /// Which node owns what; `None` while there is no cluster. Never waits.
     fn ring(&self) -> Option<Ring>;
+
+    /// How blobs are placed, and how they would be if all that waits were applied; `None` while there is no cluster. Never waits.
+    fn layout(&self) -> Option<Layouts>;
+
+    /// Does something to the cluster; `None` while there is none.
+    fn carry_out(&self, order: Order) -> BoxFuture<'_, Option<Result<(), OrderError>>>;
 
     /// Which nodes have a copy of this blob, by asking them; `None` while there is no cluster.
     fn whereabouts<'a>(&'a self, digest: &'a Digest) -> BoxFuture<'a, Option<Whereabouts>>;

@@ -6,10 +6,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use casbah_cluster::digest::Digest;
-use casbah_cluster::membership::NodeId;
+use casbah_cluster::membership::{Epoch, NodeId, Standing};
 use casbah_cluster::ring::partition_of;
 use casbah_cluster::view::View;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::time::timeout;
 
 use crate::replicate::background::Background;
 use crate::replicate::copy;
@@ -29,6 +30,9 @@ const MENDS_AT_ONCE: usize = 4;
 
 /// Copies of that kind that wait. What is not copied now is when it is read again.
 const MENDS_MAX: usize = 1024;
+
+/// How long is waited for a layout that another node has answered by: many times what it takes to hear of one.
+const CATCH_UP_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Added to the distance of nodes in another zone: more than any latency.
 const ANOTHER_ZONE: u64 = 1 << 40;
@@ -92,6 +96,29 @@ impl Nodes {
         Arc::clone(&self.inner.view.borrow())
     }
 
+    /// The newest layout that a node is known to work by: whatever it has answered so far it has answered by none that is newer.
+    /// To be asked after the answer that it is to tell of.
+    pub fn epoch_of(&self, node: NodeId) -> Epoch {
+        let view = self.inner.view.borrow();
+        if node == view.self_id() { view.epoch() } else { self.inner.remote.health(node).epoch }
+    }
+
+    /// The view, when it has come to a layout that another node has answered by; `None` if it does not for long.
+    ///
+    /// # Cancel safety
+    /// May be dropped.
+    pub async fn caught_up(&self, epoch: Epoch) -> Option<Arc<View>> {
+        let mut view = self.inner.view.clone();
+        let caught_up = view.wait_for(|view| view.epoch() >= epoch);
+        match timeout(CATCH_UP_PATIENCE, caught_up).await {
+            Ok(Ok(view)) => Some(Arc::clone(&view)),
+            Ok(Err(_)) | Err(_) => {
+                tracing::warn!(%epoch, "other nodes work by a layout that this one does not hear of");
+                None
+            }
+        }
+    }
+
     /// The other nodes.
     pub fn remote(&self) -> &dyn Remote {
         &*self.inner.remote
@@ -113,8 +140,10 @@ impl Nodes {
         if node == view.self_id() {
             return false;
         }
+        // Who leaves is not given what has to leave with it.
+        let stays = view.member(node).is_some_and(|member| member.standing == Standing::Serving);
         let health = self.inner.remote.health(node);
-        !health.reachable || !health.writable || health.draining
+        !stays || !health.reachable || !health.writable || health.draining
     }
 
     /// Has a copy of the blob made here, from a node that has it, if this node is to have one. Not waited for.

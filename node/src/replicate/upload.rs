@@ -3,10 +3,11 @@
 use bytes::Bytes;
 use casbah_cluster::digest::Digest;
 
+use crate::replicate::batch::share_if_joined;
 use crate::replicate::error::WriteError;
 use crate::replicate::nodes::Nodes;
 use crate::replicate::spread::Spread;
-use crate::store::{self, Store};
+use crate::store;
 
 /// An upload under way. Dropping it aborts it on every node.
 ///
@@ -19,7 +20,7 @@ pub struct Upload {
 
 enum Way {
     /// To this node alone, whose store hashes as it writes.
-    Here { digest: Digest, store: Store, upload: Box<store::Upload> },
+    Here { nodes: Nodes, digest: Digest, upload: Box<store::Upload> },
     /// To several nodes, or another one.
     Spread(Box<Spread>),
 }
@@ -37,8 +38,8 @@ impl Upload {
     pub async fn begin(nodes: &Nodes, digest: &Digest) -> Result<Upload, WriteError> {
         let view = nodes.view();
         if view.is_single() || digest.is_empty_blob() {
-            let (store, upload) = (nodes.store().clone(), Box::new(nodes.store().upload(digest).await?));
-            return Ok(Upload { way: Way::Here { digest: *digest, store, upload } });
+            let (nodes, upload) = (nodes.clone(), Box::new(nodes.store().upload(digest).await?));
+            return Ok(Upload { way: Way::Here { nodes, digest: *digest, upload } });
         }
         Ok(Upload { way: Way::Spread(Box::new(Spread::begin(nodes, &view, *digest))) })
     }
@@ -54,7 +55,7 @@ impl Upload {
     /// Whether somebody else has stored the blob meanwhile, so that the rest need not come.
     pub fn is_overtaken(&self) -> bool {
         match &self.way {
-            Way::Here { digest, store, .. } => store.contains(digest),
+            Way::Here { nodes, digest, .. } => nodes.store().contains(digest),
             Way::Spread(spread) => spread.is_overtaken(),
         }
     }
@@ -92,7 +93,11 @@ impl Upload {
     /// Dropped half-way, the blob may be stored or not.
     pub async fn commit(self) -> Result<(), WriteError> {
         match self.way {
-            Way::Here { upload, .. } => Ok(upload.commit().await?),
+            Way::Here { nodes, digest, upload } => {
+                upload.commit().await?;
+                let outcomes = share_if_joined(&nodes, &[digest], vec![Ok(())]).await;
+                outcomes.into_iter().collect()
+            }
             Way::Spread(spread) => spread.commit().await,
         }
     }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use casbah_cluster::digest::Digest;
-use casbah_cluster::membership::NodeId;
+use casbah_cluster::membership::{Epoch, NodeId};
 use casbah_cluster::replication::WriteDecision;
 use casbah_cluster::ring::partition_of;
 use casbah_cluster::view::View;
@@ -15,6 +15,9 @@ use crate::forward::PeerError;
 use crate::replicate::Nodes;
 use crate::route::error::{NodeError, ReadError};
 use crate::route::rounds::{Outcome, Sought, seek};
+
+/// How often blobs are looked for when the layout changes meanwhile: it does so seldom.
+const ATTEMPTS: usize = 3;
 
 /// What is known of blobs, which go by their positions in what was asked for.
 pub(super) struct Found {
@@ -30,17 +33,35 @@ type Answers = Vec<(NodeId, Vec<usize>, Result<Vec<bool>, PeerError>)>;
 /// Looks for blobs on all of their owners, and then, where an owner does not answer, on those that stand in for it. They are
 /// used now, wherever they are.
 pub(super) async fn look_up(nodes: &Nodes, digests: &[Digest]) -> Found {
+    for _ in 0..ATTEMPTS {
+        let view = nodes.view();
+        let (found, answered_by) = look_up_by(nodes, &view, digests).await;
+        if answered_by <= view.epoch() {
+            return found;
+        }
+        // What is where has changed meanwhile: neither what is there nor what is not is certain.
+        if nodes.caught_up(answered_by).await.is_none() {
+            break;
+        }
+    }
+    let in_doubt = (0..digests.len()).map(|position| (position, None)).collect();
+    Found { present: vec![false; digests.len()], in_doubt }
+}
+
+/// The same by one view, and the newest layout that a node has answered by.
+async fn look_up_by(nodes: &Nodes, view: &View, digests: &[Digest]) -> (Found, Epoch) {
     let mut present = nodes.store().touch(digests);
-    let view = nodes.view();
     if view.is_single() {
-        return Found { present, in_doubt: Vec::new() };
+        return (Found { present, in_doubt: Vec::new() }, view.epoch());
     }
     for (digest, present) in digests.iter().zip(&mut present) {
         // A copy that a layout has left behind here is none that others would find.
         *present &= digest.is_empty_blob() || view.candidates(partition_of(digest)).contains(&view.self_id());
     }
     let mut silent: Vec<(NodeId, NodeError)> = Vec::new();
-    for (node, positions, answer) in ask_owners(nodes, &view, digests).await {
+    let mut answered_by = view.epoch();
+    for (node, positions, answer) in ask_owners(nodes, view, digests).await {
+        answered_by = answered_by.max(nodes.epoch_of(node));
         match answer {
             Ok(has) => positions.into_iter().zip(has).for_each(|(position, has)| {
                 if let Some(present) = present.get_mut(position) {
@@ -51,10 +72,10 @@ pub(super) async fn look_up(nodes: &Nodes, digests: &[Digest]) -> Found {
         }
     }
     let mut found = Found { present, in_doubt: Vec::new() };
-    if !silent.is_empty() {
-        seek_further(nodes, &view, digests, &silent, &mut found).await;
+    if !silent.is_empty() && answered_by <= view.epoch() {
+        seek_further(nodes, view, digests, &silent, &mut found).await;
     }
-    found
+    (found, answered_by)
 }
 
 /// Whether as many nodes say that they have the blob as make an upload of it acknowledged.
@@ -70,6 +91,7 @@ pub(super) async fn is_held(nodes: &Nodes, digest: &Digest) -> bool {
         decision.acknowledged(view.self_id());
     }
     for (node, _, answer) in ask_owners(nodes, &view, digests).await {
+        decision.heard(nodes.epoch_of(node));
         if matches!(answer.as_deref(), Ok([true])) {
             decision.acknowledged(node);
         }
@@ -131,7 +153,7 @@ async fn seek_further(
         }
         .boxed()
     };
-    for (position, outcome) in seek(sought, ask).await {
+    for (position, outcome) in seek(nodes, sought, ask).await {
         match outcome {
             Outcome::Found(..) => {
                 if let Some(present) = found.present.get_mut(position) {

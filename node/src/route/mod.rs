@@ -11,6 +11,8 @@ mod actions;
 #[cfg(test)]
 mod actions_test;
 mod blobs;
+#[cfg(test)]
+mod epochs_test;
 mod error;
 mod fetch;
 mod flights;

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use casbah_cluster::digest::Digest;
-use casbah_cluster::membership::NodeId;
+use casbah_cluster::membership::{Epoch, NodeId};
 use casbah_cluster::replication::{ReadDecision, Verdict};
 use casbah_cluster::ring::partition_of;
 use casbah_cluster::view::View;
@@ -85,6 +85,31 @@ impl Sought {
         blob
     }
 
+    /// A node has answered by this layout. To be told before what it answered.
+    pub(super) fn heard(&mut self, epoch: Epoch) {
+        self.decision.heard(epoch);
+    }
+
+    /// Goes on by a view that has the layout that a node has answered by, if that is a newer one.
+    pub(super) async fn catch_up(&mut self, nodes: &Nodes) {
+        if let Some(epoch) = self.behind()
+            && let Some(view) = nodes.caught_up(epoch).await
+        {
+            self.decide_by(nodes, &view);
+        }
+    }
+
+    fn behind(&self) -> Option<Epoch> {
+        match self.decision.verdict() {
+            Verdict::Behind(epoch) => Some(epoch),
+            _ => None,
+        }
+    }
+
+    fn decide_by(&mut self, nodes: &Nodes, view: &View) {
+        self.decision.revise(view, |node| nodes.distance(view, node));
+    }
+
     /// A node has looked and not found it.
     pub(super) fn is_not_on(&mut self, node: NodeId) {
         self.decision.answered_no(node);
@@ -101,6 +126,7 @@ impl Sought {
         let next = match self.decision.verdict() {
             Verdict::Ask(_) => self.decision.ask_next(),
             Verdict::Missing => return Err(Outcome::Missing),
+            // Whoever is behind has tried to catch up.
             Verdict::Unavailable | Verdict::Wait | Verdict::Behind(_) => None,
         };
         next.ok_or_else(|| Outcome::Unavailable(self.error.take()))
@@ -109,12 +135,19 @@ impl Sought {
 
 /// Asks until all is known. `ask` has the positions of what a node is asked for.
 pub(super) async fn seek<'a, T>(
+    nodes: &Nodes,
     mut sought: Vec<Sought>,
     ask: impl Fn(NodeId, Vec<usize>) -> BoxFuture<'a, Answer<T>>,
 ) -> Vec<(usize, Outcome<T>)> {
     let mut outcomes = Vec::with_capacity(sought.len());
     loop {
         let mut calls: BTreeMap<NodeId, Vec<Sought>> = BTreeMap::new();
+        if let Some(epoch) = sought.iter().filter_map(Sought::behind).max()
+            && let Some(view) = nodes.caught_up(epoch).await
+        {
+            let behind = sought.iter_mut().filter(|blob| blob.behind().is_some());
+            behind.for_each(|blob| blob.decide_by(nodes, &view));
+        }
         for mut blob in sought {
             match blob.next() {
                 Ok(node) => calls.entry(node).or_default().push(blob),
@@ -135,7 +168,9 @@ pub(super) async fn seek<'a, T>(
                 Err(error) => (Vec::new(), Some(NodeError { node, source: Arc::new(error) })),
             };
             let mut answers = answers.into_iter();
+            let epoch = nodes.epoch_of(node);
             for mut blob in blobs {
+                blob.heard(epoch);
                 match answers.next() {
                     Some(Ok(found)) => {
                         outcomes.push((blob.position, Outcome::Found(node, found)));

@@ -223,6 +223,7 @@ impl Owned {
             group: serving.assets.group().clone(),
             peers: self.peers.clone(),
             store: self.store.clone(),
+            place: self.place.clone(),
         });
         report::Data {
             store: self.store.clone(),

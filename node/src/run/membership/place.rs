@@ -1,11 +1,12 @@
 //! What this node knows of its place in a cluster, now and as it changes.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use casbah_cluster::consensus::{Command, MemberCommand, MemberReply, Reply};
-use casbah_cluster::membership::{ClusterState, Formation, Introduction, Joiner, NodeId, Refusal, Roster};
+use casbah_cluster::membership::{ClusterState, Formation, Introduction, Joiner, NodeId, Rebalance, Refusal, Roster};
 use casbah_cluster::view::View;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -13,7 +14,7 @@ use tokio::task::JoinSet;
 use super::condition::Condition;
 use super::identity::{Identity, IdentityError, Membership};
 use super::words;
-use crate::config::{ClusterConfig, Config, ListenAddress};
+use crate::config::{ClusterConfig, Config, ListenAddress, RebalancePolicy};
 use crate::forward::{Discovery, Peers};
 use crate::index::{Group, GroupError, GroupOptions, Network, Timing};
 
@@ -74,6 +75,8 @@ pub(super) struct Inner {
     group: OnceLock<Group>,
     roster: watch::Sender<Arc<Roster>>,
     view: watch::Sender<Arc<View>>,
+    /// When each node has asked this one how it is last, by this node's clock.
+    pub(super) heard_ms: Mutex<BTreeMap<NodeId, u64>>,
     /// What it waits for, for people.
     waiting: Mutex<Waiting>,
     condition: Condition,
@@ -123,6 +126,7 @@ impl Place {
             group: OnceLock::new(),
             roster,
             view: watch::Sender::new(Arc::new(View::none())),
+            heard_ms: Mutex::default(),
             waiting: Mutex::default(),
             condition,
         };
@@ -227,7 +231,11 @@ impl Place {
                 config.bootstrap_expect,
                 self.inner.joiner.clone(),
             );
-            group.form(state).await?;
+            let rebalance = match config.rebalance {
+                RebalancePolicy::Automatic => Rebalance::Automatic,
+                RebalancePolicy::OnApply => Rebalance::OnApply,
+            };
+            group.form(ClusterState { rebalance, ..state }).await?;
         }
         Ok(self.inner.group.get_or_init(|| group).clone())
     }

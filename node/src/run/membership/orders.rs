@@ -1,0 +1,54 @@
+//! What people have done to the cluster: each order becomes a command of the log.
+
+use casbah_cluster::consensus::{MemberCommand, MemberReply};
+use casbah_cluster::membership::{Epoch, NodeId};
+
+use super::place::Place;
+use crate::index::{Group, GroupError};
+use crate::observe::orders::{Order, OrderError};
+use crate::observe::with_causes;
+
+impl Place {
+    /// Does something to the cluster, and waits until it is agreed on and known here.
+    ///
+    /// # Errors
+    /// [`OrderError`].
+    pub(in crate::run) async fn carry_out(&self, group: &Group, order: Order) -> Result<(), OrderError> {
+        tracing::info!(?order, "somebody has something done to the cluster");
+        let node = |id: u64| NodeId(id);
+        let command = match order {
+            Order::Drain { node: id } => MemberCommand::Drain { node: node(id) },
+            Order::Undrain { node: id } => MemberCommand::Undrain { node: node(id) },
+            Order::Remove { node: id, force } => MemberCommand::Remove { node: node(id), force },
+            Order::Apply { epoch } => MemberCommand::Apply { epoch: Epoch(epoch) },
+            Order::Lead { node: id } => return group.hand_over(node(id)).await.map_err(refused),
+        };
+        let refusal = match self.change(group, command).await.map_err(|error| not_now(&error))? {
+            MemberReply::Refused(refusal) => refusal,
+            _ => {
+                // So that whoever looks here next sees it.
+                return group.linearizable().await.map_err(|error| not_now(&error));
+            }
+        };
+        Err(OrderError::Refused { reason: refusal.to_string() })
+    }
+}
+
+/// Of a hand-over: that the other one cannot lead will not be otherwise soon.
+fn refused(error: GroupError) -> OrderError {
+    match error {
+        GroupError::NotLeader { leader } => {
+            let reason = match leader {
+                Some(leader) => format!("node {leader} leads, and only it can hand over: ask it"),
+                None => "nobody leads".to_owned(),
+            };
+            OrderError::Refused { reason }
+        }
+        GroupError::Voters { reason } => OrderError::Refused { reason: reason.to_string() },
+        error => not_now(&error),
+    }
+}
+
+fn not_now(error: &GroupError) -> OrderError {
+    OrderError::NotNow { reason: with_causes(error) }
+}
