@@ -173,6 +173,10 @@ pub struct StatusArguments {
     /// Say only whether the node takes requests; the exit code is 0 or 1, as probes of containers want it
     #[arg(long, conflicts_with_all = ["watch", "output"])]
     pub ready: bool,
+    /// Say only whether the node answers at all, in the same way; a health check by which a container is started again asks
+    /// this
+    #[arg(long, conflicts_with_all = ["watch", "output", "ready"])]
+    pub live: bool,
 }
 
 /// Which node is asked, and how its answer is printed.

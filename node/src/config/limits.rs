@@ -121,3 +121,28 @@ pub const INSTANCE_DRAIN_DEADLINE: Duration = Duration::from_secs(2);
 
 /// How long what other nodes have under way here may take when the node stops. They go on elsewhere.
 pub const PEER_DRAIN_DEADLINE: Duration = Duration::from_secs(2);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Handing leadership over, and closing the store and the indexes, once everything else has ended.
+    const CLOSE: Duration = Duration::from_secs(10);
+
+    /// A number of seconds in what is shipped for Kubernetes.
+    fn seconds(manifest: &str, key: &str) -> Duration {
+        let found = manifest.lines().find_map(|line| line.trim().strip_prefix(key)).expect("it is there");
+        Duration::from_secs(found.trim().parse().expect("it is a number"))
+    }
+
+    #[test]
+    fn a_pod_has_the_time_that_a_node_takes_to_end() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/k8s/base/statefulset.yaml");
+        let manifest = std::fs::read_to_string(path).unwrap();
+        let grace = seconds(&manifest, "terminationGracePeriodSeconds:");
+        let pre_stop = manifest.split_once("preStop:").expect("it has one").1;
+        let wait = seconds(pre_stop, "seconds:");
+        let end = DRAIN_DEADLINE + 2 * PEER_DRAIN_DEADLINE + CLOSE;
+        assert!(grace >= wait + end, "{grace:?} for {wait:?} before SIGTERM and {end:?} after it");
+    }
+}
