@@ -18,6 +18,7 @@ mod cluster_assets;
 mod cluster_clients;
 mod cluster_failures;
 mod cluster_formation;
+mod cluster_life;
 mod cluster_one;
 mod cluster_reads;
 mod compression;

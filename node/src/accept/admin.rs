@@ -154,9 +154,9 @@ async fn serve(stream: TcpStream, is_local: bool, node: Arc<dyn Observed>) {
     let answer = service_fn(move |request: Request<Incoming>| {
         let node = Arc::clone(&node);
         async move {
-            Ok::<_, Infallible>(match request.uri().path() {
-                ORDERS => take_order(request, is_local, &node).await,
-                path => answer(request.method(), path, &node).await,
+            Ok::<_, Infallible>(match request.uri().path() == ORDERS {
+                true => take_order(request, is_local, &node).await,
+                false => answer(request.method(), request.uri().path(), &node).await,
             })
         }
     });

@@ -63,17 +63,17 @@ pub(super) fn cluster(arguments: &AskArguments) -> Result<Cluster, Failure> {
     })
 }
 
-/// Has something done to the cluster.
+/// Has something done to the cluster. `hint` is what helps when it is refused.
 ///
 /// # Errors
 /// When it is refused, or cannot be done now, and when the node cannot be asked.
-pub(super) fn order(admin: &ListenAddress, order: &Order) -> Result<(), Failure> {
+pub(super) fn order(admin: &ListenAddress, order: &Order, hint: &str) -> Result<(), Failure> {
     let json = serde_json::to_string(order).map_err(|error| Failure::from_error(&error))?;
     let answer = http::order(admin, &json).map_err(|error| unreachable(admin, &error))?;
     let reason = answer.body.trim_end().to_owned();
     match answer.status {
         200 => Ok(()),
-        409 => Err(Failure::new(reason)),
+        409 => Err(Failure::new(reason).hint(hint)),
         403 => Err(Failure::new(format!("{admin}: {reason}"))
             .hint("give the command on the machine of any node of the cluster; in a container: inside of it")),
         503 => Err(Failure::new(reason).hint("casbah raft status says whether somebody leads; try again then")),

@@ -49,8 +49,7 @@ pub(super) fn drain(arguments: &NodeDrainArguments) -> Result<(), Failure> {
     let admin = ask::admin(&ask.admin)?;
     let cluster = ask::cluster(ask)?;
     let member = find(&cluster, &arguments.node)?;
-    ask::order(&admin, &Order::Drain { node: member.id })
-        .map_err(|failure| failure.hint("casbah node list says which nodes serve"))?;
+    ask::order(&admin, &Order::Drain { node: member.id }, "casbah node list says which nodes serve")?;
     if arguments.wait {
         wait_for(ask, member.id)?;
     }
@@ -75,7 +74,9 @@ pub(super) fn drain(arguments: &NodeDrainArguments) -> Result<(), Failure> {
 /// When it is refused.
 pub(super) fn undrain(arguments: &NodeArguments) -> Result<(), Failure> {
     let order = |node| Order::Undrain { node };
-    simple(arguments, order, "serving", |name| format!("{name} stays, and gets its part of the blobs again\n"))
+    simple(arguments, (order, "casbah node list says how the nodes are"), "serving", |name| {
+        format!("{name} stays, and gets its part of the blobs again\n")
+    })
 }
 
 /// `casbah node remove`.
@@ -86,14 +87,14 @@ pub(super) fn remove(arguments: &NodeRemoveArguments) -> Result<(), Failure> {
     let NodeRemoveArguments { node, force, ask } = arguments;
     let cluster = ask::cluster(ask)?;
     let member = find(&cluster, node)?;
-    let removed = ask::order(&ask::admin(&ask.admin)?, &Order::Remove { node: member.id, force: *force });
-    removed.map_err(|failure| match member.holds && !force {
-        true => failure.hint(format!(
-            "casbah node drain {} --wait moves its blobs first; with --force what nobody else has is lost",
-            member.name
-        )),
-        false => failure,
-    })?;
+    let name = &member.name;
+    let hint = match member.holds && !force {
+        true => {
+            format!("casbah node drain {name} --wait moves its blobs first; with --force what nobody else has is lost")
+        }
+        false => "casbah node list says how the nodes are".to_owned(),
+    };
+    ask::order(&ask::admin(&ask.admin)?, &Order::Remove { node: member.id, force: *force }, &hint)?;
     let done = Done { node_id: member.id, node: &member.name, state: "removed" };
     ask::show(ask.output, &done, || {
         format!(
@@ -109,19 +110,20 @@ pub(super) fn remove(arguments: &NodeRemoveArguments) -> Result<(), Failure> {
 /// When it is refused.
 pub(super) fn transfer(arguments: &NodeArguments) -> Result<(), Failure> {
     let order = |node| Order::Lead { node };
-    simple(arguments, order, "leader", |name| format!("{name} leads\n"))
+    let hint = "casbah raft status says who leads, and who votes; --admin names another node";
+    simple(arguments, (order, hint), "leader", |name| format!("{name} leads\n"))
 }
 
 fn simple(
     arguments: &NodeArguments,
-    order: impl Fn(u64) -> Order,
+    (order, hint): (impl Fn(u64) -> Order, &str),
     state: &'static str,
     text: impl Fn(&str) -> String,
 ) -> Result<(), Failure> {
     let NodeArguments { node, ask } = arguments;
     let cluster = ask::cluster(ask)?;
     let member = find(&cluster, node)?;
-    ask::order(&ask::admin(&ask.admin)?, &order(member.id))?;
+    ask::order(&ask::admin(&ask.admin)?, &order(member.id), hint)?;
     let done = Done { node_id: member.id, node: &member.name, state };
     ask::show(ask.output, &done, || text(&member.name))
 }

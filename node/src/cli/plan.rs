@@ -82,8 +82,8 @@ pub(super) fn apply(arguments: &RingApplyArguments) -> Result<(), Failure> {
         epoch: u64,
     }
     let RingApplyArguments { epoch, ask } = arguments;
-    ask::order(&ask::admin(&ask.admin)?, &Order::Apply { epoch: *epoch })
-        .map_err(|failure| failure.hint("casbah ring plan prints what would be done now"))?;
+    let hint = "casbah ring plan prints what would be done now";
+    ask::order(&ask::admin(&ask.admin)?, &Order::Apply { epoch: *epoch }, hint)?;
     ask::show(ask.output, &Applied { epoch: *epoch }, || {
         format!("blobs move to the layout of epoch {epoch}; casbah status says when none lies by an older one\n")
     })

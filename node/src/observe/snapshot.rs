@@ -270,7 +270,8 @@ mod tests {
         let member = |id: u64, is_self: &str, up: bool, latency: &str, numbers: &str| {
             [
                 format!(r#"{{"id":{id},"name":"node-{id}","address":"node-{id}.example:7980","zone":"zone-{id}","#),
-                format!(r#""weight":100,"part":"voter","is_self":{is_self},"reachable":{up},"writable":{up},"#),
+                format!(r#""weight":100,"part":"voter","standing":"serving","holds":true,"ailment":null,"#),
+                format!(r#""is_self":{is_self},"reachable":{up},"writable":{up},"#),
                 format!(r#""draining":false,"latency_ms":{latency},"partitions":2731,"numbers":{numbers}}}"#),
             ]
             .concat()
@@ -287,7 +288,7 @@ mod tests {
             r#""oldest_use_age_seconds":7200,"read_only":"disk_full"},"#,
             &format!(r#""indexes":{{"assets":{index},"actions":{index}}},"#),
             r#""waits_for":null,"cluster":{"id":"0123456789abcdef0123456789abcdef","name":"casbah","node_id":1,"epoch":4,"epochs":[4],"#,
-            r#""copies":2,"write_quorum":2,"members":["#,
+            r#""copies":2,"write_quorum":2,"waits":null,"members":["#,
             &member(1, "true", true, "null", numbers),
             ",",
             &member(2, "false", true, "0.4", numbers),

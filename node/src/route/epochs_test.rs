@@ -82,8 +82,9 @@ async fn an_upload_by_an_old_view_goes_on_by_the_new_one() {
         let change = Change::new(newer).await;
         let upload = change.cluster.node(OLD).upload(&change.digest, &change.bytes, 500);
         let (outcome, ()) = tokio::join!(upload, change.catch_up());
-        outcome.unwrap();
-        assert!(change.is_on_new_owner(), "{:?}", change.cluster.holders(&change.digest));
+        // Where the layouts have no node in common, nobody is left to copy it from.
+        assert!(outcome.is_ok() || newer == [AFTER], "{outcome:?}");
+        assert!(outcome.is_err() || change.is_on_new_owner(), "{:?}", change.cluster.holders(&change.digest));
     }
 }
 
@@ -94,8 +95,9 @@ async fn a_batch_by_an_old_view_goes_on_by_the_new_one() {
         let batch = vec![(change.digest, change.bytes.clone())];
         let put = change.cluster.node(OLD).blobs.put_many(batch);
         let (outcomes, ()) = tokio::join!(put, change.catch_up());
-        assert!(outcomes.iter().all(Result::is_ok), "{outcomes:?}");
-        assert!(change.is_on_new_owner(), "{:?}", change.cluster.holders(&change.digest));
+        let is_stored = outcomes.iter().all(Result::is_ok);
+        assert!(is_stored || newer == [AFTER], "{outcomes:?}");
+        assert!(!is_stored || change.is_on_new_owner(), "{:?}", change.cluster.holders(&change.digest));
     }
 }
 

@@ -15,13 +15,12 @@ impl Place {
     /// [`OrderError`].
     pub(in crate::run) async fn carry_out(&self, group: &Group, order: Order) -> Result<(), OrderError> {
         tracing::info!(?order, "somebody has something done to the cluster");
-        let node = |id: u64| NodeId(id);
         let command = match order {
-            Order::Drain { node: id } => MemberCommand::Drain { node: node(id) },
-            Order::Undrain { node: id } => MemberCommand::Undrain { node: node(id) },
-            Order::Remove { node: id, force } => MemberCommand::Remove { node: node(id), force },
+            Order::Drain { node } => MemberCommand::Drain { node: NodeId(node) },
+            Order::Undrain { node } => MemberCommand::Undrain { node: NodeId(node) },
+            Order::Remove { node, force } => MemberCommand::Remove { node: NodeId(node), force },
             Order::Apply { epoch } => MemberCommand::Apply { epoch: Epoch(epoch) },
-            Order::Lead { node: id } => return group.hand_over(node(id)).await.map_err(refused),
+            Order::Lead { node } => return group.hand_over(NodeId(node)).await.map_err(refused),
         };
         let refusal = match self.change(group, command).await.map_err(|error| not_now(&error))? {
             MemberReply::Refused(refusal) => refusal,
