@@ -327,7 +327,6 @@ fn each_rule_of_the_cluster_is_kept() {
         ("[cluster]\nwrite_quorum = 3", "cannot wait for 3 of 2 copies"),
         ("[cluster]\nwrite_quorum = 0", "cannot wait for 0 of 2 copies"),
         ("[cluster]\nlost_after = \"1s\"", "a node cannot be given up so soon"),
-        ("[cluster]\nrebalance = \"never\"", "\"never\" is not one of automatic, on_apply"),
         ("[cluster]\nbootstrap_expect = 3", "no way to other nodes without [peers]"),
         ("[cluster]\nbootstrap_expect = 0", "neither form a cluster nor join one"),
         ("[cluster]\njoin = [\"node-1:7980\"]", "no way to other nodes without [peers]"),
