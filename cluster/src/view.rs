@@ -60,6 +60,17 @@ impl View {
         View::made(self.self_id, state, kept, self.joint.as_ref())
     }
 
+    /// The view of a node by a state, with tables that have been made already of some of its layouts.
+    pub fn with_tables(self_id: NodeId, state: ClusterState, tables: &[Arc<Placement>]) -> View {
+        View::made(self_id, state, tables, None)
+    }
+
+    /// The same as another node sees it that has applied the same.
+    pub fn seen_by(&self, node: NodeId) -> View {
+        let (state, placements, joint) = (self.state.clone(), self.placements.clone(), self.joint.clone());
+        View { self_id: node, state, placements, joint }
+    }
+
     fn made(self_id: NodeId, state: ClusterState, kept: &[Arc<Placement>], joint: Option<&Arc<Joint>>) -> View {
         let placement = |epoch: Epoch| kept.iter().find(|placement| placement.epoch() == epoch).cloned();
         let placements: Vec<Arc<Placement>> = state

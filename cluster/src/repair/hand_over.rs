@@ -13,6 +13,11 @@ use crate::view::View;
 /// need only say so.
 const DELAY_MS: u64 = 1_000;
 
+/// For how long all owners have to have had something before it is dropped here. A read asks one node after the other: one that
+/// has asked an owner before it was given a copy must still find that copy here when it comes to ask this node. Longer than any
+/// search may take that says that there is nothing ([`MISS_WITHIN_MS`](crate::replication::MISS_WITHIN_MS)).
+pub const DROP_AFTER_MS: u64 = 60_000;
+
 /// The partitions that a node holds something of and owns by no layout in force: copies made for owners that were away, and
 /// what a layout has left behind.
 #[derive(Debug, Clone)]
@@ -27,7 +32,10 @@ pub struct HandOvers {
 struct Held {
     summary: Summary,
     at_ms: u64,
-    is_under_way: bool,
+    /// What it held when it began to look after it.
+    begun: Option<Summary>,
+    /// Since when all owners have had all of it, and what it was.
+    whole: Option<(u64, Summary)>,
     retry: Retry,
 }
 
@@ -40,7 +48,8 @@ pub enum Said {
     Has,
     /// It does not have it.
     Lacks,
-    /// It would evict it next: it is full of what was used later.
+    /// It would evict it next: it is full of what was used later, and nothing is promised of the copy any more (see
+    /// [`Room`](super::Room)).
     WouldEvict,
 }
 
@@ -90,12 +99,16 @@ impl HandOvers {
             let held = self.partitions.entry(number).or_insert(Held {
                 summary,
                 at_ms: soon_ms,
-                is_under_way: false,
+                begun: None,
+                whole: None,
                 retry: Retry::default(),
             });
             let has_more = held.summary != summary && held.summary.count <= summary.count;
             held.summary = summary;
             let is_back = back.iter().any(|node| view.owners(partition).contains(node));
+            if is_new {
+                held.whole = None;
+            }
             if is_new || is_back {
                 (held.retry, held.at_ms) = (Retry::default(), soon_ms);
             } else if has_more {
@@ -106,27 +119,46 @@ impl HandOvers {
 
     /// The next partition whose owners are to be asked. It is then taken to be under way.
     pub fn next(&mut self, now_ms: u64) -> Option<u16> {
-        let is_due = |held: &&mut Held| !held.is_under_way && now_ms >= held.at_ms && held.retry.is_over(now_ms);
+        let is_due = |held: &&mut Held| held.begun.is_none() && now_ms >= held.at_ms && held.retry.is_over(now_ms);
         let mut partitions = self.partitions.iter_mut();
         let (partition, held) =
             partitions.find_map(|(partition, held)| Some((*partition, Some(held).filter(is_due)?)))?;
-        held.is_under_way = true;
+        held.begun = Some(held.summary);
         // What comes up meanwhile makes it due again.
         held.at_ms = now_ms.saturating_add(self.interval_ms);
         Some(partition)
     }
 
+    /// Whether what all owners have of a partition that is being looked after may be dropped. Not the first time that they are
+    /// found to have it: see [`DROP_AFTER_MS`].
+    pub fn may_drop(&self, partition: u16, now_ms: u64) -> bool {
+        let held = self.partitions.get(&partition);
+        held.is_some_and(|held| {
+            let is_old = |(since_ms, _): &(u64, Summary)| now_ms >= since_ms.saturating_add(DROP_AFTER_MS);
+            held.whole.as_ref().is_some_and(|whole| is_old(whole) && Some(whole.1) == held.begun)
+        })
+    }
+
     /// All that the node holds of a partition has been looked after. Where owners did not answer or took nothing,
-    /// `has_failed`, and it is tried again sooner.
+    /// `has_failed`, and it is tried again sooner. Otherwise all owners have all that was held when it began.
     pub fn done(&mut self, partition: u16, has_failed: bool, now_ms: u64) {
         if let Some(held) = self.partitions.get_mut(&partition) {
-            held.is_under_way = false;
+            let begun = held.begun.take();
             match has_failed {
                 true => {
+                    held.whole = None;
                     held.at_ms = held.at_ms.min(now_ms);
                     held.retry.failed(now_ms);
                 }
-                false => held.retry = Retry::default(),
+                false => {
+                    held.retry = Retry::default();
+                    let before = held.whole.filter(|(_, whole)| Some(*whole) == begun);
+                    held.whole = before.or_else(|| Some((now_ms, begun?)));
+                    // Where it was not dropped this time it may be then.
+                    let drop_ms = held.whole.map(|(since_ms, _)| since_ms.saturating_add(DROP_AFTER_MS));
+                    let drop_ms = drop_ms.filter(|drop_ms| *drop_ms > now_ms);
+                    held.at_ms = drop_ms.map_or(held.at_ms, |drop_ms| held.at_ms.min(drop_ms));
+                }
             }
         }
     }
@@ -138,7 +170,7 @@ impl HandOvers {
 
     /// When [`HandOvers::next`] is worth calling again, if nothing happens meanwhile.
     pub fn wake_ms(&self) -> Option<u64> {
-        let idle = self.partitions.values().filter(|held| !held.is_under_way);
+        let idle = self.partitions.values().filter(|held| held.begun.is_none());
         idle.map(|held| held.at_ms.max(held.retry.at_ms())).min()
     }
 }

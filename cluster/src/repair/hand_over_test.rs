@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::{HandOvers, Said, Summary, Surplus};
+use super::{DROP_AFTER_MS, HandOvers, Said, Summary, Surplus};
 use crate::membership::{Epoch, Layout, NodeId};
 use crate::ring::PARTITIONS;
 use crate::testing::{plain_layout, state};
@@ -197,4 +197,51 @@ fn a_partition_without_owners_keeps_what_there_is() {
     let mut surplus = Surplus::new(&view(vec![]), 5);
     surplus.heard(NodeId(2), Epoch(0), Said::Has);
     assert!(!surplus.may_drop());
+}
+
+#[test]
+fn what_all_owners_have_is_dropped_when_they_have_had_it_for_a_while() {
+    let view = view(vec![plain_layout(1, 1..=4)]);
+    let foreign = foreign(&view);
+    let mut hand_overs = HandOvers::new(INTERVAL_MS * 10);
+    let look = |now_ms, blobs, hand_overs: &mut HandOvers| {
+        hand_overs.look(&view, |_| true, holding(&[(foreign, blobs)]), now_ms);
+        hand_overs.next(now_ms)
+    };
+    assert_eq!(look(0, 0b11, &mut hand_overs), None);
+    assert_eq!(look(1000, 0b11, &mut hand_overs), Some(foreign));
+    assert!(!hand_overs.may_drop(foreign, 1000), "a read under way may have asked the owners before");
+    hand_overs.done(foreign, false, 2000);
+    assert_eq!(hand_overs.wake_ms(), Some(2000 + DROP_AFTER_MS));
+    assert_eq!(look(1999 + DROP_AFTER_MS, 0b11, &mut hand_overs), None);
+    assert_eq!(look(2000 + DROP_AFTER_MS, 0b11, &mut hand_overs), Some(foreign));
+    assert!(hand_overs.may_drop(foreign, 2000 + DROP_AFTER_MS));
+}
+
+#[test]
+fn what_has_come_or_failed_meanwhile_waits_for_as_long_again() {
+    let view = view(vec![plain_layout(1, 1..=4)]);
+    let foreign = foreign(&view);
+    let mut hand_overs = HandOvers::new(INTERVAL_MS * 10);
+    let look = |now_ms, blobs, hand_overs: &mut HandOvers| {
+        hand_overs.look(&view, |_| true, holding(&[(foreign, blobs)]), now_ms);
+        hand_overs.next(now_ms)
+    };
+    let mut now_ms = 1000;
+    look(0, 0b1, &mut hand_overs);
+    assert_eq!(look(now_ms, 0b1, &mut hand_overs), Some(foreign));
+    // It comes while others are looked after.
+    look(now_ms, 0b11, &mut hand_overs);
+    hand_overs.done(foreign, false, now_ms);
+    now_ms += DROP_AFTER_MS;
+    assert_eq!(look(now_ms, 0b11, &mut hand_overs), Some(foreign));
+    assert!(!hand_overs.may_drop(foreign, now_ms));
+    hand_overs.done(foreign, true, now_ms);
+    now_ms += DROP_AFTER_MS;
+    assert_eq!(look(now_ms, 0b11, &mut hand_overs), Some(foreign));
+    assert!(!hand_overs.may_drop(foreign, now_ms), "an owner did not take it");
+    hand_overs.done(foreign, false, now_ms);
+    now_ms += DROP_AFTER_MS;
+    assert_eq!(look(now_ms, 0b11, &mut hand_overs), Some(foreign));
+    assert!(hand_overs.may_drop(foreign, now_ms));
 }

@@ -11,14 +11,16 @@ mod hand_over_test;
 #[cfg(test)]
 mod history_test;
 mod pace;
+mod room;
 mod source;
 mod summary;
 mod sync;
 #[cfg(test)]
 mod sync_test;
 
-pub use hand_over::{HandOvers, Said, Surplus};
+pub use hand_over::{DROP_AFTER_MS, HandOvers, Said, Surplus};
 pub use pace::Pace;
+pub use room::Room;
 pub use source::Peer;
 pub use summary::Summary;
 pub use sync::{Left, Pull, Pulled, Step, Sync};
