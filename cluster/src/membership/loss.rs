@@ -1,6 +1,7 @@
 //! When a member is given up, and when it is taken back.
 //!
-//! Every node looks, so that a new leader need not begin to wait anew; the leader alone has something done about it.
+//! Every node looks, so that a new leader need not begin to wait anew; the leader alone has something done about it. One that
+//! wakes up from a sleep begins anew.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -46,6 +46,7 @@ pub struct Nodes {
 struct Inner {
     store: Store,
     view: watch::Receiver<Arc<View>>,
+    is_in_doubt: Doubt,
     remote: Arc<dyn Remote>,
     background: Background,
     /// See [`SPREAD_BYTES`].
@@ -55,6 +56,12 @@ struct Inner {
     mends: Semaphore,
     touches: Touches,
 }
+
+/// Whether this node has been cut off from most others for so long that they may have agreed on something else.
+pub type Doubt = Arc<dyn Fn() -> bool + Send + Sync>;
+
+/// The layout of a node that does not know which one is in force: none that it knows of is as new.
+const UNKNOWN: Epoch = Epoch(u64::MAX);
 
 /// Bytes that may be held; given back when the last clone is dropped.
 pub(super) type Room = Arc<OwnedSemaphorePermit>;
@@ -72,9 +79,20 @@ pub(super) struct Uploading {
 impl Nodes {
     /// This node's store, and those of the others by this view, now and later.
     pub fn new(store: Store, view: watch::Receiver<Arc<View>>, remote: Arc<dyn Remote>) -> Nodes {
+        Nodes::in_doubt(store, view, remote, Arc::new(|| false))
+    }
+
+    /// The same of a node that may be in doubt of its view: then it acknowledges nothing, and calls nothing missing.
+    pub fn in_doubt(
+        store: Store,
+        view: watch::Receiver<Arc<View>>,
+        remote: Arc<dyn Remote>,
+        is_in_doubt: Doubt,
+    ) -> Nodes {
         let inner = Inner {
             store,
             view,
+            is_in_doubt,
             remote,
             background: Background::default(),
             room: Arc::new(Semaphore::new(SPREAD_BYTES / SPREAD_UNIT)),
@@ -96,11 +114,17 @@ impl Nodes {
         Arc::clone(&self.inner.view.borrow())
     }
 
-    /// The newest layout that a node is known to work by: whatever it has answered so far it has answered by none that is newer.
-    /// To be asked after the answer that it is to tell of.
+    /// The newest layout that this node or that one is known to work by: whatever that one has answered so far it has answered by
+    /// none that is newer. To be asked after the answer that it is to tell of.
     pub fn epoch_of(&self, node: NodeId) -> Epoch {
-        let view = self.inner.view.borrow();
-        if node == view.self_id() { view.epoch() } else { self.inner.remote.health(node).epoch }
+        if (self.inner.is_in_doubt)() {
+            return UNKNOWN;
+        }
+        let (here, own) = {
+            let view = self.inner.view.borrow();
+            (view.self_id(), view.epoch())
+        };
+        if node == here { own } else { own.max(self.inner.remote.health(node).epoch) }
     }
 
     /// The view, when it has come to a layout that another node has answered by; `None` if it does not for long.
@@ -108,6 +132,9 @@ impl Nodes {
     /// # Cancel safety
     /// May be dropped.
     pub async fn caught_up(&self, epoch: Epoch) -> Option<Arc<View>> {
+        if epoch == UNKNOWN {
+            return None;
+        }
         let mut view = self.inner.view.clone();
         let caught_up = view.wait_for(|view| view.epoch() >= epoch);
         match timeout(CATCH_UP_PATIENCE, caught_up).await {

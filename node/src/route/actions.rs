@@ -59,6 +59,7 @@ impl Actions {
             return Ok(here?.map(|(_, result)| result));
         }
         let mut decision = ReadDecision::new(&view, partition_of(action), |node| self.nodes.distance(&view, node));
+        decision.heard(self.nodes.epoch_of(view.self_id()));
         let mut told = Told::default();
         let mut failed_here = None;
         match here {

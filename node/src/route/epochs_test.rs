@@ -1,6 +1,9 @@
 //! Nodes that work by different layouts: an old view acknowledges nothing that a newer one would not find, and says of nothing
 //! that it is nowhere.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use bytes::Bytes;
 use casbah_cluster::digest::Digest;
 use casbah_cluster::membership::{ClusterState, NodeId};
@@ -9,7 +12,7 @@ use casbah_cluster::ring::partition_of;
 use casbah_cluster::view::View;
 
 use crate::route::testing::{Behaviour, TestCluster};
-use crate::route::{ActionError, ReadError};
+use crate::route::{ActionError, Actions, Blobs, ReadError};
 
 /// Whose view is old.
 const OLD: NodeId = NodeId(1);
@@ -172,6 +175,31 @@ async fn an_old_view_that_does_not_hear_of_the_new_one_says_of_nothing_that_it_i
     assert!(matches!(absent, Err(ReadError::Unavailable { .. })), "{absent:?}");
     assert!(matches!(result, Err(ActionError::Unavailable { .. })), "{result:?}");
     assert_eq!(found, [false], "one upload more does no harm");
+}
+
+#[tokio::test]
+async fn a_node_that_is_in_doubt_of_its_view_gives_what_it_has_and_says_nothing_else() {
+    let cluster = TestCluster::new(3, 2, 2).await;
+    let is_in_doubt = Arc::new(AtomicBool::new(false));
+    let doubt = Arc::clone(&is_in_doubt);
+    let nodes = cluster.in_doubt(OLD, Arc::new(move || doubt.load(Ordering::Relaxed)));
+    let blobs = Blobs::new(nodes.clone());
+    let actions = Actions::new(nodes, cluster.node(OLD).index.clone());
+    let (digest, bytes) = cluster.blob_of(NodeId(2), 3000);
+    let (missing, other) = cluster.blob_of(NodeId(3), 2000);
+    blobs.put_many(vec![(digest, bytes.clone())]).await.into_iter().for_each(|outcome| outcome.unwrap());
+    assert_eq!(blobs.absent(&[digest, missing]).await.unwrap(), [missing]);
+
+    is_in_doubt.store(true, Ordering::Relaxed);
+    assert_eq!(blobs.get(&digest, 10_000).await.unwrap(), bytes);
+    assert!(matches!(blobs.get(&missing, 10_000).await, Err(ReadError::Unavailable { .. })));
+    assert!(blobs.absent(&[missing]).await.is_err());
+    assert!(blobs.put_many(vec![(missing, other)]).await.iter().all(Result::is_err));
+    assert!(matches!(actions.get("main", &missing).await, Err(ActionError::Unavailable { .. })));
+    assert!(actions.update("main", &missing, bytes.clone()).await.is_err());
+
+    is_in_doubt.store(false, Ordering::Relaxed);
+    assert!(matches!(blobs.get(&digest, 10_000).await, Ok(whole) if whole == bytes));
 }
 
 #[tokio::test]

@@ -59,7 +59,7 @@ async fn look_up_by(nodes: &Nodes, view: &View, digests: &[Digest]) -> (Found, E
         *present &= digest.is_empty_blob() || view.candidates(partition_of(digest)).contains(&view.self_id());
     }
     let mut silent: Vec<(NodeId, NodeError)> = Vec::new();
-    let mut answered_by = view.epoch();
+    let mut answered_by = nodes.epoch_of(view.self_id());
     for (node, positions, answer) in ask_owners(nodes, view, digests).await {
         answered_by = answered_by.max(nodes.epoch_of(node));
         match answer {
@@ -137,6 +137,7 @@ async fn seek_further(
             continue;
         }
         let mut blob = Sought::new(nodes, view, position, digest);
+        blob.heard(nodes.epoch_of(view.self_id()));
         blob.is_not_on(view.self_id());
         for owner in owners {
             match is_silent(owner) {

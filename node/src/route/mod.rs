@@ -32,4 +32,4 @@ pub use error::{ActionError, NodeError, ReadError};
 pub use reading::{Pieces, Reader, StoredReader};
 
 pub use crate::forward::Form;
-pub use crate::replicate::{CopyError, Nodes, Remote, Upload, WriteError};
+pub use crate::replicate::{CopyError, Doubt, Nodes, Remote, Upload, WriteError};

@@ -77,6 +77,7 @@ impl Sought {
         error: &store::ReadError,
     ) -> Sought {
         let mut blob = Sought::new(nodes, view, position, digest);
+        blob.heard(nodes.epoch_of(view.self_id()));
         match error {
             // A damaged copy was dropped.
             store::ReadError::NotFound { .. } | store::ReadError::Damaged { .. } => blob.is_not_on(view.self_id()),

@@ -48,12 +48,16 @@ impl Condition {
 
     /// What ails this node, for people.
     pub(in crate::run) fn ailment(&self) -> Option<&'static str> {
+        let clock_is_off = self.others().clock_is_off;
         match self.store.status().read_only {
             Some(ReadOnlyReason::DiskFull) => Some("its disk is full"),
             Some(ReadOnlyReason::DiskFailed(_)) => Some("its disk fails"),
-            None if self.others().clock_is_off => Some("its clock is off"),
-            None => None,
+            None => clock_is_off.then_some("its clock is off"),
         }
+    }
+
+    fn reached(&self) -> Vec<u64> {
+        self.others().reached.iter().map(|node| node.0).collect()
     }
 
     fn others(&self) -> MutexGuard<'_, Others> {
@@ -65,6 +69,7 @@ impl Condition {
         let status = self.store.status();
         let since_1970 = |time: SystemTime| time.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO).as_millis();
         let horizon = status.oldest_use.map(since_1970);
+        let (reaches, ailment) = (self.reached(), self.ailment());
         NodeReport {
             writable: status.read_only.is_none(),
             draining: self.draining.load(Ordering::Relaxed),
@@ -73,8 +78,8 @@ impl Condition {
             capacity_bytes: status.capacity_bytes,
             eviction_horizon_ms: horizon.and_then(|horizon| u64::try_from(horizon).ok()).unwrap_or(0),
             epoch: self.roster.borrow().epoch().0,
-            reaches: self.others().reached.iter().map(|node| node.0).collect(),
-            ailment: self.ailment().unwrap_or_default().to_owned(),
+            reaches,
+            ailment: ailment.unwrap_or_default().to_owned(),
         }
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use casbah_cluster::consensus::{MemberCommand, MemberReply};
 use casbah_cluster::membership::{
-    ClusterState, FIRST_LAYOUT_PATIENCE_MS, GroupStep, Losses, NodeId, VOTER_LOST_AFTER_MS, next_step,
+    ClusterState, FIRST_LAYOUT_PATIENCE_MS, GroupStep, NodeId, VOTER_LOST_AFTER_MS, next_step,
 };
 
 use super::place::Place;
@@ -28,8 +28,6 @@ impl Place {
     pub(in crate::run) async fn look_after(&self, group: Group) {
         // When each node was heard from last, by this node's clock.
         let mut heard_ms: BTreeMap<NodeId, u64> = BTreeMap::new();
-        // Who has been out of everybody's reach, and since when.
-        let mut losses = Losses::default();
         // Since when it leads, without a break.
         let mut leads_since_ms = None;
         // Until when the cluster is not told of this node's configuration again.
@@ -39,7 +37,6 @@ impl Place {
             let mut pause = PAUSE;
             if let Some(state) = state {
                 self.note_who_is_there(&state, &mut heard_ms);
-                let sights = self.look_around(&group, &state, &mut losses);
                 if self.now_ms() >= tell_again_ms {
                     match self.stay_as_configured(&group, &state).await {
                         Ok(true) => {}
@@ -56,7 +53,7 @@ impl Place {
                     if let Err(error) = self.begin_without_the_others(&group, &state, since_ms).await {
                         tracing::debug!(%error, "the first layout was not made yet");
                     }
-                    if let Err(error) = self.mind_losses(&group, &state, &losses, &sights).await {
+                    if let Err(error) = self.mind_losses(&group, &state).await {
                         tracing::debug!(%error, "a node that is lost or back was not noted yet");
                     }
                     match self.step(&group, &state, &heard_ms).await {

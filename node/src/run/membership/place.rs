@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -13,6 +14,7 @@ use tokio::task::JoinSet;
 
 use super::condition::Condition;
 use super::identity::{Identity, IdentityError, Membership};
+use super::losses::Seen;
 use super::words;
 use crate::config::{ClusterConfig, Config, ListenAddress, RebalancePolicy};
 use crate::forward::{Discovery, Peers};
@@ -77,6 +79,10 @@ pub(super) struct Inner {
     view: watch::Sender<Arc<View>>,
     /// When each node has asked this one how it is last, by this node's clock.
     pub(super) heard_ms: Mutex<BTreeMap<NodeId, u64>>,
+    /// Who reaches whom, at the last look around.
+    pub(super) seen: Mutex<Seen>,
+    /// When most voters were heard from last, by this node's clock.
+    pub(super) majority_ms: AtomicU64,
     /// What it waits for, for people.
     waiting: Mutex<Waiting>,
     condition: Condition,
@@ -127,6 +133,8 @@ impl Place {
             roster,
             view: watch::Sender::new(Arc::new(View::none())),
             heard_ms: Mutex::default(),
+            seen: Mutex::default(),
+            majority_ms: AtomicU64::new(0),
             waiting: Mutex::default(),
             condition,
         };
@@ -258,6 +266,8 @@ impl Place {
     pub(in crate::run) fn look_on(&self, group: &Group, tasks: &mut JoinSet<()>) {
         let (place, followed) = (self.clone(), group.clone());
         tasks.spawn(async move { place.follow(followed).await });
+        let (place, watched) = (self.clone(), group.clone());
+        tasks.spawn(async move { place.look_around(watched).await });
         let (place, kept) = (self.clone(), group.clone());
         tasks.spawn(async move { place.look_after(kept).await });
     }
