@@ -198,10 +198,11 @@ impl Pair {
             group: none.clone(),
             members: none,
             roster: roster(THERE),
+            memory_bytes: 1 << 30,
         };
         let (end, ended) = End::new();
         let mut serving = JoinSet::new();
-        serving.spawn(port.serve(App::new(peer::services(parts)), watch::channel(()).1, ended));
+        serving.spawn(port.serve(App::new(peer::services(parts)), Duration::MAX, watch::channel(()).1, ended));
         let report = Arc::new(api::NodeReport::default);
         let peers = Peers::new(PeersParts { roster: roster(HERE), dialler: Dialler::new(tls, None), report });
         Ok(Pair { here, peers, _end: end, _serving: serving, _dir: dir })

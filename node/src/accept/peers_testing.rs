@@ -153,11 +153,12 @@ impl Node {
             group: inner.clone(),
             members: inner.clone(),
             roster: roster.subscribe(),
+            memory_bytes: 256 << 20,
         };
         let (end, ended) = End::new();
         let mut serving = JoinSet::new();
         let reload_now = watch::Sender::new(());
-        serving.spawn(bound.serve(App::new(peer::services(parts)), reload_now.subscribe(), ended));
+        serving.spawn(bound.serve(App::new(peer::services(parts)), Duration::MAX, reload_now.subscribe(), ended));
         let dialler = Dialler::new(tls.clone(), None);
         let report = inner.clone();
         let report = Arc::new(move || report.report());

@@ -17,6 +17,8 @@ pub struct Config {
     pub store: StoreConfig,
     /// The Remote Asset index.
     pub index: IndexConfig,
+    /// How much it takes on at once.
+    pub limits: LimitsConfig,
     /// The cluster that the node is a part of.
     pub cluster: ClusterConfig,
     /// How it reaches the other nodes, and they it; `None`: it is a cluster of one.
@@ -81,6 +83,19 @@ pub struct IndexConfig {
     pub capacity: u64,
     /// Whether assets are fetched from what this node knows while no leader can be found.
     pub stale_reads: bool,
+}
+
+/// How much a node takes on at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LimitsConfig {
+    /// What all calls under way may hold.
+    pub memory_bytes: u64,
+    /// How many calls may wait for it.
+    pub waiting: usize,
+    /// How long each may.
+    pub patience: Duration,
+    /// How long a client may take nothing of an answer, or send nothing in the middle of a request.
+    pub stall: Duration,
 }
 
 /// The cluster that a node is a part of, as it is told; what the cluster was formed with counts.

@@ -6,7 +6,12 @@ use crate::config::{
 };
 
 fn machine() -> Machine {
-    Machine { host_name: "host-1".into(), current_dir: "/here".into(), data_dir: "/data/casbah".into() }
+    Machine {
+        host_name: "host-1".into(),
+        current_dir: "/here".into(),
+        data_dir: "/data/casbah".into(),
+        ..Machine::default()
+    }
 }
 
 fn with_flags(set: &[&str]) -> Sources {

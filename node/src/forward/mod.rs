@@ -23,6 +23,7 @@ mod raft;
 mod socket;
 mod upstream;
 
+pub use channel::for_repair;
 pub use dial::{DialError, Dialler, PeerTls};
 pub use discovery::{Discovery, DiscoveryError, Found};
 pub use error::{PeerError, Unreachable};
@@ -30,7 +31,7 @@ pub use framing::{FramingError, Messages, Part, data_frames, message_frame};
 pub use health::Health;
 pub use heartbeat::CLOCK_SKEW_MAX_MS;
 pub use messages::{digest_from_message, digest_to_message};
-pub use metadata::{CLUSTER, EPOCH, HOP, NODE, PEER, PROTOCOL, PROTOCOL_VERSION};
+pub use metadata::{CLUSTER, EPOCH, HOP, NODE, PEER, PROTOCOL, PROTOCOL_VERSION, PURPOSE, PURPOSE_REPAIR};
 pub use peer_read::{Form, PeerRead};
 pub use peer_upload::PeerUpload;
 pub use peers::{Peers, PeersParts, Report};

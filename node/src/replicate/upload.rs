@@ -15,12 +15,14 @@ use crate::store;
 /// them have ended, it is no longer [alive](Upload::is_alive), and the client has to begin again. One of them is enough to go on:
 /// what the others lack is copied to others at the end.
 pub struct Upload {
+    nodes: Nodes,
+    digest: Digest,
     way: Way,
 }
 
 enum Way {
     /// To this node alone, whose store hashes as it writes.
-    Here { nodes: Nodes, digest: Digest, upload: Box<store::Upload> },
+    Here { upload: Box<store::Upload> },
     /// To several nodes, or another one.
     Spread(Box<Spread>),
 }
@@ -38,16 +40,17 @@ impl Upload {
     pub async fn begin(nodes: &Nodes, digest: &Digest) -> Result<Upload, WriteError> {
         let view = nodes.view();
         if view.is_single() || digest.is_empty_blob() {
-            let (nodes, upload) = (nodes.clone(), Box::new(nodes.store().upload(digest).await?));
-            return Ok(Upload { way: Way::Here { nodes, digest: *digest, upload } });
+            let way = Way::Here { upload: Box::new(nodes.store().upload(digest).await?) };
+            return Ok(Upload { nodes: nodes.clone(), digest: *digest, way });
         }
-        Ok(Upload { way: Way::Spread(Box::new(Spread::begin(nodes, &view, *digest))) })
+        let way = Way::Spread(Box::new(Spread::begin(nodes, &view, *digest)));
+        Ok(Upload { nodes: nodes.clone(), digest: *digest, way })
     }
 
     /// Bytes taken so far.
     pub fn written_bytes(&self) -> u64 {
         match &self.way {
-            Way::Here { upload, .. } => upload.written_bytes(),
+            Way::Here { upload } => upload.written_bytes(),
             Way::Spread(spread) => spread.written_bytes(),
         }
     }
@@ -55,7 +58,7 @@ impl Upload {
     /// Whether somebody else has stored the blob meanwhile, so that the rest need not come.
     pub fn is_overtaken(&self) -> bool {
         match &self.way {
-            Way::Here { nodes, digest, .. } => nodes.store().contains(digest),
+            Way::Here { .. } => self.nodes.store().contains(&self.digest),
             Way::Spread(spread) => spread.is_overtaken(),
         }
     }
@@ -78,7 +81,7 @@ impl Upload {
     /// Dropped half-way, the upload can only be dropped too.
     pub async fn write(&mut self, data: Bytes) -> Result<(), WriteError> {
         match &mut self.way {
-            Way::Here { upload, .. } => Ok(upload.write(data).await?),
+            Way::Here { upload } => Ok(upload.write(data).await?),
             Way::Spread(spread) => spread.write(data).await,
         }
     }
@@ -93,12 +96,14 @@ impl Upload {
     /// Dropped half-way, the blob may be stored or not.
     pub async fn commit(self) -> Result<(), WriteError> {
         match self.way {
-            Way::Here { nodes, digest, upload } => {
+            Way::Here { upload } => {
                 upload.commit().await?;
-                let outcomes = share_if_joined(&nodes, &[digest], vec![Ok(())]).await;
-                outcomes.into_iter().collect()
+                let outcomes = share_if_joined(&self.nodes, &[self.digest], vec![Ok(())]).await;
+                outcomes.into_iter().collect::<Result<(), WriteError>>()?;
             }
-            Way::Spread(spread) => spread.commit().await,
+            Way::Spread(spread) => spread.commit().await?,
         }
+        self.nodes.promise(&self.digest);
+        Ok(())
     }
 }

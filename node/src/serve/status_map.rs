@@ -35,6 +35,11 @@ pub fn unavailable(message: impl Into<String>) -> Status {
     with_retry(message, RETRY_AFTER)
 }
 
+/// The same, to be tried again after this time.
+pub(super) fn unavailable_for(message: impl Into<String>, after: Duration) -> Status {
+    with_retry(message, after)
+}
+
 fn with_retry(message: impl Into<String>, after: Duration) -> Status {
     let message = message.into();
     let info = rpc::RetryInfo { retry_delay: prost_types::Duration::try_from(after).ok() };
