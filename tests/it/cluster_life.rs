@@ -249,11 +249,11 @@ async fn where_changes_wait_a_join_moves_nothing_until_it_is_applied() -> Result
     let said = refused(&cluster, 0, &["ring", "apply", "--epoch", &planned.to_string()])?;
     ensure!(said.contains("stale"), "{said}");
     ensure!(!nodes_of_layout(&cluster, 0)?.contains(&id(&cluster, 0, "node-4")?));
-    let plan = json(&cluster, 3, &["ring", "plan"])?;
+    let plan = json(&cluster, 0, &["ring", "plan"])?;
     let planned = plan["apply"].as_u64().context("nothing waits")?.to_string();
-    succeeds(&cluster, 3, &["ring", "apply", "--epoch", &planned])?;
-    ensure!(nodes_of_layout(&cluster, 3)?.contains(&id(&cluster, 3, "node-4")?));
-    assert_eq!(json(&cluster, 3, &["ring", "plan"])?["apply"], Value::Null);
+    succeeds(&cluster, 0, &["ring", "apply", "--epoch", &planned])?;
+    ensure!(nodes_of_layout(&cluster, 0)?.contains(&id(&cluster, 0, "node-4")?));
+    assert_eq!(json(&cluster, 0, &["ring", "plan"])?["apply"], Value::Null);
     works(&cluster.client(0).await?, &cluster.client(3).await?).await
 }
 
@@ -264,9 +264,12 @@ async fn what_would_be_moved_can_be_asked_without_moving_it() -> Result<()> {
     let without = json(&cluster, 0, &["ring", "plan", "--without", "node-2"])?;
     let weighed = json(&cluster, 0, &["ring", "plan", "--weight", "node-2=300"])?;
     ensure!(without["partitions"].as_u64() > Some(0) && weighed["partitions"].as_u64() > Some(0));
-    let of = |plan: &Value| plan["nodes"][1]["partitions_then"].as_u64();
-    assert_eq!(of(&without), Some(0));
-    ensure!(of(&weighed) > weighed["nodes"][1]["partitions_now"].as_u64(), "{weighed}");
+    let of = |plan: &Value, key: &str| {
+        let node = plan["nodes"].as_array()?.iter().find(|node| node["name"] == "node-2")?;
+        node[key].as_u64()
+    };
+    assert_eq!(of(&without, "partitions_then"), Some(0));
+    ensure!(of(&weighed, "partitions_then") > of(&weighed, "partitions_now"), "{weighed}");
     assert_eq!(epoch(&cluster, 0)?, before);
     let said = refused(&cluster, 0, &["ring", "plan", "--weight", "node-2"])?;
     ensure!(said.contains("NODE=WEIGHT"), "{said}");

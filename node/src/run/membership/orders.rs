@@ -1,5 +1,7 @@
 //! What people have done to the cluster: each order becomes a command of the log.
 
+use std::time::Duration;
+
 use casbah_cluster::consensus::{MemberCommand, MemberReply};
 use casbah_cluster::membership::{Epoch, NodeId};
 
@@ -7,6 +9,9 @@ use super::place::Place;
 use crate::index::{Group, GroupError};
 use crate::observe::orders::{Order, OrderError};
 use crate::observe::with_causes;
+
+/// How long an order waits until what it has changed is known to all of this node: a moment.
+const KNOWN_PATIENCE: Duration = Duration::from_secs(1);
 
 impl Place {
     /// Does something to the cluster, and waits until it is agreed on and known here.
@@ -25,8 +30,13 @@ impl Place {
         let refusal = match self.change(group, command).await.map_err(|error| not_now(&error))? {
             MemberReply::Refused(refusal) => refusal,
             _ => {
+                group.linearizable().await.map_err(|error| not_now(&error))?;
                 // So that whoever looks here next sees it.
-                return group.linearizable().await.map_err(|error| not_now(&error));
+                let (state, mut view) = (group.state(), self.view());
+                let is_known = view.wait_for(|view| state.borrow().as_deref() == Some(view.state()));
+                let in_time = tokio::time::timeout(KNOWN_PATIENCE, is_known).await.is_ok();
+                tracing::debug!(in_time, "it is done");
+                return Ok(());
             }
         };
         Err(OrderError::Refused { reason: refusal.to_string() })
