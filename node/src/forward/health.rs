@@ -76,9 +76,9 @@ impl Machine {
         }
     }
 
-    /// Whether it is reachable, and has been heard of at all.
-    pub(super) fn is_there(&self) -> bool {
-        self.reachable && self.latency.is_some()
+    /// Whether it has been heard of lately: by the clock, for this node may have slept since it looked last.
+    pub(super) fn is_there(&self, now: Instant) -> bool {
+        self.reachable && self.latency.is_some() && now < self.away_at()
     }
 
     /// By how much its clock and this node's differ.
@@ -211,6 +211,20 @@ mod tests {
         assert_eq!(said(&machine), (false, true));
         machine.beat(start, MS, report(true, false));
         assert_eq!(said(&machine), (true, false));
+    }
+
+    #[test]
+    fn a_node_is_there_when_it_has_been_heard_of_lately_whoever_has_slept() {
+        let start = Instant::now();
+        let mut machine = Machine::new(start);
+        assert!(!machine.is_there(start), "nothing was heard of it");
+        machine.beat(start, MS, None);
+        assert!(machine.is_there(start + 1499 * MS));
+        assert!(!machine.is_there(start + 1500 * MS), "although nobody has looked at the clock");
+        machine.answered(start + 2000 * MS, None);
+        assert!(machine.is_there(start + 2000 * MS));
+        machine.refused();
+        assert!(!machine.is_there(start + 2000 * MS));
     }
 
     #[test]

@@ -101,7 +101,7 @@ impl Link {
 
     /// Whether the node has been heard of lately. One that was never heard of has not.
     pub(super) fn is_there(&self) -> bool {
-        self.machine().is_there()
+        self.machine().is_there(Instant::now())
     }
 
     /// By how much the node's clock and this one's differ.
