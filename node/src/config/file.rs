@@ -41,7 +41,8 @@ pub struct File {
     pub log: LogSection,
     /// The admin port: probes, metrics and a status page, in plain HTTP.
     ///
-    /// Whoever reaches it may look, and nothing can be changed there.
+    /// Whoever reaches it may look. The cluster is changed there too (`casbah node drain` and its like), but only from this
+    /// machine.
     pub admin: AdminSection,
     /// The addresses that clients connect to, one `[[listener]]` each.
     ///
