@@ -21,6 +21,7 @@ mod cluster_formation;
 mod cluster_life;
 mod cluster_one;
 mod cluster_reads;
+mod cluster_watchers;
 mod compression;
 mod connections;
 mod contract;

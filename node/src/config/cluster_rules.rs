@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use casbah_cluster::membership::LEARNERS_MAX;
+
 use super::file::{ClusterSection, File, ListenerSection};
 use super::keys::KeyPath;
 use super::resolve::{ClusterConfig, ListenAddress, PeersConfig};
@@ -153,6 +155,7 @@ impl Checker<'_> {
             weight: self.range(&at.name("weight"), section.weight, 1, WEIGHT_MAX),
             rebalance: section.rebalance,
             lost_after: self.lost_after(&at, section),
+            learners: self.range(&at.name("learners"), section.learners, 0, LEARNERS_MAX as u64),
         }
     }
 

@@ -149,6 +149,9 @@ pub struct ClusterSection {
     /// How long a node is out of everybody's reach before its part of the blobs is given to others. It gets one again when it
     /// returns. `0s` never gives a node up. What the node that leads goes by counts: set it alike on all.
     pub lost_after: TimeSpan,
+    /// How many nodes, beside those that vote, keep the assets and the log of their changes: each costs disk there, and the
+    /// leader a stream. Nodes beyond these ask others for assets. At most 12; what the leading node is told counts.
+    pub learners: u64,
 }
 
 /// The address for the other nodes of the cluster.
@@ -328,6 +331,7 @@ impl Default for ClusterSection {
             weight: 100,
             rebalance: RebalancePolicy::Automatic,
             lost_after: TimeSpan::from_millis(10 * 60 * 1000),
+            learners: 12,
         }
     }
 }

@@ -119,6 +119,8 @@ pub struct ClusterConfig {
     pub rebalance: RebalancePolicy,
     /// How long a node is out of reach before it is given up; `None`: for ever.
     pub lost_after: Option<Duration>,
+    /// Nodes that have the log and do not vote, at the most, where this node leads.
+    pub learners: u32,
 }
 
 /// When blobs are moved to where members want them.

@@ -101,6 +101,7 @@ mod tests {
             weight: 7,
             rebalance: RebalancePolicy::Automatic,
             lost_after: None,
+            learners: 12,
         };
         let whole = Introduction {
             cluster_name: "farm".into(),
