@@ -53,7 +53,8 @@ fn json(cluster: &Cluster, place: usize, args: &[&str]) -> Result<Value> {
 fn member(cluster: &Cluster, asked: usize, name: &str) -> Result<Value> {
     let status = cluster.status(asked)?;
     let members = status.pointer("/cluster/members").and_then(Value::as_array).context("no members")?;
-    let found = members.iter().find(|member| member["name"] == name);
+    let of_name = |member: &&Value| member.get("name").and_then(Value::as_str) == Some(name);
+    let found = members.iter().find(of_name);
     found.cloned().with_context(|| format!("no member {name}"))
 }
 
@@ -65,18 +66,19 @@ fn epoch(cluster: &Cluster, place: usize) -> Result<u64> {
 fn nodes_of_layout(cluster: &Cluster, place: usize) -> Result<Vec<u64>> {
     let answer = admin::get(cluster.admin(place), "/layout.json")?;
     let layouts: Value = serde_json::from_str(&answer.body)?;
-    let now = layouts["now"].as_array().context("no layout")?;
-    Ok(now.iter().filter_map(|share| share["id"].as_u64()).collect())
+    let now = layouts.get("now").and_then(Value::as_array).context("no layout")?;
+    Ok(now.iter().filter_map(|share| share.get("id")?.as_u64()).collect())
 }
 
 fn id(cluster: &Cluster, asked: usize, name: &str) -> Result<u64> {
-    member(cluster, asked, name)?["id"].as_u64().context("no id")
+    member(cluster, asked, name)?.get("id").and_then(Value::as_u64).context("no id")
 }
 
 /// Waits until a node is of this standing, as another one sees it.
 async fn until(cluster: &Cluster, asked: usize, name: &str, standing: &str) -> Result<()> {
     eventually(&format!("{name} is {standing}"), || async {
-        Ok(member(cluster, asked, name).is_ok_and(|member| member["standing"] == standing))
+        let is_so = |member: Value| member.get("standing").and_then(Value::as_str) == Some(standing);
+        Ok(member(cluster, asked, name).is_ok_and(is_so))
     })
     .await
 }

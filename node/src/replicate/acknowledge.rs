@@ -43,7 +43,7 @@ pub(crate) async fn acknowledge(
     decisions: Vec<WriteDecision>,
     give: impl Fn(NodeId, Vec<usize>) -> BoxFuture<'static, Vec<Result<(), CopyError>>>,
 ) -> Vec<Result<(), Option<CopyError>>> {
-    let mut items: Vec<Item> = decisions.into_iter().map(|decision| Item::new(decision)).collect();
+    let mut items: Vec<Item> = decisions.into_iter().map(Item::new).collect();
     let (tell, mut told) = mpsc::channel::<Told>(OUTCOMES);
     let mut round: BTreeMap<NodeId, Vec<usize>> = BTreeMap::new();
     for (position, item) in items.iter_mut().enumerate() {
