@@ -20,6 +20,7 @@ mod cluster_failures;
 mod cluster_formation;
 mod cluster_growth;
 mod cluster_nemesis;
+mod cluster_life;
 mod cluster_one;
 mod cluster_reads;
 mod cluster_watchers;
