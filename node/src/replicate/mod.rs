@@ -29,7 +29,7 @@ mod views;
 pub(crate) use acknowledge::acknowledge;
 pub use batch::put_many;
 pub use error::{CopyError, WriteError};
-pub use nodes::Nodes;
+pub use nodes::{Doubt, Nodes};
 pub use pacing::Pacing;
 pub use remote::{Remote, RemoteRead, RemoteUpload};
 pub use restore::restore;

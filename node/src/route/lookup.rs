@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use casbah_cluster::digest::Digest;
-use casbah_cluster::membership::NodeId;
+use casbah_cluster::membership::{Epoch, NodeId};
 use casbah_cluster::replication::WriteDecision;
 use casbah_cluster::ring::partition_of;
 use casbah_cluster::view::View;
@@ -16,6 +16,9 @@ use crate::replicate::Nodes;
 use crate::route::error::{NodeError, ReadError};
 use crate::route::rounds::{Outcome, Sought, seek};
 use crate::store::Presence;
+
+/// How often blobs are looked for when the layout changes meanwhile: it does so seldom.
+const ATTEMPTS: usize = 3;
 
 /// What is known of blobs, which go by their positions in what was asked for.
 pub(super) struct Found {
@@ -40,11 +43,27 @@ struct Silent {
 /// Looks for blobs on all of their owners, and then, where an owner does not answer, on those that stand in for it. They are
 /// used now, wherever they are.
 pub(super) async fn look_up(nodes: &Nodes, digests: &[Digest]) -> Found {
+    for _ in 0..ATTEMPTS {
+        let view = nodes.view();
+        let (found, answered_by) = look_up_by(nodes, &view, digests).await;
+        if answered_by <= view.epoch() {
+            return found;
+        }
+        // What is where has changed meanwhile: neither what is there nor what is not is certain.
+        if nodes.caught_up(answered_by).await.is_none() {
+            break;
+        }
+    }
+    let in_doubt = (0..digests.len()).map(|position| (position, None)).collect();
+    Found { present: vec![false; digests.len()], in_doubt }
+}
+
+/// The same by one view, and the newest layout that a node has answered by.
+async fn look_up_by(nodes: &Nodes, view: &View, digests: &[Digest]) -> (Found, Epoch) {
     let here = nodes.store().look_up(digests, true);
     let mut present: Vec<bool> = here.iter().map(|presence| *presence == Presence::Here).collect();
-    let view = nodes.view();
     if view.is_single() {
-        return Found { present, in_doubt: Vec::new() };
+        return (Found { present, in_doubt: Vec::new() }, view.epoch());
     }
     let mut silent = Silent::default();
     silent.hear(view.self_id(), &(0..digests.len()).collect::<Vec<usize>>(), &here);
@@ -60,7 +79,9 @@ pub(super) async fn look_up(nodes: &Nodes, digests: &[Digest]) -> Found {
         .collect();
     let mut holders: Vec<Option<NodeId>> = present.iter().map(|here| here.then_some(view.self_id())).collect();
     let mut lacking: Vec<(usize, NodeId)> = Vec::new();
-    for (node, positions, answer) in ask_owners(nodes, &view, digests).await {
+    let mut answered_by = nodes.epoch_of(view.self_id());
+    for (node, positions, answer) in ask_owners(nodes, view, digests).await {
+        answered_by = answered_by.max(nodes.epoch_of(node));
         match answer {
             Ok(has) => {
                 silent.hear(node, &positions, &has);
@@ -78,10 +99,12 @@ pub(super) async fn look_up(nodes: &Nodes, digests: &[Digest]) -> Found {
         }
     }
     present.iter_mut().zip(&holders).for_each(|(present, holder)| *present = holder.is_some());
-    mend(nodes, &view, digests, &holders, lacking);
     let mut found = Found { present, in_doubt: Vec::new() };
-    if !silent.is_empty() {
-        seek_further(nodes, &view, digests, &silent, &mut found).await;
+    if answered_by <= view.epoch() {
+        mend(nodes, view, digests, &holders, lacking);
+        if !silent.is_empty() {
+            seek_further(nodes, view, digests, &silent, &mut found).await;
+        }
     }
     for ((digest, present), copies) in digests.iter().zip(&found.present).zip(copies) {
         let owners = view.owners(partition_of(digest));
@@ -89,10 +112,10 @@ pub(super) async fn look_up(nodes: &Nodes, digests: &[Digest]) -> Found {
         if *present && copies < owners.len() && !digest.is_empty_blob() {
             let is_silent = |node: &NodeId| silent.nodes.iter().any(|(other, _)| other == node);
             let told: Vec<NodeId> = owners.iter().copied().filter(|node| !is_silent(node)).collect();
-            nodes.touch_the_rest(&view, digest, &told);
+            nodes.touch_the_rest(view, digest, &told);
         }
     }
-    found
+    (found, answered_by)
 }
 
 /// Whether as many nodes say that they have the blob as make an upload of it acknowledged.
@@ -108,6 +131,7 @@ pub(super) async fn is_held(nodes: &Nodes, digest: &Digest) -> bool {
         decision.acknowledged(view.self_id());
     }
     for (node, _, answer) in ask_owners(nodes, &view, digests).await {
+        decision.heard(nodes.epoch_of(node));
         if matches!(answer.as_deref(), Ok([Presence::Here])) {
             decision.acknowledged(node);
         }
@@ -163,6 +187,7 @@ async fn seek_further(nodes: &Nodes, view: &View, digests: &[Digest], silent: &S
             continue;
         }
         let mut blob = Sought::new(nodes, view, position, digest);
+        blob.heard(nodes.epoch_of(view.self_id()));
         let others = owners.iter().filter(|owner| **owner != view.self_id());
         for node in others.chain([&view.self_id()]) {
             match silent.of(*node, position) {
@@ -184,7 +209,7 @@ async fn seek_further(nodes: &Nodes, view: &View, digests: &[Digest], silent: &S
         }
         .boxed()
     };
-    for (position, outcome) in seek(sought, ask).await {
+    for (position, outcome) in seek(nodes, sought, ask).await {
         match outcome {
             Outcome::Found(..) => {
                 if let Some(present) = found.present.get_mut(position) {

@@ -13,6 +13,8 @@ mod actions_test;
 mod blobs;
 #[cfg(test)]
 mod damage_test;
+#[cfg(test)]
+mod epochs_test;
 mod error;
 mod fetch;
 mod flights;
@@ -36,4 +38,4 @@ pub use error::{ActionError, NodeError, ReadError};
 pub use reading::{Pieces, Reader, StoredReader};
 
 pub use crate::forward::Form;
-pub use crate::replicate::{CopyError, Nodes, Remote, Upload, WriteError};
+pub use crate::replicate::{CopyError, Doubt, Nodes, Remote, Upload, WriteError};

@@ -19,7 +19,7 @@ use tonic::Status;
 
 use crate::forward::{Copy, Form, Health, PeerError, Unreachable};
 use crate::index::ActionIndex;
-use crate::replicate::{Nodes, Remote, RemoteRead, RemoteUpload};
+use crate::replicate::{Doubt, Nodes, Remote, RemoteRead, RemoteUpload};
 use crate::route::{Actions, Blobs};
 use crate::store::testing::{Bench, blob, digest};
 use crate::store::{Presence, ReadError, Reader, Store, StoredReader, Upload, WriteError};
@@ -120,6 +120,12 @@ impl TestCluster {
 
     pub fn node(&self, id: NodeId) -> &TestNode {
         &self.nodes[id.0 as usize - 1]
+    }
+
+    /// The nodes as a node sees them that may be in doubt.
+    pub fn in_doubt(&self, id: NodeId, is_in_doubt: Doubt) -> Nodes {
+        let fabric: Arc<dyn Remote> = Arc::new(self.fabric.clone());
+        Nodes::in_doubt(self.node(id).store.clone(), self.views[&id].subscribe(), fabric, is_in_doubt)
     }
 
     /// Has a node work by another state from now on.
