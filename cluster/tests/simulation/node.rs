@@ -150,19 +150,17 @@ impl Drop for Begun {
 
 /// What becomes of a command that somebody has asked for.
 fn decide(sim: &Sim, node: Node, command: MemberCommand, inbox: Inbox) {
-    let committed = {
+    let leader = {
         let mut world = sim.world();
         let leader = world.leader();
-        let reaches = leader.filter(|leader| world.network.both(node.machine, *leader));
-        reaches.map(|leader| (leader, world.commit(command)))
+        leader.filter(|leader| world.network.both(node.machine, *leader))
     };
-    let Some((leader, (index, reply))) = committed else {
+    let Some(leader) = leader else {
         return sim.after(LEADER_PATIENCE_MS, move |_| inbox.tell(Told::InDoubt));
     };
-    spread(sim);
+    let (index, reply) = commit(sim, command);
     let (is_told, delay_ms) = {
         let mut world = sim.world();
-        world.oracle_committed(index);
         let is_told = world.is_healed || !world.chance(COMMANDS_LOST_PERCENT);
         (is_told && world.network.is_open(leader, node.machine), world.random.random_range(5..100))
     };
@@ -172,6 +170,18 @@ fn decide(sim: &Sim, node: Node, command: MemberCommand, inbox: Inbox) {
         }
         _ => sim.after(LEADER_PATIENCE_MS, move |_| inbox.tell(Told::InDoubt)),
     }
+}
+
+/// Commits a command, and has it told to all.
+pub fn commit(sim: &Sim, command: MemberCommand) -> (usize, MemberReply) {
+    let (index, reply) = {
+        let mut world = sim.world();
+        let committed = world.commit(command);
+        world.oracle_committed(committed.0);
+        committed
+    };
+    spread(sim);
+    (index, reply)
 }
 
 /// Sends what was committed to all machines.

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use casbah_cluster::consensus::MemberCommand;
-use casbah_cluster::membership::NodeId;
+use casbah_cluster::membership::{NodeId, Standing};
 use casbah_cluster::replication::Version;
 
 use crate::disk::{Action, Blob, Evicted};
@@ -118,10 +118,16 @@ impl World {
         head.placements().iter().map(|placement| head.write_quorum_by(placement)).min().unwrap_or(1)
     }
 
+    /// Whether a node is a member, and not given up.
+    fn is_counted_on(&self, node: NodeId) -> bool {
+        self.head().member(node).is_some_and(|member| member.standing != Standing::Lost)
+    }
+
     /// Whether all owners by all layouts in force have a good copy that nothing takes.
     pub fn is_everywhere(&self, blob: Blob) -> bool {
         let has = |node: &NodeId| {
-            self.machine_of(*node).is_some_and(|machine| self.machines[machine].disk.has_synced(blob, self.now_ms))
+            let machine = self.machine_of(*node).filter(|_| self.is_counted_on(*node));
+            machine.is_some_and(|machine| self.machines[machine].disk.has_synced(blob, self.now_ms))
         };
         self.head().owners(self.partition_of_blob(blob)).iter().all(has)
     }
@@ -137,7 +143,7 @@ impl World {
 
     pub fn is_newest_everywhere(&self, action: Action, newest: Version) -> bool {
         let has = |node: &NodeId| {
-            let machine = self.machine_of(*node);
+            let machine = self.machine_of(*node).filter(|_| self.is_counted_on(*node));
             machine.is_some_and(|machine| self.machines[machine].disk.actions.get(&action) >= Some(&newest))
         };
         self.head().owners(self.partition_of_action(action)).iter().all(has)
@@ -356,7 +362,7 @@ impl World {
         }
         let holds =
             |node: &NodeId| self.machine_of(*node).is_some_and(|machine| self.machines[machine].disk.has_good(blob));
-        if !self.head().state().members.keys().any(holds) {
+        if !self.head().state().members.keys().filter(|node| self.is_counted_on(**node)).any(holds) {
             self.violated(About::Blob(blob), "no member has a good copy of an acknowledged blob".to_owned());
         }
     }
@@ -394,7 +400,32 @@ impl World {
                 }
                 self.oracle.promised().into_iter().for_each(|blob| self.check_there_is_one(blob));
             }
+            MemberCommand::Lost { node } if before != after => {
+                if let Some(machine) = self.machine_of(node) {
+                    self.lost_all(machine, "given up");
+                }
+            }
+            MemberCommand::Returned { node } if before != after => {
+                if let Some(machine) = self.machine_of(node) {
+                    self.is_back(machine);
+                }
+            }
             _ => {}
+        }
+    }
+
+    /// What a member that was given up still has counts again.
+    fn is_back(&mut self, machine: usize) {
+        let disk = &self.machines[machine].disk;
+        for (blob, promise) in &mut self.oracle.blobs {
+            if disk.has_good(*blob) {
+                promise.losses.remove(&disk.volume);
+            }
+        }
+        for (action, promise) in &mut self.oracle.actions {
+            if disk.actions.get(action) >= Some(&promise.newest) {
+                promise.losses.remove(&disk.volume);
+            }
         }
     }
 }

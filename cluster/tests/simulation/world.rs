@@ -34,6 +34,8 @@ pub struct World {
     pub oracle: Oracle,
     pub trace: Trace,
     pub volumes: u64,
+    /// Since when whoever leads has not reached a member.
+    pub away_since: BTreeMap<NodeId, u64>,
     /// Faults have ended: what is under way ends well.
     pub is_healed: bool,
 }
@@ -49,6 +51,8 @@ pub struct Machine {
     pub paused_until_ms: u64,
     pub clock_ahead_ms: i64,
     pub disk_delay_ms: u64,
+    /// It was taken out, and is not started again.
+    pub is_retired: bool,
     /// Its weight, as configured.
     pub weight: u32,
 }
@@ -86,6 +90,7 @@ impl World {
             oracle: Oracle::new(),
             trace: Trace::new(settings.traced),
             volumes: settings.nodes as u64,
+            away_since: BTreeMap::new(),
             is_healed: false,
             machines,
             settings,
@@ -253,6 +258,7 @@ impl Machine {
             paused_until_ms: 0,
             clock_ahead_ms: 0,
             disk_delay_ms: 0,
+            is_retired: false,
             weight: 100,
         }
     }
