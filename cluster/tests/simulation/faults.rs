@@ -1,6 +1,5 @@
 //! What goes wrong, and what operators do: drawn by seed, one thing every few minutes, each mended after a while.
 
-use casbah_cluster::membership::NodeId;
 use rand::RngExt as _;
 
 use crate::disk::{Blob, Disk, State};
@@ -270,10 +269,10 @@ fn wipe(sim: &Sim, machine: usize, delay_ms: u64) {
     {
         let mut world = sim.world();
         // The group's own memory is openraft's matter: most members keep theirs.
-        let members: Vec<NodeId> = world.head().state().members.keys().copied().collect();
-        let kept = members.iter().filter(|node| world.machine_of(**node).is_some_and(|other| other != machine));
+        let voters = world.voters();
+        let kept = voters.iter().filter(|voter| voter.is_some_and(|other| other != machine));
         let is_none = world.machines[machine].disk.node.is_none();
-        let would_end_the_group = kept.count() * 2 <= members.len();
+        let would_end_the_group = kept.count() * 2 <= voters.len();
         let may = world.may_lose(machine, |_| true, true);
         if is_none || would_end_the_group || !may && !world.chance(RUTHLESS_PERCENT) {
             return;

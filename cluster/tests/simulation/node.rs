@@ -9,7 +9,6 @@ use rand::RngExt as _;
 
 use crate::engine::{Inbox, Sim, Told};
 use crate::settings::{CATCH_UP_MS, Rule};
-use crate::trace::About;
 
 /// Of a hundred commands: those that never arrive, and those whose answer does not.
 const COMMANDS_LOST_PERCENT: u32 = 4;
@@ -199,17 +198,16 @@ pub fn spread(sim: &Sim) {
 
 /// A machine applies what it has not, if it is a member and somebody leads that it can follow.
 fn catch_up(sim: &Sim, machine: usize) {
-    let applied = {
+    {
         let mut world = sim.world();
         let index = world.log.entries.len();
         let leader = if world.is_awake(machine) { world.leader() } else { None };
         let follows = leader.is_some_and(|leader| world.network.both(leader, machine));
         let node = world.machines[machine].disk.node;
         let is_member = node.is_some_and(|node| world.head().member(node).is_some());
-        follows && is_member && world.apply(machine, index)
-    };
-    if applied {
-        sim.world().note(About::Machine(machine), || "caught up".to_owned());
+        if follows && is_member {
+            world.apply(machine, index);
+        }
     }
 }
 

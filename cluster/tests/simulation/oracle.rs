@@ -54,6 +54,8 @@ struct Upload {
 
 struct Promise {
     since_ms: u64,
+    /// When a client was told of it last.
+    used_ms: u64,
     quorum: usize,
     /// Volumes that held it, and were lost.
     losses: BTreeSet<u64>,
@@ -159,7 +161,9 @@ impl World {
         }
         self.oracle.counts.acknowledged += 1;
         for machine in &self.machines {
-            if machine.disk.blobs.contains_key(&blob) && !machine.disk.has_good(blob) {
+            // A copy that nobody knows to be rotten, or of a node that does not know that it was given up.
+            let is_counted_on = machine.disk.node.is_some_and(|node| self.is_counted_on(node));
+            if machine.disk.blobs.contains_key(&blob) && !(machine.disk.has_good(blob) && is_counted_on) {
                 losses.insert(machine.disk.volume);
             }
         }
@@ -168,13 +172,14 @@ impl World {
             (0..self.machines.len()).filter(|machine| self.machines[*machine].disk.has_good(blob)).collect();
         self.note(About::Blob(blob), || format!("ACKNOWLEDGED; it is on {holders:?}, W = {quorum}"));
         let is_void = losses.len() >= quorum;
-        self.oracle.blobs.insert(blob, Promise { since_ms, quorum, losses, is_void });
+        self.oracle.blobs.insert(blob, Promise { since_ms, used_ms: since_ms, quorum, losses, is_void });
         self.check_there_is_one(blob);
     }
 
     pub fn told_of(&mut self, blob: Blob, began_ms: u64, machine: usize, outcome: Outcome<()>, is_look: bool) {
         self.note(About::Blob(blob), || format!("m{machine} says {outcome:?} (asked at {began_ms})"));
         self.oracle.counts.count(outcome);
+        self.forget_what_is_old();
         match outcome {
             Outcome::Missing => {
                 let promise = self.oracle.blobs.get(&blob);
@@ -183,6 +188,8 @@ impl World {
                 }
             }
             Outcome::Found(()) => {
+                let now_ms = self.now_ms;
+                self.oracle.blobs.get_mut(&blob).into_iter().for_each(|promise| promise.used_ms = now_ms);
                 let is_gone = self.oracle.gone_since.get(&blob).is_some_and(|since_ms| *since_ms < began_ms);
                 if is_gone {
                     let word = if is_look { "present" } else { "found" };
@@ -206,9 +213,14 @@ impl World {
         self.note(About::Action(action), || format!("ACKNOWLEDGED {version:?}"));
         let before = self.oracle.newest(action);
         if before < Some(version) {
-            let promise =
-                ActionPromise { newest: version, quorum: self.quorum(), losses: BTreeSet::new(), is_void: false };
-            self.oracle.actions.insert(action, promise);
+            let given_up = self.machines.iter().filter(|machine| {
+                let is_counted_on = machine.disk.node.is_some_and(|node| self.is_counted_on(node));
+                !is_counted_on && machine.disk.actions.get(&action) >= Some(&version)
+            });
+            let losses: BTreeSet<u64> = given_up.map(|machine| machine.disk.volume).collect();
+            let quorum = self.quorum();
+            let is_void = losses.len() >= quorum;
+            self.oracle.actions.insert(action, ActionPromise { newest: version, quorum, losses, is_void });
         }
     }
 
@@ -329,6 +341,7 @@ impl World {
 
     /// Nothing goes wrong any more, and all nodes had the time to put everything where it belongs.
     pub fn check_order(&mut self) {
+        self.forget_what_is_old();
         let head = Arc::clone(self.head());
         if head.placements().len() > 1 {
             let synced: Vec<_> = head.state().members.iter().map(|(node, member)| (node.0, member.synced.0)).collect();
@@ -357,6 +370,7 @@ impl World {
     }
 
     fn check_there_is_one(&mut self, blob: Blob) {
+        self.forget_what_is_old();
         if !self.oracle.is_promised(blob) {
             return;
         }
@@ -384,6 +398,23 @@ impl World {
             if let Some(promise) = self.oracle.actions.get_mut(&action) {
                 promise.losses.clear();
             }
+        }
+    }
+
+    /// What was promised and is no more: where a cluster has shrunk, fewer losses are enough; where disks are too small, what
+    /// nobody has used for as long as the floor may go.
+    fn forget_what_is_old(&mut self) {
+        let now = self.quorum();
+        for promise in self.oracle.blobs.values_mut() {
+            promise.is_void |= promise.losses.len() >= promise.quorum.min(now);
+        }
+        for promise in self.oracle.actions.values_mut() {
+            promise.is_void |= promise.losses.len() >= promise.quorum.min(now);
+        }
+        if self.settings.is_tight {
+            let until_ms = (self.now_ms + 2 * SKEW_MS).saturating_sub(FLOOR_MS);
+            let old = self.oracle.blobs.values_mut().filter(|promise| promise.used_ms < until_ms);
+            old.for_each(|promise| promise.is_void = true);
         }
     }
 

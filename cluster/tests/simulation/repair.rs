@@ -187,12 +187,10 @@ impl Mender {
     fn note_what_is_left(&mut self, mine: &BTreeMap<u16, Summary>) {
         let left = self.sync.left(&|partition: u16| mine.get(&partition).copied().unwrap_or_default());
         let text = format!(
-            "is synced to {:?}, lacks {} partitions, waits for {:?}; {} under way, by {:?}",
+            "is synced to {:?}, lacks {} partitions, waits for {:?}",
             self.sync.synced(),
             left.partitions,
             left.waits_for,
-            self.under_way,
-            self.sim.world().machines[self.node.machine].process.as_ref().and_then(|process| process.oldest()),
         );
         if self.left != text {
             self.left.clone_from(&text);
