@@ -14,7 +14,7 @@ use bytes::Bytes;
 use casbah::accept::{App, Bound, End};
 use casbah::config::{Compression, PeersConfig, SyncPolicy, TlsConfig};
 use casbah::forward::{Dialler, Peers, PeersParts};
-use casbah::index::{ActionIndex, GroupError, RaftCall};
+use casbah::index::{ActionIndex, GroupError, RaftCall, WatchPart};
 use casbah::serve::peer::{self, Members, MembersError, RaftGroup};
 use casbah::store::{Store, StoreOptions};
 use casbah_cluster::digest::{Digest, DigestFunction};
@@ -198,10 +198,11 @@ impl Pair {
             group: none.clone(),
             members: none,
             roster: roster(THERE),
+            memory_bytes: 1 << 30,
         };
         let (end, ended) = End::new();
         let mut serving = JoinSet::new();
-        serving.spawn(port.serve(App::new(peer::services(parts)), watch::channel(()).1, ended));
+        serving.spawn(port.serve(App::new(peer::services(parts)), Duration::MAX, watch::channel(()).1, ended));
         let report = Arc::new(api::NodeReport::default);
         let peers = Peers::new(PeersParts { roster: roster(HERE), dialler: Dialler::new(tls, None), report });
         Ok(Pair { here, peers, _end: end, _serving: serving, _dir: dir })
@@ -272,6 +273,10 @@ struct Nothing;
 #[tonic::async_trait]
 impl RaftGroup for Nothing {
     async fn answer(&self, _: RaftCall, _: Bytes) -> std::result::Result<Bytes, GroupError> {
+        Err(GroupError::Closed)
+    }
+
+    fn watch(&self) -> std::result::Result<BoxStream<'static, WatchPart>, GroupError> {
         Err(GroupError::Closed)
     }
 

@@ -20,6 +20,7 @@ pub mod nemesis;
 pub mod process;
 pub mod proxy;
 pub mod register;
+pub mod retry;
 pub mod target;
 pub mod trees;
 pub mod workload;

@@ -1,6 +1,7 @@
 //! Listeners: bind, accept, TLS, limits, and the way out; and the admin port.
 
 mod admin;
+mod calls;
 mod connection;
 mod end;
 mod linger;

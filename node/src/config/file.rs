@@ -24,6 +24,11 @@ pub struct File {
     pub store: StoreSection,
     /// The Remote Asset index.
     pub index: IndexSection,
+    /// How much the node takes on at once.
+    ///
+    /// What is more waits its turn, the clients one after the other, and is told to come again (UNAVAILABLE) when that takes too
+    /// long.
+    pub limits: LimitsSection,
     /// The cluster that the node is a part of.
     ///
     /// Without `[peers]` the node is a cluster of one.
@@ -94,6 +99,24 @@ pub struct IndexSection {
     pub stale_reads: bool,
 }
 
+/// How much the node takes on at once.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct LimitsSection {
+    /// Bytes of memory that all calls under way may hold together: messages, pieces of blobs, what waits to be sent. In a cluster,
+    /// a third of it is for what other nodes ask. One client may have half of what the others leave. The indexes and some caches
+    /// come on top. Default: a quarter of the memory of this machine or container, from 256MiB to 2GiB.
+    #[schemars(example = "1GiB")]
+    pub memory: Option<ByteSize>,
+    /// Calls that may wait for memory. Beyond that, calls are told at once to come again.
+    pub waiting: u64,
+    /// How long a call may wait for memory.
+    pub patience: TimeSpan,
+    /// How long a client may take nothing of an answer, or send nothing in the middle of a request, before the call is ended. A
+    /// client takes something if it takes 256 KiB in this time.
+    pub stall: TimeSpan,
+}
+
 /// The cluster that the node is a part of.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
@@ -118,6 +141,9 @@ pub struct ClusterSection {
     pub zone: String,
     /// The node's share of the blobs, relative to that of others.
     pub weight: u64,
+    /// How many nodes, beside those that vote, keep the assets and the log of their changes: each costs disk there, and the
+    /// leader a stream. Nodes beyond these ask others for assets. At most 12; what the leading node is told counts.
+    pub learners: u64,
 }
 
 /// The address for the other nodes of the cluster.
@@ -274,6 +300,17 @@ impl Default for IndexSection {
     }
 }
 
+impl Default for LimitsSection {
+    fn default() -> LimitsSection {
+        LimitsSection {
+            memory: None,
+            waiting: 1024,
+            patience: TimeSpan::from_millis(10_000),
+            stall: TimeSpan::from_millis(60_000),
+        }
+    }
+}
+
 impl Default for ClusterSection {
     fn default() -> ClusterSection {
         ClusterSection {
@@ -284,6 +321,7 @@ impl Default for ClusterSection {
             join: Vec::new(),
             zone: String::new(),
             weight: 100,
+            learners: 12,
         }
     }
 }

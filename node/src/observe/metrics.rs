@@ -5,10 +5,11 @@
 use std::fmt::Write as _;
 
 use super::cluster::Cluster;
-use super::counters::{Counters, Counts};
+use super::counters::{AdmissionCounters, Counters, Counts};
 use super::exposition::{Exposition, Kind, Metric};
 use super::labels::{
-    CallCode, Class, Encoding, IndexName, Label, Lookup, Method, Presence, ReadOnly, Refused, Transport,
+    CallCode, Class, Encoding, IndexName, Label, Lookup, Method, Presence, ReadOnly, Refused, Stalled, Traffic,
+    Transport, TurnedAway,
 };
 use super::snapshot::{Phase, ReadOnlyReason, Snapshot, Store};
 
@@ -35,6 +36,32 @@ const SENT: Metric = counter(
     "casbah_blob_sent_bytes_total",
     "Bytes of blobs sent to clients with ByteStream and in batches, as they travelled",
     &[Encoding::LABEL],
+);
+const ADMISSION_MEMORY: Metric =
+    gauge("casbah_admission_memory_bytes", "What calls under way may hold of the memory", &[Traffic::LABEL]);
+const ADMISSION_HELD: Metric = gauge(
+    "casbah_admission_held_bytes",
+    "What calls that were let in are charged with, which is what they may hold at the most",
+    &[Traffic::LABEL],
+);
+const ADMISSION_CALLS: Metric =
+    gauge("casbah_admission_calls", "Calls that were let in and have not ended", &[Traffic::LABEL]);
+const ADMISSION_WAITING: Metric =
+    gauge("casbah_admission_waiting_calls", "Calls that wait to be let in", &[Traffic::LABEL]);
+const TURNED_AWAY: Metric = counter(
+    "casbah_admission_turned_away_total",
+    "Calls that were told to come again (UNAVAILABLE): too many waited already, they waited too long, or a message was too long for what was free",
+    &[Traffic::LABEL, TurnedAway::LABEL],
+);
+const STALLED: Metric = counter(
+    "casbah_calls_stalled_total",
+    "Calls that were ended because their clients did not take the answer, or did not go on with the request",
+    &[Stalled::LABEL],
+);
+const BROKEN_PROMISES: Metric = counter(
+    "casbah_broken_promises_total",
+    "Blobs that this node has called present, stored or sent, and that were missing within the retention floor",
+    &[],
 );
 const OPEN: Metric = gauge("casbah_connections_open", "Connections of clients now", &[Transport::LABEL]);
 const ACCEPTED: Metric =
@@ -114,6 +141,13 @@ pub const CATALOGUE: &[Metric] = &[
     CALLS,
     UNDER_WAY,
     DURATIONS,
+    ADMISSION_MEMORY,
+    ADMISSION_HELD,
+    ADMISSION_CALLS,
+    ADMISSION_WAITING,
+    TURNED_AWAY,
+    STALLED,
+    BROKEN_PROMISES,
     RECEIVED,
     SENT,
     OPEN,
@@ -170,6 +204,9 @@ pub fn expose(counters: &Counters, snapshot: &Snapshot) -> String {
     one(&mut text, &UPTIME, snapshot.uptime_seconds);
     one(&mut text, &READY, u64::from(snapshot.phase == Phase::Serving));
     calls(&mut text, counters);
+    admission(&mut text, counters);
+    each(&mut text, &STALLED, &counters.stalled);
+    one(&mut text, &BROKEN_PROMISES, counters.broken_promises.get());
     each(&mut text, &RECEIVED, &counters.received_bytes);
     each(&mut text, &SENT, &counters.sent_bytes);
     by_label(&mut text, &OPEN, |transport| counters.connections_open(transport));
@@ -233,6 +270,26 @@ fn calls(text: &mut Exposition, counters: &Counters) {
     for (class, name) in Class::LABEL.values.iter().enumerate() {
         if let Some(durations) = counters.durations(class) {
             text.histogram(&DURATIONS, &[name], &durations.buckets(), durations.sum().as_secs_f64());
+        }
+    }
+}
+
+fn admission(text: &mut Exposition, counters: &Counters) {
+    type Value = fn(&AdmissionCounters) -> u64;
+    let gauges: [(&Metric, Value); 4] = [
+        (&ADMISSION_MEMORY, |counted| counted.memory_bytes.get()),
+        (&ADMISSION_HELD, |counted| counted.held_bytes.get()),
+        (&ADMISSION_CALLS, |counted| counted.calls.get()),
+        (&ADMISSION_WAITING, |counted| counted.waiting.get()),
+    ];
+    let both = [Traffic::Clients, Traffic::Nodes].map(|traffic| counters.admission(traffic));
+    for (metric, value) in gauges {
+        by_label(text, metric, |place| both.get(place).map_or(0, |counted| value(counted)));
+    }
+    text.metric(&TURNED_AWAY);
+    for (counted, traffic) in both.iter().zip(Traffic::LABEL.values) {
+        for (place, reason) in TurnedAway::LABEL.values.iter().enumerate() {
+            text.sample(&TURNED_AWAY, &[traffic, reason], counted.turned_away.get(place));
         }
     }
 }

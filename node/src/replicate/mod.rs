@@ -15,6 +15,7 @@ mod copy;
 mod error;
 mod hashing;
 mod nodes;
+mod promises;
 mod remote;
 mod spread;
 mod touches;

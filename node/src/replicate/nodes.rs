@@ -11,8 +11,11 @@ use casbah_cluster::ring::partition_of;
 use casbah_cluster::view::View;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
+use crate::forward::for_repair;
+use crate::observe::counters::COUNTERS;
 use crate::replicate::background::Background;
 use crate::replicate::copy;
+use crate::replicate::promises::Promises;
 use crate::replicate::remote::Remote;
 use crate::replicate::touches::Touches;
 use crate::store::Store;
@@ -50,6 +53,7 @@ struct Inner {
     mending: Mutex<HashSet<Digest>>,
     mends: Semaphore,
     touches: Touches,
+    promises: Promises,
 }
 
 /// Bytes that may be held; given back when the last clone is dropped.
@@ -68,6 +72,7 @@ pub(super) struct Uploading {
 impl Nodes {
     /// This node's store, and those of the others by this view, now and later.
     pub fn new(store: Store, view: watch::Receiver<Arc<View>>, remote: Arc<dyn Remote>) -> Nodes {
+        let promises = Promises::new(store.retention_floor());
         let inner = Inner {
             store,
             view,
@@ -78,6 +83,7 @@ impl Nodes {
             mending: Mutex::default(),
             mends: Semaphore::new(MENDS_AT_ONCE),
             touches: Touches::default(),
+            promises,
         };
         Nodes { inner: Arc::new(inner) }
     }
@@ -132,7 +138,7 @@ impl Nodes {
         let (nodes, here) = (self.clone(), view.self_id());
         self.spawn(async move {
             let Ok(_place) = nodes.inner.mends.acquire().await else { return };
-            match copy::copy(&nodes, from, here, here, &digest).await {
+            match for_repair(copy::copy(&nodes, from, here, here, &digest)).await {
                 Ok(()) => tracing::info!(%digest, %from, "a blob that this node had lost is here again"),
                 Err(error) => tracing::warn!(%digest, %from, %error, "a blob that this node has lost was not copied"),
             }
@@ -140,12 +146,44 @@ impl Nodes {
         });
     }
 
-    /// Has the other owners of a blob that was read take it for used, in a while.
+    /// Has the others that have a blob that was read take it for used, in a while.
     pub fn touch_others(&self, view: &View, digest: &Digest, read_from: NodeId) {
         if !view.is_single() {
-            let owners = view.owners(partition_of(digest)).iter().copied();
-            let others = owners.filter(|node| *node != view.self_id() && *node != read_from);
+            let partition = partition_of(digest);
+            // If it was not on its owners, it may be on others that are none too.
+            let is_owner = read_from == view.self_id() || view.owns(read_from, partition);
+            let holders = if is_owner { view.owners(partition) } else { view.candidates(partition) };
+            let others = holders.iter().copied().filter(|node| *node != view.self_id() && *node != read_from);
             self.inner.touches.add(self, digest, others);
+        }
+    }
+
+    /// Has all that may have a blob take it for used, in a while or when they are back, except this node and those that have
+    /// said that they have it, or that they do not.
+    pub fn touch_the_rest(&self, view: &View, digest: &Digest, told: &[NodeId]) {
+        let candidates = view.candidates(partition_of(digest)).iter().copied();
+        let rest = candidates.filter(|node| *node != view.self_id() && !told.contains(node));
+        self.inner.touches.add(self, digest, rest);
+    }
+
+    /// Tells nodes that were away, when they are back, which blobs were used meanwhile.
+    ///
+    /// # Cancel safety
+    /// Never returns; may be dropped.
+    pub async fn keep_telling(&self) {
+        self.inner.touches.keep_telling(self).await;
+    }
+
+    /// A client is told that this blob is there, so that it has to stay for a while.
+    pub fn promise(&self, digest: &Digest) {
+        self.inner.promises.make(digest);
+    }
+
+    /// A blob is missing, for a fact. If a client was told of it not long ago, that is counted and told.
+    pub fn is_missing(&self, digest: &Digest) {
+        if self.inner.promises.is_broken(digest) {
+            COUNTERS.broken_promises.add(1);
+            tracing::warn!(%digest, "a blob is missing that was promised to a client within the retention floor");
         }
     }
 

@@ -39,12 +39,19 @@ pub(super) async fn look_up(nodes: &Nodes, digests: &[Digest]) -> Found {
         // A copy that a layout has left behind here is none that others would find.
         *present &= digest.is_empty_blob() || view.candidates(partition_of(digest)).contains(&view.self_id());
     }
+    // How many of the owners have it.
+    let mut copies: Vec<usize> = digests
+        .iter()
+        .zip(&present)
+        .map(|(digest, here)| usize::from(*here && view.owns(view.self_id(), partition_of(digest))))
+        .collect();
     let mut silent: Vec<(NodeId, NodeError)> = Vec::new();
     for (node, positions, answer) in ask_owners(nodes, &view, digests).await {
         match answer {
-            Ok(has) => positions.into_iter().zip(has).for_each(|(position, has)| {
-                if let Some(present) = present.get_mut(position) {
-                    *present |= has;
+            Ok(has) => positions.into_iter().zip(has).filter(|(_, has)| *has).for_each(|(position, _)| {
+                if let (Some(present), Some(copies)) = (present.get_mut(position), copies.get_mut(position)) {
+                    *present = true;
+                    *copies += 1;
                 }
             }),
             Err(error) => silent.push((node, NodeError { node, source: Arc::new(error) })),
@@ -53,6 +60,15 @@ pub(super) async fn look_up(nodes: &Nodes, digests: &[Digest]) -> Found {
     let mut found = Found { present, in_doubt: Vec::new() };
     if !silent.is_empty() {
         seek_further(nodes, &view, digests, &silent, &mut found).await;
+    }
+    for ((digest, present), copies) in digests.iter().zip(&found.present).zip(copies) {
+        let owners = view.owners(partition_of(digest));
+        // Where an owner lacks it or is away, another node may have it in its place; and the owner is to know when it is back.
+        if *present && copies < owners.len() && !digest.is_empty_blob() {
+            let is_silent = |node: &NodeId| silent.iter().any(|(other, _)| other == node);
+            let told: Vec<NodeId> = owners.iter().copied().filter(|node| !is_silent(node)).collect();
+            nodes.touch_the_rest(&view, digest, &told);
+        }
     }
     found
 }
@@ -151,6 +167,20 @@ fn pick(digests: &[Digest], positions: &[usize]) -> Vec<Digest> {
 // === impl Found ===
 
 impl Found {
+    /// Takes note of what a client is told by it.
+    pub(super) fn told(self, nodes: &Nodes, digests: &[Digest]) -> Found {
+        let mut in_doubt = self.in_doubt.iter().map(|(position, _)| *position).collect::<Vec<usize>>();
+        in_doubt.sort_unstable();
+        for (position, (digest, present)) in digests.iter().zip(&self.present).enumerate() {
+            if *present {
+                nodes.promise(digest);
+            } else if in_doubt.binary_search(&position).is_err() {
+                nodes.is_missing(digest);
+            }
+        }
+        self
+    }
+
     /// Those of the blobs that are nowhere.
     ///
     /// # Errors

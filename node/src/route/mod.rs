@@ -22,6 +22,8 @@ mod rounds;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]
+mod touch_test;
+#[cfg(test)]
 mod write_test;
 
 pub use actions::Actions;

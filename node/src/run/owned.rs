@@ -6,7 +6,6 @@ use std::time::Duration;
 use casbah_cluster::membership::Roster;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tonic::service::Routes;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 use tower::util::BoxCloneSyncService;
@@ -21,7 +20,7 @@ use crate::run::cluster_report::ClusterSight;
 use crate::run::directory::Ownership;
 use crate::run::membership::{Condition, Place, PlaceError, PlaceParts};
 use crate::run::report;
-use crate::serve::{self, Parts, peer};
+use crate::serve::{self, Parts, Served, peer};
 use crate::store::{self, Store, StoreOptions};
 
 /// Attempts to open what a process that is ending still holds, and the pause between them: five seconds in all.
@@ -52,7 +51,7 @@ pub(super) struct Owned {
 struct Serving {
     nodes: Nodes,
     assets: AssetIndex,
-    routes: Routes,
+    routes: Served,
     health: HealthReporter,
     end_socket: End,
     socket: JoinSet<()>,
@@ -122,8 +121,11 @@ impl Owned {
                 group: Arc::new(place.clone()),
                 members: Arc::new(place.clone()),
                 roster: rosters,
+                memory_bytes: config.limits.memory_bytes / limits::PEER_MEMORY_SHARE,
             });
-            port.spawn(bound.serve(BoxCloneSyncService::new(services), reload_now, ended));
+            let services = BoxCloneSyncService::new(services);
+            // Their clients are looked after by themselves.
+            port.spawn(bound.serve(services, Duration::MAX, reload_now, ended));
             let peers = peers.clone();
             tasks.spawn(async move { peers.watch().await });
         }
@@ -156,7 +158,7 @@ impl Owned {
     ///
     /// # Cancel safety
     /// May be dropped and called again.
-    pub(super) async fn enter(&mut self) -> Result<Routes, RunError> {
+    pub(super) async fn enter(&mut self) -> Result<Served, RunError> {
         if let Some(serving) = &self.serving {
             return Ok(serving.routes.clone());
         }
@@ -174,7 +176,8 @@ impl Owned {
         self.place.settled().await;
         let Some(group) = self.group.clone() else { return std::future::pending().await };
         let serving = self.serve(group).await?;
-        let routes = serving.routes.clone();
+        let (routes, nodes) = (serving.routes.clone(), serving.nodes.clone());
+        self.tasks.spawn(async move { nodes.keep_telling().await });
         self.serving = Some(serving);
         Ok(routes)
     }
@@ -206,6 +209,8 @@ impl Owned {
             capacity_bytes: config.store.capacity_bytes,
             retention_floor: config.store.retention_floor,
             instances: config.instances.clone(),
+            limits: config.limits,
+            has_peers: config.peers.is_some(),
         })
         .await;
         let (end_socket, ended) = End::new();

@@ -35,6 +35,11 @@ pub fn unavailable(message: impl Into<String>) -> Status {
     with_retry(message, RETRY_AFTER)
 }
 
+/// The same, to be tried again after this time.
+pub(super) fn unavailable_for(message: impl Into<String>, after: Duration) -> Status {
+    with_retry(message, after)
+}
+
 fn with_retry(message: impl Into<String>, after: Duration) -> Status {
     let message = message.into();
     let info = rpc::RetryInfo { retry_delay: prost_types::Duration::try_from(after).ok() };
@@ -220,9 +225,11 @@ pub(super) fn retry_after_ms(status: &Status) -> u64 {
 pub(super) fn group(error: &GroupError) -> Status {
     let text = with_causes(error);
     match error {
-        GroupError::Busy | GroupError::NoLeader | GroupError::NotLeader { .. } | GroupError::Closed => {
-            unavailable(text)
-        }
+        GroupError::Busy
+        | GroupError::NoLeader
+        | GroupError::NotLeader { .. }
+        | GroupError::NoLog
+        | GroupError::Closed => unavailable(text),
         _ => Status::internal(text),
     }
 }

@@ -109,6 +109,11 @@ impl Store {
         Ok(Store { threads })
     }
 
+    /// For how long a blob stays after its last use.
+    pub fn retention_floor(&self) -> Duration {
+        self.shared().options.retention_floor
+    }
+
     /// Whether the blob is here; not a use of it.
     pub fn contains(&self, digest: &Digest) -> bool {
         digest.is_empty_blob() || self.shared().lock().find(digest).is_some()

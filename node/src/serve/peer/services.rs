@@ -12,6 +12,8 @@ use tonic::service::Routes;
 
 use crate::config::limits;
 use crate::index::ActionIndex;
+use crate::observe::labels::Traffic;
+use crate::serve::admission::{Admission, Bounds as AdmissionBounds, Door, Entry};
 use crate::serve::peer::actions::Actions;
 use crate::serve::peer::blobs::Blobs;
 use crate::serve::peer::gate::Gate;
@@ -32,11 +34,13 @@ pub struct Parts {
     pub members: Arc<dyn Members>,
     /// Who does.
     pub roster: watch::Receiver<Arc<Roster>>,
+    /// What calls of other nodes may hold.
+    pub memory_bytes: u64,
 }
 
 /// The services for other nodes.
-pub fn services(parts: Parts) -> Gate<Routes> {
-    let Parts { store, results, group, members, roster } = parts;
+pub fn services(parts: Parts) -> Gate<Entry<Routes>> {
+    let Parts { store, results, group, members, roster, memory_bytes } = parts;
     let inventories = InventoriesServer::new(Inventories::new(store.clone(), results.clone()))
         .max_decoding_message_size(limits::PEER_MESSAGE_BYTES)
         .max_encoding_message_size(limits::PEER_MESSAGE_BYTES);
@@ -51,5 +55,7 @@ pub fn services(parts: Parts) -> Gate<Routes> {
     let mut routes = Routes::builder();
     routes.add_service(Blobs::new(store)).add_service(actions).add_service(inventories);
     routes.add_service(raft).add_service(membership);
-    Gate::new(routes.routes(), roster)
+    let bounds = AdmissionBounds { memory_bytes, waiting: limits::PEER_WAITING_MAX, patience: limits::PEER_PATIENCE };
+    let admission = Admission::new(Traffic::Nodes, bounds);
+    Gate::new(Entry::new(routes.routes(), Door::Nodes, admission, limits::PEER_WRITE_STALL), roster)
 }
