@@ -377,7 +377,7 @@ impl Sync {
         for partition in (0..PARTITIONS).filter(|partition| view.owns(here, *partition)) {
             let is_wanted = newest.is_some_and(|placement| placement.owners(partition).contains(&here));
             let Ok(number) = u16::try_from(partition) else { continue };
-            for source in sources(view, partition).filter(|source| *source != here) {
+            for source in view.sources(partition).filter(|source| *source != here) {
                 let mut pair = before.remove(&(source, number)).unwrap_or_default();
                 pair.is_wanted = is_wanted;
                 self.pairs.insert((source, number), pair);
@@ -433,11 +433,6 @@ impl Pair {
         self.fruitless = 0;
         self.quiet_until_ms = 0;
     }
-}
-
-/// Whoever may have blobs of a partition: candidates by all layouts in force that are members.
-fn sources(view: &View, partition: usize) -> impl Iterator<Item = NodeId> {
-    view.candidates(partition).iter().copied().filter(|node| view.member(*node).is_some())
 }
 
 fn of_source(pairs: &mut BTreeMap<(NodeId, u16), Pair>, source: NodeId) -> impl Iterator<Item = (u16, &mut Pair)> {
