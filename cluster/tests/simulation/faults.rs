@@ -40,6 +40,9 @@ pub fn go_on(sim: &Sim) {
 }
 
 fn strike(sim: &Sim) {
+    if sim.world().is_healed {
+        return;
+    }
     let (what, machine, other, for_ms) = {
         let mut world = sim.world();
         world.oracle.counts.faults += 1;
@@ -164,7 +167,10 @@ fn lose_power(sim: &Sim, machine: usize) -> bool {
     crash(sim, machine);
     let mut world = sim.world();
     let now_ms = world.now_ms;
-    world.machines[machine].disk.lose_unsynced(now_ms);
+    let is_doubted = !world.is_broken(Rule::LossIsDoubted);
+    let disk = &mut world.machines[machine].disk;
+    disk.lose_unsynced(now_ms);
+    disk.is_unsure = is_doubted;
     world.note(About::Machine(machine), || "has lost its power".to_owned());
     unsynced.into_iter().for_each(|blob| world.lost_copy(machine, blob, "power"));
     true

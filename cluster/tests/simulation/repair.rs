@@ -174,6 +174,10 @@ impl Mender {
         {
             self.begin(None, Some(partition));
         }
+        // A process knows nothing of what others have when it begins: so it has asked all of them since.
+        if self.sync.synced().is_some() {
+            sim.world().machines[node.machine].disk.is_unsure = false;
+        }
         self.tell(&view);
         if sim.world().settings.traced {
             self.note_what_is_left(&mine);

@@ -91,6 +91,8 @@ pub enum Rule {
     MissesAreFresh,
     /// Copies are left where they were for a while after they have come to where they belong.
     SurplusStaysAWhile,
+    /// A node whose power failed does not say what it has not, before it has asked the others what it should have.
+    LossIsDoubted,
     /// A node that has a damaged copy does not say that it has none.
     DamageIsNoMiss,
     /// An empty volume is a new node.
