@@ -62,6 +62,9 @@ struct State {
     has_read: bool,
 }
 
+/// Takes a state that may follow: what is changed to come to it.
+type Push<'a> = dyn FnMut(&dyn Fn(&mut State)) + 'a;
+
 /// A write by the first node: by which view, and what it was told. In which order makes no difference, and fewer states.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 struct Write {
@@ -93,7 +96,9 @@ impl Views {
         };
         let first = u32::try_from(before).unwrap();
         let mut old = ClusterState::formed(ClusterId([1; 16]), "farm".to_owned(), quorums, first, joiner(1));
-        (2..=before).for_each(|number| drop(old.admit(joiner(number), None).unwrap()));
+        for number in 2..=before {
+            old.admit(joiner(number), None).unwrap();
+        }
         let change = match leaves {
             true => MemberCommand::Drain { node: NodeId(before) },
             false => MemberCommand::Admit { joiner: joiner(before + 1), replaces: None },
@@ -201,7 +206,7 @@ impl State {
         states
     }
 
-    fn repair(&self, views: &Views, broken: Broken, push: &mut dyn FnMut(&dyn Fn(&mut State))) {
+    fn repair(&self, views: &Views, broken: Broken, push: &mut Push<'_>) {
         let new_owners = views.owners(NEW);
         let sources = views.sources();
         for node in 0..views.nodes {
@@ -245,7 +250,7 @@ impl State {
         }
     }
 
-    fn write_on(&self, views: &Views, broken: Broken, push: &mut dyn FnMut(&dyn Fn(&mut State))) {
+    fn write_on(&self, views: &Views, broken: Broken, push: &mut Push<'_>) {
         let Some(write) = &self.write else {
             if !self.is_acknowledged && !self.has.contains(&true) {
                 push(&|state| state.write = Some(Write { view: state.adopted[0], told: Vec::new() }));
@@ -285,7 +290,7 @@ impl State {
         push(&|state| state.write = None);
     }
 
-    fn read_on(&self, views: &Views, broken: Broken, push: &mut dyn FnMut(&dyn Fn(&mut State))) {
+    fn read_on(&self, views: &Views, broken: Broken, push: &mut Push<'_>) {
         let reader = views.nodes - 1;
         let Some(read) = &self.read else {
             if !self.has_read {
@@ -439,12 +444,8 @@ fn whatever_the_order_nothing_acknowledged_is_denied_and_the_older_layout_is_ret
 
 #[test]
 fn each_rule_is_needed() {
-    let rules = [
-        Broken::EpochsAreHeard,
-        Broken::SyncedIsFilled,
-        Broken::SourcesAdoptFirst,
-        Broken::AllSyncBeforeItIsRetired,
-    ];
+    let rules =
+        [Broken::EpochsAreHeard, Broken::SyncedIsFilled, Broken::SourcesAdoptFirst, Broken::AllSyncBeforeItIsRetired];
     let views = [Views::new(2, false, (1, 1)), Views::new(3, true, (2, 2))];
     let is_needed = |rule: &Broken| views.iter().any(|views| matches!(search(views, *rule), Searched::Wrong(_)));
     let needless: Vec<Broken> = rules.into_iter().filter(|rule| !is_needed(rule)).collect();

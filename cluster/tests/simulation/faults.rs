@@ -14,6 +14,8 @@ use crate::world::World;
 const RUTHLESS_PERCENT: u32 = 8;
 /// Of a hundred faults: those that another one follows at once.
 const FOLLOWED_PERCENT: u32 = 35;
+/// Of a hundred starts: those after which it takes a while until the log comes.
+const LATE_LOG_PERCENT: u32 = 30;
 /// Between two scrubs, of one node each.
 const SCRUB_MS: u64 = 10 * 60_000;
 
@@ -69,7 +71,8 @@ fn strike(sim: &Sim) {
         33..41 => isolate(sim, machine, for_ms),
         41..47 => one_way(sim, machine, other, for_ms),
         47..53 => pause(sim, machine, for_ms / 4),
-        53..58 => skew(sim, machine),
+        53..55 => skew(sim, machine),
+        55..58 => lag(sim, machine, for_ms),
         58..63 => slow_disk(sim, machine, for_ms),
         63..67 => full_disk(sim, machine, for_ms),
         67..74 => wipe(sim, machine, for_ms / 4),
@@ -89,6 +92,7 @@ pub fn heal(sim: &Sim) {
         world.network.mend_all(now_ms);
         for machine in &mut world.machines {
             machine.paused_until_ms = machine.paused_until_ms.min(now_ms);
+            machine.lags_until_ms = 0;
             machine.disk_delay_ms = 0;
             machine.disk.is_full = false;
         }
@@ -145,6 +149,10 @@ fn restart(sim: &Sim, machine: usize) {
         }
         let applied = world.machines[machine].disk.applied;
         world.start(machine, applied);
+        if !world.is_healed && world.chance(LATE_LOG_PERCENT) {
+            let for_ms = world.random.random_range(1_000..60_000);
+            world.machines[machine].lags_until_ms = world.now_ms + for_ms;
+        }
         world.note(About::Machine(machine), || format!("starts with entry {applied}"));
     }
     begin(sim, machine);
@@ -249,6 +257,13 @@ fn skew(sim: &Sim, machine: usize) {
     let ahead_ms = world.random.random_range(-most..=most);
     world.machines[machine].clock_ahead_ms = ahead_ms;
     world.note(About::Machine(machine), || format!("has a clock that is {ahead_ms} ms ahead"));
+}
+
+/// The log comes late to a node that everything else comes to.
+fn lag(sim: &Sim, machine: usize, for_ms: u64) {
+    let mut world = sim.world();
+    world.machines[machine].lags_until_ms = world.now_ms + for_ms;
+    world.note(About::Machine(machine), || format!("does not hear of the log for {for_ms} ms"));
 }
 
 fn slow_disk(sim: &Sim, machine: usize, for_ms: u64) {

@@ -141,9 +141,9 @@ pub fn add(sim: &Sim) {
 pub fn ask_for(sim: &Sim, command: MemberCommand) {
     let through = {
         let world = sim.world();
-        let machines = 0..world.machines.len();
+        let mut machines = 0..world.machines.len();
         let is_there = |machine: &usize| world.is_awake(*machine) && world.machines[*machine].disk.node.is_some();
-        machines.filter(is_there).nth(0)
+        machines.find(is_there)
     };
     let Some(node) = through.and_then(|machine| Node::on(sim, machine)) else { return };
     let sim_too = sim.clone();

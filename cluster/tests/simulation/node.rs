@@ -202,7 +202,8 @@ fn catch_up(sim: &Sim, machine: usize) {
         let mut world = sim.world();
         let index = world.log.entries.len();
         let leader = if world.is_awake(machine) { world.leader() } else { None };
-        let follows = leader.is_some_and(|leader| world.network.both(leader, machine));
+        let lags = world.machines[machine].lags_until_ms > world.now_ms;
+        let follows = !lags && leader.is_some_and(|leader| world.network.both(leader, machine));
         let node = world.machines[machine].disk.node;
         let is_member = node.is_some_and(|node| world.head().member(node).is_some());
         if follows && is_member {

@@ -52,6 +52,8 @@ pub struct Machine {
     pub incarnation: u64,
     pub paused_until_ms: u64,
     pub clock_ahead_ms: i64,
+    /// It hears of nothing new that was committed until then.
+    pub lags_until_ms: u64,
     pub disk_delay_ms: u64,
     /// It was taken out, and is not started again.
     pub is_retired: bool,
@@ -268,6 +270,7 @@ impl Machine {
             incarnation: 0,
             paused_until_ms: 0,
             clock_ahead_ms: 0,
+            lags_until_ms: 0,
             disk_delay_ms: 0,
             is_retired: false,
             weight: 100,
