@@ -227,7 +227,7 @@ fn carry_out(sim: &Sim, machine: usize, call: &Call) -> Answer {
             };
             let present: Vec<Option<bool>> = blobs.iter().map(|blob| Some(look(blob))).collect();
             let cannot_say = |(blob, has): (&Blob, Option<bool>)| match has {
-                Some(false) if disk.blobs.contains_key(blob) && damage_is_told => None,
+                Some(false) if disk.is_unsure || disk.blobs.contains_key(blob) && damage_is_told => None,
                 has => has,
             };
             Answer::Present(blobs.iter().zip(present).map(cannot_say).collect())
@@ -235,6 +235,7 @@ fn carry_out(sim: &Sim, machine: usize, call: &Call) -> Answer {
         Call::Read(blob) => match disk.read(*blob) {
             Found::Here(copied) => Answer::Data(copied),
             Found::Not => Answer::NotFound,
+            Found::CannotSay if !disk.blobs.contains_key(blob) => Answer::Refused,
             Found::CannotSay => {
                 world.found_damaged(machine, *blob);
                 if damage_is_told { Answer::Refused } else { Answer::NotFound }

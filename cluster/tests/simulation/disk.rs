@@ -44,6 +44,8 @@ pub struct Disk {
     /// How far the log is applied for sure after a crash.
     pub applied: usize,
     pub capacity: usize,
+    /// Writes may have been lost: what is not here may have been.
+    pub is_unsure: bool,
     /// Nothing can be written, whatever is evicted.
     pub is_full: bool,
 }
@@ -81,6 +83,7 @@ impl Disk {
             actions: BTreeMap::new(),
             applied: 0,
             capacity,
+            is_unsure: false,
             is_full: false,
         }
     }
@@ -102,7 +105,8 @@ impl Disk {
 
     /// Reads a blob: damage is noticed.
     pub fn read(&mut self, blob: Blob) -> Found {
-        let Some(copy) = self.blobs.get_mut(&blob) else { return Found::Not };
+        let absent = if self.is_unsure { Found::CannotSay } else { Found::Not };
+        let Some(copy) = self.blobs.get_mut(&blob) else { return absent };
         if copy.state != State::Good {
             copy.state = State::Damaged;
             return Found::CannotSay;

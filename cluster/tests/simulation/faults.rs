@@ -1,25 +1,23 @@
 //! What goes wrong, and what operators do: drawn by seed, one thing every few minutes, each mended after a while.
 
-use casbah_cluster::consensus::MemberCommand;
-use casbah_cluster::membership::NodeId;
 use rand::RngExt as _;
 
 use crate::disk::{Blob, Disk, State};
-use crate::engine::{Sim, Told};
-use crate::node::{Node, keeps, spread};
-use crate::repair::look_after;
+use crate::engine::Sim;
+use crate::members::{add, begin, drain, reweigh};
+use crate::node::{keeps, spread};
 use crate::settings::{LOST_AFTER_MS, Rule, SKEW_MS};
 use crate::trace::About;
-use crate::world::{Machine, World};
+use crate::world::World;
 
-/// Machines of a run, at the most.
-const MACHINES_MAX: usize = 7;
 /// Of a hundred faults that take copies: those that are made although a promise is void then.
 const RUTHLESS_PERCENT: u32 = 8;
+/// Of a hundred faults: those that another one follows at once.
+const FOLLOWED_PERCENT: u32 = 35;
+/// Of a hundred starts: those after which it takes a while until the log comes.
+const LATE_LOG_PERCENT: u32 = 30;
 /// Between two scrubs, of one node each.
 const SCRUB_MS: u64 = 10 * 60_000;
-/// Between attempts of a node to be let in.
-const JOIN_AGAIN_MS: u64 = 5_000;
 
 /// Faults go on for as long as the run says.
 pub fn go_on(sim: &Sim) {
@@ -31,12 +29,22 @@ pub fn go_on(sim: &Sim) {
     sim.after(delay_ms, move |sim| {
         if sim.now_ms() < end_ms {
             strike(sim);
+            // Misfortunes seldom come singly.
+            let follows_ms = {
+                let mut world = sim.world();
+                let follows = world.chance(FOLLOWED_PERCENT);
+                follows.then(|| world.random.random_range(0..15_000))
+            };
+            follows_ms.into_iter().for_each(|delay_ms| sim.after(delay_ms, strike));
             go_on(sim);
         }
     });
 }
 
 fn strike(sim: &Sim) {
+    if sim.world().is_healed {
+        return;
+    }
     let (what, machine, other, for_ms) = {
         let mut world = sim.world();
         world.oracle.counts.faults += 1;
@@ -63,13 +71,14 @@ fn strike(sim: &Sim) {
         33..41 => isolate(sim, machine, for_ms),
         41..47 => one_way(sim, machine, other, for_ms),
         47..53 => pause(sim, machine, for_ms / 4),
-        53..58 => skew(sim, machine),
+        53..55 => skew(sim, machine),
+        55..58 => lag(sim, machine, for_ms),
         58..63 => slow_disk(sim, machine, for_ms),
         63..67 => full_disk(sim, machine, for_ms),
         67..74 => wipe(sim, machine, for_ms / 4),
         74..80 => rot(sim, machine),
         80..88 => add(sim),
-        88..94 => remove(sim, machine),
+        88..95 => drain(sim, machine),
         _ => reweigh(sim, machine),
     }
 }
@@ -83,6 +92,7 @@ pub fn heal(sim: &Sim) {
         world.network.mend_all(now_ms);
         for machine in &mut world.machines {
             machine.paused_until_ms = machine.paused_until_ms.min(now_ms);
+            machine.lags_until_ms = 0;
             machine.disk_delay_ms = 0;
             machine.disk.is_full = false;
         }
@@ -106,7 +116,8 @@ pub fn keep_scrubbing(sim: &Sim) {
     sim.after(SCRUB_MS, keep_scrubbing);
 }
 
-fn crash(sim: &Sim, machine: usize) {
+/// A process ends where it is.
+pub fn crash(sim: &Sim, machine: usize) {
     let tasks = {
         let mut world = sim.world();
         let now_ms = world.now_ms;
@@ -133,26 +144,18 @@ fn restart_after(sim: &Sim, machine: usize, delay_ms: u64) {
 fn restart(sim: &Sim, machine: usize) {
     {
         let mut world = sim.world();
-        if world.is_up(machine) {
+        if world.is_up(machine) || world.machines[machine].is_retired {
             return;
         }
         let applied = world.machines[machine].disk.applied;
         world.start(machine, applied);
+        if !world.is_healed && world.chance(LATE_LOG_PERCENT) {
+            let for_ms = world.random.random_range(1_000..60_000);
+            world.machines[machine].lags_until_ms = world.now_ms + for_ms;
+        }
         world.note(About::Machine(machine), || format!("starts with entry {applied}"));
     }
     begin(sim, machine);
-}
-
-/// What a node does from its start on.
-pub fn begin(sim: &Sim, machine: usize) {
-    let is_fresh = sim.world().machines[machine].disk.node.is_none();
-    if is_fresh {
-        join(sim, machine);
-        return;
-    }
-    if let Some(node) = Node::on(sim, machine) {
-        look_after(sim, node);
-    }
     spread(sim);
 }
 
@@ -172,7 +175,10 @@ fn lose_power(sim: &Sim, machine: usize) -> bool {
     crash(sim, machine);
     let mut world = sim.world();
     let now_ms = world.now_ms;
-    world.machines[machine].disk.lose_unsynced(now_ms);
+    let is_doubted = !world.is_broken(Rule::LossIsDoubted);
+    let disk = &mut world.machines[machine].disk;
+    disk.lose_unsynced(now_ms);
+    disk.is_unsure = is_doubted;
     world.note(About::Machine(machine), || "has lost its power".to_owned());
     unsynced.into_iter().for_each(|blob| world.lost_copy(machine, blob, "power"));
     true
@@ -253,6 +259,13 @@ fn skew(sim: &Sim, machine: usize) {
     world.note(About::Machine(machine), || format!("has a clock that is {ahead_ms} ms ahead"));
 }
 
+/// The log comes late to a node that everything else comes to.
+fn lag(sim: &Sim, machine: usize, for_ms: u64) {
+    let mut world = sim.world();
+    world.machines[machine].lags_until_ms = world.now_ms + for_ms;
+    world.note(About::Machine(machine), || format!("does not hear of the log for {for_ms} ms"));
+}
+
 fn slow_disk(sim: &Sim, machine: usize, for_ms: u64) {
     {
         let mut world = sim.world();
@@ -277,11 +290,12 @@ fn wipe(sim: &Sim, machine: usize, delay_ms: u64) {
     {
         let mut world = sim.world();
         // The group's own memory is openraft's matter: most members keep theirs.
-        let members: Vec<NodeId> = world.head().state().members.keys().copied().collect();
-        let kept = members.iter().filter(|node| world.machine_of(**node).is_some_and(|other| other != machine));
-        let would_end_the_group = kept.count() * 2 <= members.len();
+        let voters = world.voters();
+        let kept = voters.iter().filter(|voter| voter.is_some_and(|other| other != machine));
+        let is_none = world.machines[machine].disk.node.is_none();
+        let would_end_the_group = kept.count() * 2 <= voters.len();
         let may = world.may_lose(machine, |_| true, true);
-        if would_end_the_group || !may && !world.chance(RUTHLESS_PERCENT) {
+        if is_none || would_end_the_group || !may && !world.chance(RUTHLESS_PERCENT) {
             return;
         }
     }
@@ -330,105 +344,4 @@ fn rot(sim: &Sim, machine: usize) {
         }
         world.lost_copy(machine, blob, "rot");
     }
-}
-
-// === members ===
-
-/// A node that is in no cluster asks to be let in until it is.
-fn join(sim: &Sim, machine: usize) {
-    let (incarnation, id) = {
-        let world = sim.world();
-        (world.machines[machine].incarnation, NodeId(0))
-    };
-    let node = Node { machine, incarnation, id };
-    let sim_too = sim.clone();
-    node.spawn(sim, async move {
-        let sim = sim_too;
-        let inbox = sim.inbox();
-        loop {
-            let command = {
-                let world = sim.world();
-                let joiner = world.machines[machine].joiner();
-                let namesake = world.head().state().by_name(&joiner.name).map(|(id, _)| id);
-                MemberCommand::Admit { joiner, replaces: namesake }
-            };
-            node.propose(&sim, command, &inbox);
-            let told = inbox.next().await;
-            if let Told::Committed(index) = told
-                && sim.world().is_admitted(machine, index)
-            {
-                if let Some(node) = Node::on(&sim, machine) {
-                    look_after(&sim, node);
-                }
-                return;
-            }
-            inbox.remind(JOIN_AGAIN_MS);
-            inbox.next().await;
-        }
-    });
-}
-
-impl World {
-    /// A node takes the id that it was given.
-    fn is_admitted(&mut self, machine: usize, index: usize) -> bool {
-        let volume = self.machines[machine].joiner().volume;
-        let Some((node, _)) = self.log.states[index].by_volume(volume) else { return false };
-        self.machines[machine].disk.node = Some(node);
-        self.machines[machine].disk.applied = index;
-        let tasks = self.machines[machine].process.take().map(|process| process.tasks);
-        self.start(machine, index);
-        if let Some(process) = self.machines[machine].process.as_mut() {
-            process.tasks = tasks.unwrap_or_default();
-        }
-        self.note(About::Machine(machine), || format!("is node {node}"));
-        true
-    }
-}
-
-fn add(sim: &Sim) {
-    let machine = {
-        let mut world = sim.world();
-        let at = world.machines.len();
-        if at >= MACHINES_MAX {
-            return;
-        }
-        world.volumes += 1;
-        let machine = Machine::new(at, world.volumes, &world.settings);
-        world.machines.push(machine);
-        world.start(at, 0);
-        world.note(About::Machine(at), || "is new".to_owned());
-        at
-    };
-    begin(sim, machine);
-}
-
-/// Somebody asks for a change, through a node that is awake, until it is made.
-fn ask_for(sim: &Sim, command: MemberCommand) {
-    let through = {
-        let world = sim.world();
-        (0..world.machines.len()).find(|machine| world.is_awake(*machine))
-    };
-    let Some(node) = through.and_then(|machine| Node::on(sim, machine)) else { return };
-    let sim_too = sim.clone();
-    node.spawn(sim, async move {
-        let inbox = sim_too.inbox();
-        node.propose(&sim_too, command, &inbox);
-        inbox.next().await;
-    });
-}
-
-fn remove(_sim: &Sim, _machine: usize) {}
-
-fn reweigh(sim: &Sim, machine: usize) {
-    let joiner = {
-        let mut world = sim.world();
-        let weight = world.random.random_range(50..200);
-        let place = &mut world.machines[machine];
-        if place.disk.node.is_none() {
-            return;
-        }
-        place.weight = weight;
-        place.joiner()
-    };
-    ask_for(sim, MemberCommand::Admit { joiner, replaces: None });
 }

@@ -5,6 +5,7 @@ mod calls;
 mod disk;
 mod engine;
 mod faults;
+mod members;
 mod network;
 mod node;
 mod oracle;

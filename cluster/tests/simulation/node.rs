@@ -9,7 +9,6 @@ use rand::RngExt as _;
 
 use crate::engine::{Inbox, Sim, Told};
 use crate::settings::{CATCH_UP_MS, Rule};
-use crate::trace::About;
 
 /// Of a hundred commands: those that never arrive, and those whose answer does not.
 const COMMANDS_LOST_PERCENT: u32 = 4;
@@ -150,19 +149,17 @@ impl Drop for Begun {
 
 /// What becomes of a command that somebody has asked for.
 fn decide(sim: &Sim, node: Node, command: MemberCommand, inbox: Inbox) {
-    let committed = {
+    let leader = {
         let mut world = sim.world();
         let leader = world.leader();
-        let reaches = leader.filter(|leader| world.network.both(node.machine, *leader));
-        reaches.map(|leader| (leader, world.commit(command)))
+        leader.filter(|leader| world.network.both(node.machine, *leader))
     };
-    let Some((leader, (index, reply))) = committed else {
+    let Some(leader) = leader else {
         return sim.after(LEADER_PATIENCE_MS, move |_| inbox.tell(Told::InDoubt));
     };
-    spread(sim);
+    let (index, reply) = commit(sim, command);
     let (is_told, delay_ms) = {
         let mut world = sim.world();
-        world.oracle_committed(index);
         let is_told = world.is_healed || !world.chance(COMMANDS_LOST_PERCENT);
         (is_told && world.network.is_open(leader, node.machine), world.random.random_range(5..100))
     };
@@ -172,6 +169,18 @@ fn decide(sim: &Sim, node: Node, command: MemberCommand, inbox: Inbox) {
         }
         _ => sim.after(LEADER_PATIENCE_MS, move |_| inbox.tell(Told::InDoubt)),
     }
+}
+
+/// Commits a command, and has it told to all.
+pub fn commit(sim: &Sim, command: MemberCommand) -> (usize, MemberReply) {
+    let (index, reply) = {
+        let mut world = sim.world();
+        let committed = world.commit(command);
+        world.oracle_committed(committed.0);
+        committed
+    };
+    spread(sim);
+    (index, reply)
 }
 
 /// Sends what was committed to all machines.
@@ -189,17 +198,17 @@ pub fn spread(sim: &Sim) {
 
 /// A machine applies what it has not, if it is a member and somebody leads that it can follow.
 fn catch_up(sim: &Sim, machine: usize) {
-    let applied = {
+    {
         let mut world = sim.world();
         let index = world.log.entries.len();
         let leader = if world.is_awake(machine) { world.leader() } else { None };
-        let follows = leader.is_some_and(|leader| world.network.both(leader, machine));
+        let lags = world.machines[machine].lags_until_ms > world.now_ms;
+        let follows = !lags && leader.is_some_and(|leader| world.network.both(leader, machine));
         let node = world.machines[machine].disk.node;
         let is_member = node.is_some_and(|node| world.head().member(node).is_some());
-        follows && is_member && world.apply(machine, index)
-    };
-    if applied {
-        sim.world().note(About::Machine(machine), || "caught up".to_owned());
+        if follows && is_member {
+            world.apply(machine, index);
+        }
     }
 }
 

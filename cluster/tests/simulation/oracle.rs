@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use casbah_cluster::consensus::MemberCommand;
-use casbah_cluster::membership::NodeId;
+use casbah_cluster::membership::{NodeId, Standing};
 use casbah_cluster::replication::Version;
 
 use crate::disk::{Action, Blob, Evicted};
@@ -54,6 +54,8 @@ struct Upload {
 
 struct Promise {
     since_ms: u64,
+    /// When a client was told of it last.
+    used_ms: u64,
     quorum: usize,
     /// Volumes that held it, and were lost.
     losses: BTreeSet<u64>,
@@ -118,10 +120,16 @@ impl World {
         head.placements().iter().map(|placement| head.write_quorum_by(placement)).min().unwrap_or(1)
     }
 
+    /// Whether a node is a member, and not given up.
+    fn is_counted_on(&self, node: NodeId) -> bool {
+        self.head().member(node).is_some_and(|member| member.standing != Standing::Lost)
+    }
+
     /// Whether all owners by all layouts in force have a good copy that nothing takes.
     pub fn is_everywhere(&self, blob: Blob) -> bool {
         let has = |node: &NodeId| {
-            self.machine_of(*node).is_some_and(|machine| self.machines[machine].disk.has_synced(blob, self.now_ms))
+            let machine = self.machine_of(*node).filter(|_| self.is_counted_on(*node));
+            machine.is_some_and(|machine| self.machines[machine].disk.has_synced(blob, self.now_ms))
         };
         self.head().owners(self.partition_of_blob(blob)).iter().all(has)
     }
@@ -137,7 +145,7 @@ impl World {
 
     pub fn is_newest_everywhere(&self, action: Action, newest: Version) -> bool {
         let has = |node: &NodeId| {
-            let machine = self.machine_of(*node);
+            let machine = self.machine_of(*node).filter(|_| self.is_counted_on(*node));
             machine.is_some_and(|machine| self.machines[machine].disk.actions.get(&action) >= Some(&newest))
         };
         self.head().owners(self.partition_of_action(action)).iter().all(has)
@@ -153,7 +161,9 @@ impl World {
         }
         self.oracle.counts.acknowledged += 1;
         for machine in &self.machines {
-            if machine.disk.blobs.contains_key(&blob) && !machine.disk.has_good(blob) {
+            // A copy that nobody knows to be rotten, or of a node that does not know that it was given up.
+            let is_counted_on = machine.disk.node.is_some_and(|node| self.is_counted_on(node));
+            if machine.disk.blobs.contains_key(&blob) && !(machine.disk.has_good(blob) && is_counted_on) {
                 losses.insert(machine.disk.volume);
             }
         }
@@ -162,13 +172,14 @@ impl World {
             (0..self.machines.len()).filter(|machine| self.machines[*machine].disk.has_good(blob)).collect();
         self.note(About::Blob(blob), || format!("ACKNOWLEDGED; it is on {holders:?}, W = {quorum}"));
         let is_void = losses.len() >= quorum;
-        self.oracle.blobs.insert(blob, Promise { since_ms, quorum, losses, is_void });
+        self.oracle.blobs.insert(blob, Promise { since_ms, used_ms: since_ms, quorum, losses, is_void });
         self.check_there_is_one(blob);
     }
 
     pub fn told_of(&mut self, blob: Blob, began_ms: u64, machine: usize, outcome: Outcome<()>, is_look: bool) {
         self.note(About::Blob(blob), || format!("m{machine} says {outcome:?} (asked at {began_ms})"));
         self.oracle.counts.count(outcome);
+        self.forget_what_is_old();
         match outcome {
             Outcome::Missing => {
                 let promise = self.oracle.blobs.get(&blob);
@@ -177,6 +188,8 @@ impl World {
                 }
             }
             Outcome::Found(()) => {
+                let now_ms = self.now_ms;
+                self.oracle.blobs.get_mut(&blob).into_iter().for_each(|promise| promise.used_ms = now_ms);
                 let is_gone = self.oracle.gone_since.get(&blob).is_some_and(|since_ms| *since_ms < began_ms);
                 if is_gone {
                     let word = if is_look { "present" } else { "found" };
@@ -200,9 +213,14 @@ impl World {
         self.note(About::Action(action), || format!("ACKNOWLEDGED {version:?}"));
         let before = self.oracle.newest(action);
         if before < Some(version) {
-            let promise =
-                ActionPromise { newest: version, quorum: self.quorum(), losses: BTreeSet::new(), is_void: false };
-            self.oracle.actions.insert(action, promise);
+            let given_up = self.machines.iter().filter(|machine| {
+                let is_counted_on = machine.disk.node.is_some_and(|node| self.is_counted_on(node));
+                !is_counted_on && machine.disk.actions.get(&action) >= Some(&version)
+            });
+            let losses: BTreeSet<u64> = given_up.map(|machine| machine.disk.volume).collect();
+            let quorum = self.quorum();
+            let is_void = losses.len() >= quorum;
+            self.oracle.actions.insert(action, ActionPromise { newest: version, quorum, losses, is_void });
         }
     }
 
@@ -323,6 +341,7 @@ impl World {
 
     /// Nothing goes wrong any more, and all nodes had the time to put everything where it belongs.
     pub fn check_order(&mut self) {
+        self.forget_what_is_old();
         let head = Arc::clone(self.head());
         if head.placements().len() > 1 {
             let synced: Vec<_> = head.state().members.iter().map(|(node, member)| (node.0, member.synced.0)).collect();
@@ -351,12 +370,13 @@ impl World {
     }
 
     fn check_there_is_one(&mut self, blob: Blob) {
+        self.forget_what_is_old();
         if !self.oracle.is_promised(blob) {
             return;
         }
         let holds =
             |node: &NodeId| self.machine_of(*node).is_some_and(|machine| self.machines[machine].disk.has_good(blob));
-        if !self.head().state().members.keys().any(holds) {
+        if !self.head().state().members.keys().filter(|node| self.is_counted_on(**node)).any(holds) {
             self.violated(About::Blob(blob), "no member has a good copy of an acknowledged blob".to_owned());
         }
     }
@@ -381,6 +401,23 @@ impl World {
         }
     }
 
+    /// What was promised and is no more: where a cluster has shrunk, fewer losses are enough; where disks are too small, what
+    /// nobody has used for as long as the floor may go.
+    fn forget_what_is_old(&mut self) {
+        let now = self.quorum();
+        for promise in self.oracle.blobs.values_mut() {
+            promise.is_void |= promise.losses.len() >= promise.quorum.min(now);
+        }
+        for promise in self.oracle.actions.values_mut() {
+            promise.is_void |= promise.losses.len() >= promise.quorum.min(now);
+        }
+        if self.settings.is_tight {
+            let until_ms = (self.now_ms + 2 * SKEW_MS).saturating_sub(FLOOR_MS);
+            let old = self.oracle.blobs.values_mut().filter(|promise| promise.used_ms < until_ms);
+            old.for_each(|promise| promise.is_void = true);
+        }
+    }
+
     /// What was committed may take something, or give it back.
     pub fn oracle_committed(&mut self, index: usize) {
         self.oracle.counts.layouts = self.head().epoch().0;
@@ -394,7 +431,32 @@ impl World {
                 }
                 self.oracle.promised().into_iter().for_each(|blob| self.check_there_is_one(blob));
             }
+            MemberCommand::Lost { node } if before != after => {
+                if let Some(machine) = self.machine_of(node) {
+                    self.lost_all(machine, "given up");
+                }
+            }
+            MemberCommand::Returned { node } if before != after => {
+                if let Some(machine) = self.machine_of(node) {
+                    self.is_back(machine);
+                }
+            }
             _ => {}
+        }
+    }
+
+    /// What a member that was given up still has counts again.
+    fn is_back(&mut self, machine: usize) {
+        let disk = &self.machines[machine].disk;
+        for (blob, promise) in &mut self.oracle.blobs {
+            if disk.has_good(*blob) {
+                promise.losses.remove(&disk.volume);
+            }
+        }
+        for (action, promise) in &mut self.oracle.actions {
+            if disk.actions.get(action) >= Some(&promise.newest) {
+                promise.losses.remove(&disk.volume);
+            }
         }
     }
 }

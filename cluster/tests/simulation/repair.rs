@@ -53,6 +53,7 @@ struct Mender {
     heard: BTreeMap<NodeId, Epoch>,
     seen: Option<Seen>,
     wakes_ms: u64,
+    left: String,
 }
 
 impl Disk {
@@ -116,6 +117,7 @@ pub fn look_after(sim: &Sim, node: Node) {
             heard: BTreeMap::new(),
             seen: None,
             wakes_ms: 0,
+            left: String::new(),
         };
         loop {
             let pause_ms = mender.look();
@@ -172,10 +174,32 @@ impl Mender {
         {
             self.begin(None, Some(partition));
         }
+        // A process knows nothing of what others have when it begins: so it has asked all of them since.
+        if self.sync.synced().is_some() {
+            sim.world().machines[node.machine].disk.is_unsure = false;
+        }
         self.tell(&view);
+        if sim.world().settings.traced {
+            self.note_what_is_left(&mine);
+        }
         let wake_ms = self.sync.wake_ms().into_iter().chain(self.hand_overs.wake_ms()).min();
         let pause_ms = wake_ms.map_or(LOOK_MS, |wake_ms| wake_ms.saturating_sub(now_ms));
         pause_ms.clamp(LOOK_SOON_MS, LOOK_MS)
+    }
+
+    /// What holds this node up, for those who read a trace.
+    fn note_what_is_left(&mut self, mine: &BTreeMap<u16, Summary>) {
+        let left = self.sync.left(&|partition: u16| mine.get(&partition).copied().unwrap_or_default());
+        let text = format!(
+            "is synced to {:?}, lacks {} partitions, waits for {:?}",
+            self.sync.synced(),
+            left.partitions,
+            left.waits_for,
+        );
+        if self.left != text {
+            self.left.clone_from(&text);
+            self.sim.world().note(About::Machine(self.node.machine), || text);
+        }
     }
 
     /// Has itself woken, unless it will be soon enough.

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use crate::engine::Sim;
 use crate::faults;
+use crate::members;
 use crate::node::{Node, keep_caught_up};
 use crate::oracle::Counts;
 use crate::settings::{FLOOR_MS, Rule, Settings};
@@ -36,7 +37,8 @@ fn run(settings: Settings) -> Ended {
     let settle_ms = if settings.is_tight { FLOOR_MS + SETTLE_MS } else { SETTLE_MS };
     let sim = Sim::new(World::new(settings));
     let machines = sim.world().machines.len();
-    (0..machines).for_each(|machine| faults::begin(&sim, machine));
+    (0..machines).for_each(|machine| members::begin(&sim, machine));
+    members::keep_watch(&sim);
     keep_caught_up(&sim);
     workload::go_on(&sim);
     faults::go_on(&sim);

@@ -91,6 +91,8 @@ pub enum Rule {
     MissesAreFresh,
     /// Copies are left where they were for a while after they have come to where they belong.
     SurplusStaysAWhile,
+    /// A node whose power failed does not say what it has not, before it has asked the others what it should have.
+    LossIsDoubted,
     /// A node that has a damaged copy does not say that it has none.
     DamageIsNoMiss,
     /// An empty volume is a new node.
@@ -99,20 +101,28 @@ pub enum Rule {
 
 impl Rule {
     /// Those that a hundred runs suffice for.
-    pub const NOTICED: [Rule; 15] = [
+    pub const NOTICED: [Rule; 23] = [
         Rule::OldOwnersAreAsked,
         Rule::AcknowledgedByQuorum,
         Rule::AnOwnerAmongThem,
         Rule::SilenceIsNoMiss,
+        Rule::EpochsAreHeard,
         Rule::RetiredWhenAllHaveSynced,
         Rule::CallsAreForOneNode,
         Rule::NewestIsTold,
+        Rule::VersionsRise,
         Rule::FloorHolds,
         Rule::SyncedIsFilled,
         Rule::FallbacksAreAsked,
+        Rule::OwnOperationsEnd,
+        Rule::StateIsKept,
+        Rule::CalleesCatchUp,
         Rule::SurplusIsKept,
+        Rule::SurplusStaysAWhile,
+        Rule::MissesAreFresh,
         Rule::UseTravels,
         Rule::PromisedIsMoved,
+        Rule::LossIsDoubted,
         Rule::DamageIsNoMiss,
         Rule::EmptyIsNew,
     ];

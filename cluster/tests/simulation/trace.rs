@@ -3,7 +3,7 @@
 use crate::disk::{Action, Blob};
 
 /// Lines of a trace that are shown, at the most: the last ones.
-const SHOWN: usize = 250;
+const SHOWN: usize = 300;
 
 /// What something that happens is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

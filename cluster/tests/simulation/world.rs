@@ -1,6 +1,6 @@
 //! All that there is: machines with their volumes, what is between them, the agreed log, and who watches.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 
@@ -34,6 +34,10 @@ pub struct World {
     pub oracle: Oracle,
     pub trace: Trace,
     pub volumes: u64,
+    /// Members that have had the log.
+    pub have_voted: BTreeSet<NodeId>,
+    /// Since when whoever leads has not reached a member.
+    pub away_since: BTreeMap<NodeId, u64>,
     /// Faults have ended: what is under way ends well.
     pub is_healed: bool,
 }
@@ -48,7 +52,11 @@ pub struct Machine {
     pub incarnation: u64,
     pub paused_until_ms: u64,
     pub clock_ahead_ms: i64,
+    /// It hears of nothing new that was committed until then.
+    pub lags_until_ms: u64,
     pub disk_delay_ms: u64,
+    /// It was taken out, and is not started again.
+    pub is_retired: bool,
     /// Its weight, as configured.
     pub weight: u32,
 }
@@ -86,6 +94,8 @@ impl World {
             oracle: Oracle::new(),
             trace: Trace::new(settings.traced),
             volumes: settings.nodes as u64,
+            have_voted: BTreeSet::new(),
+            away_since: BTreeMap::new(),
             is_healed: false,
             machines,
             settings,
@@ -156,6 +166,9 @@ impl World {
         place.incarnation += 1;
         let view = Arc::new(self.log.views[applied].seen_by(node));
         let mut clock = VersionClock::new(node);
+        if place.disk.node.is_some() {
+            self.have_voted.insert(node);
+        }
         let clock_ms = EPOCH_MS + self.now_ms + 2 * SKEW_MS;
         place.disk.actions.values().for_each(|version| drop(clock.observe(*version, clock_ms)));
         place.process =
@@ -215,15 +228,20 @@ impl World {
         rotten.into_iter().for_each(|blob| self.found_damaged(machine, blob));
     }
 
-    /// A machine that may lead: most members are awake, and reach it and are reached by it.
+    /// The machines of members that have come to vote. A member votes from when it has the log.
+    pub fn voters(&self) -> Vec<Option<usize>> {
+        let members = self.head().state().members.keys().filter(|node| self.have_voted.contains(node));
+        members.map(|node| self.machine_of(*node)).collect()
+    }
+
+    /// A machine that may lead: most voters are awake, and reach it and are reached by it.
     pub fn leader(&mut self) -> Option<usize> {
-        let members: Vec<Option<usize>> =
-            self.head().state().members.keys().map(|node| self.machine_of(*node)).collect();
-        let living: Vec<usize> = members.iter().flatten().copied().filter(|machine| self.is_awake(*machine)).collect();
+        let voters = self.voters();
+        let living: Vec<usize> = voters.iter().flatten().copied().filter(|machine| self.is_awake(*machine)).collect();
         let follows = |leader: usize, other: usize| leader == other || self.network.both(leader, other);
         let leads = |leader: &&usize| {
             let followers = living.iter().filter(|other| follows(**leader, **other)).count();
-            followers * 2 > members.len()
+            followers * 2 > voters.len()
         };
         let leaders: Vec<usize> = living.iter().filter(leads).copied().collect();
         let at = if leaders.is_empty() { return None } else { self.random.random_range(0..leaders.len()) };
@@ -252,7 +270,9 @@ impl Machine {
             incarnation: 0,
             paused_until_ms: 0,
             clock_ahead_ms: 0,
+            lags_until_ms: 0,
             disk_delay_ms: 0,
+            is_retired: false,
             weight: 100,
         }
     }
