@@ -58,8 +58,6 @@ pub(super) struct Watcher {
     pub(super) tell: Tell,
 }
 
-type Tell = Box<dyn Fn(&[Change]) + Send>;
-
 /// The writer's thread and the way to it.
 pub(super) struct Writer {
     puts: SyncSender<Put>,
