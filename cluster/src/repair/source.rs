@@ -39,10 +39,10 @@ pub(super) struct Retry {
 // === impl Source ===
 
 impl Source {
-    /// Not reached yet.
-    pub(super) fn new() -> Source {
+    /// Not reached yet. Asked by then, at the latest.
+    pub(super) fn new(compare_at_ms: u64) -> Source {
         let peer = Peer { is_reachable: false, epoch: Epoch(0) };
-        Source { peer, compare_at_ms: 0, is_asked: false, retry: Retry::default(), awaits_epoch: false }
+        Source { peer, compare_at_ms, is_asked: false, retry: Retry::default(), awaits_epoch: false }
     }
 
     /// Takes note of how it is; whether it is there again.
@@ -51,7 +51,10 @@ impl Source {
         self.peer = Peer { is_reachable: peer.is_reachable, epoch: self.peer.epoch.max(peer.epoch) };
         if is_back {
             self.retry = Retry::default();
-            self.is_due(now_ms);
+            // One that has not adopted the layout yet would only have to be asked again.
+            if !self.awaits_epoch {
+                self.is_due(now_ms);
+            }
         }
         if self.awaits_epoch && self.peer.epoch >= newest {
             self.awaits_epoch = false;
@@ -150,7 +153,7 @@ mod tests {
 
     #[test]
     fn what_comes_up_while_a_source_answers_has_it_asked_again() {
-        let mut source = Source::new();
+        let mut source = Source::new(60_000);
         source.look(Peer { is_reachable: true, epoch: Epoch(1) }, Epoch(1), 0);
         assert!(source.begin(60_000, 0));
         source.is_due(5);

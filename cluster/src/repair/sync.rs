@@ -52,6 +52,10 @@ struct Pair {
     settled: Option<Epoch>,
     /// The list is to be gone through.
     is_to_pull: bool,
+    /// It has been settled since what is here was in doubt.
+    is_sure: bool,
+    /// What is here came into doubt while the list was being gone through.
+    is_doubted: bool,
     /// The list that is being gone through, and what the source had told before.
     under_way: Option<(u64, Seen)>,
     /// How often in a row a list was of no use, and until when no other one is fetched for that.
@@ -147,7 +151,7 @@ impl Sync {
     pub fn look(&mut self, view: &Arc<View>, peer: impl Fn(NodeId) -> Peer, now_ms: u64) {
         let mut is_changed = !Arc::ptr_eq(view, &self.view);
         if is_changed {
-            self.adopt(view);
+            self.adopt(view, now_ms);
         }
         let newest = self.view.epoch();
         let mut back = Vec::new();
@@ -222,7 +226,11 @@ impl Sync {
         let Some((_, begun_by)) = pair.under_way.take_if(|(theirs, _)| *theirs == ticket) else { return };
         if let Pulled::All { copies } = outcome {
             pair.settle(begun_by.epoch);
-            pair.known = Some((begun_by.theirs, now_ms));
+            if std::mem::take(&mut pair.is_doubted) {
+                pair.is_sure = false;
+            } else {
+                pair.known = Some((begun_by.theirs, now_ms));
+            }
             pair.fruitless = if copies == 0 { pair.fruitless.saturating_add(1) } else { 0 };
             pair.quiet_until_ms = match pair.fruitless {
                 0 => 0,
@@ -238,11 +246,21 @@ impl Sync {
     pub fn doubt(&mut self, partition: u16, now_ms: u64) {
         for (node, source) in &mut self.sources {
             if let Some(pair) = self.pairs.get_mut(&(*node, partition)) {
-                pair.known = None;
-                pair.listen();
+                pair.doubt();
                 source.is_due(now_ms);
             }
         }
+    }
+
+    /// Anything may have been lost here.
+    pub fn doubt_all(&mut self, now_ms: u64) {
+        self.pairs.values_mut().for_each(Pair::doubt);
+        self.sources.values_mut().for_each(|source| source.is_due(now_ms));
+    }
+
+    /// Whether all that this node is to have has been pulled from all that may have it since [`Sync::doubt_all`].
+    pub fn is_sure(&self) -> bool {
+        self.view.is_settled() && self.pairs.values().all(|pair| pair.is_sure)
     }
 
     /// The newest epoch, if this node holds all that its layout gives it. With all its operations that decide by an older one
@@ -290,7 +308,7 @@ impl Sync {
         }
         left.partitions = unsettled.len();
         left.pulls = more.len();
-        left.entries = more.values().sum();
+        left.entries = more.values().fold(0, |all, more| all.saturating_add(*more));
         left.waits_for = waits_for.into_iter().collect();
         left
     }
@@ -369,7 +387,7 @@ impl Sync {
     }
 
     /// Goes over to another view: pairs that are in both stay as they are.
-    fn adopt(&mut self, view: &Arc<View>) {
+    fn adopt(&mut self, view: &Arc<View>, now_ms: u64) {
         self.view = Arc::clone(view);
         let here = view.self_id();
         let newest = view.placements().first();
@@ -389,7 +407,9 @@ impl Sync {
         }
         self.sources.retain(|node, _| awaited.contains_key(node));
         for (node, awaits_epoch) in awaited {
-            self.sources.entry(node).or_insert_with(Source::new).awaits_epoch = awaits_epoch;
+            let source = self.sources.entry(node);
+            let source = source.or_insert_with(|| Source::new(now_ms.saturating_add(self.interval_ms)));
+            source.awaits_epoch = awaits_epoch;
         }
     }
 
@@ -426,6 +446,15 @@ impl Sync {
 impl Pair {
     fn settle(&mut self, epoch: Epoch) {
         self.settled = self.settled.max(Some(epoch));
+        self.is_sure = true;
+    }
+
+    /// What was pulled before is no longer taken to be here.
+    fn doubt(&mut self) {
+        (self.known, self.is_sure) = (None, false);
+        // A list that is being gone through was perhaps passed where something was lost since.
+        self.is_doubted = self.under_way.is_some();
+        self.listen();
     }
 
     /// The next difference counts.

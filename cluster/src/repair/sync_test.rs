@@ -524,3 +524,41 @@ fn what_is_left_is_counted_down() {
     let left = node.sync.left(&|_| summary(0b111));
     assert_eq!((left.partitions, left.pulls, left.entries, left.completed_ms), (0, 0, 0, Some(node.now_ms)));
 }
+
+#[test]
+fn what_was_all_in_doubt_is_sure_when_all_of_it_was_compared_and_pulled_again() {
+    let mut node = Node::new(vec![plain_layout(1, 1..=3)]);
+    let partition = node.shared_with(2)[0];
+    node.put(2, partition, 0b11);
+    node.set(3, false, 1);
+    node.run();
+    node.sync.doubt_all(node.now_ms);
+    node.mine.borrow_mut().clear();
+    assert_eq!(node.run(), (nodes(&[2]), vec![(NodeId(2), partition)]));
+    assert!(!node.sync.is_sure(), "node 3 may have something");
+    node.set(3, true, 1);
+    node.run();
+    assert!(node.sync.is_sure());
+    assert_eq!(node.mine.borrow()[&partition], 0b11);
+}
+
+#[test]
+fn what_comes_into_doubt_while_a_list_is_gone_through_is_gone_through_again() {
+    let mut node = Node::new(vec![plain_layout(1, 1..=3)]);
+    let partition = node.shared_with(2)[0];
+    node.put(2, partition, 0b11);
+    let pull = loop {
+        match node.next() {
+            Some(Step::Compare { source, partitions }) => node.compare(source, &partitions),
+            Some(Step::Pull(pull)) => break pull,
+            None => unreachable!(),
+        }
+    };
+    node.sync.doubt_all(node.now_ms);
+    // What the list had been through is lost, and the list comes to its end.
+    node.mine.borrow_mut().insert(partition, 0b10);
+    node.pulled(&pull, Pulled::All { copies: 2 });
+    assert!(!node.sync.is_sure());
+    assert_eq!(node.run().1, [(NodeId(2), partition)]);
+    assert!(node.sync.is_sure());
+}

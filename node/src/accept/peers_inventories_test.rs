@@ -10,7 +10,9 @@ use casbah_cluster::replication::Version;
 use casbah_cluster::ring::{PARTITIONS, partition_of};
 
 use super::peers_testing::{Node, Site};
-use crate::forward::PeerError;
+use crate::config::Compression;
+use crate::forward::{Copy, PeerError};
+use crate::store::Presence;
 
 const TWO: NodeId = NodeId(2);
 
@@ -20,10 +22,10 @@ fn blob(number: u64, function: DigestFunction) -> (Digest, Bytes) {
 }
 
 /// All summaries, once what was there at the start has been counted.
-async fn summaries(from: &Node) -> Vec<PartitionSummary> {
+async fn summaries(from: &Node, of: NodeId) -> Vec<PartitionSummary> {
     let all: Vec<u16> = (0..PARTITIONS as u16).collect();
     loop {
-        match from.peers.compare(TWO, &all).await {
+        match from.peers.compare(of, &all).await {
             Ok(summaries) => break summaries,
             Err(PeerError::Full { .. }) => tokio::task::yield_now().await,
             Err(error) => panic!("{error}"),
@@ -60,7 +62,7 @@ async fn what_a_node_holds_is_told_by_sums_and_lists() {
         two.results.put_if_newer("main", digest, version, Bytes::from_static(b"result")).await.unwrap();
         actions.insert((*digest, version));
     }
-    let summaries = summaries(&one).await;
+    let summaries = summaries(&one, TWO).await;
     assert_eq!(summaries.iter().map(|summary| summary.blobs.count).sum::<u64>(), 200);
     assert_eq!(summaries.iter().map(|summary| summary.actions.count).sum::<u64>(), 200);
     for (partition, summary) in summaries.iter().enumerate() {
@@ -103,9 +105,8 @@ async fn nodes_that_hold_the_same_say_the_same_however_it_came_about() {
             node.results.put_if_newer("", &digest, version(2), Bytes::from_static(b"new")).await.unwrap();
         }
     }
-    let of_two = summaries(&one).await;
-    let all: Vec<u16> = (0..PARTITIONS as u16).collect();
-    assert_eq!(two.peers.compare(NodeId(1), &all).await.unwrap(), of_two);
+    let of_two = summaries(&one, TWO).await;
+    assert_eq!(summaries(&two, NodeId(1)).await, of_two);
     let (digest, _) = blob(7, DigestFunction::Sha256);
     one.results.put_if_newer("", &digest, version(3), Bytes::from_static(b"newer")).await.unwrap();
     let [of_one] = two.peers.compare(NodeId(1), &[partition_of(&digest) as u16]).await.unwrap()[..] else {
@@ -158,4 +159,86 @@ async fn a_node_that_has_not_heard_of_the_callers_layout_tells_nothing() {
     assert!(answer.unwrap().is_last);
     assert_eq!(two.roster.borrow().epoch(), Epoch(5));
     let _known: &Roster = &two.roster.borrow();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_keeps_its_last_use_however_it_is_sent() {
+    let (_site, one, two) = Site::pair().await;
+    let (first, used_ms) = (Bytes::from(vec![7; 300_000]), 1_700_000_000_000);
+    let digest = Digest::of(DigestFunction::Sha256, &first);
+    let mut upload = one.peers.store_copy(TWO, &digest, used_ms + 321).await.unwrap();
+    upload.send(first).await.unwrap();
+    upload.commit().await.unwrap();
+    let mut copies: Vec<Copy> = (0..20)
+        .map(|number| {
+            let (digest, data) = blob(number, DigestFunction::Sha256);
+            Copy { digest, data, used_ms: used_ms + 1000 * number }
+        })
+        .collect();
+    copies[5].data = Bytes::from_static(b"others than its own");
+    let outcomes = one.peers.store_copies(TWO, copies.clone()).await.unwrap();
+    assert_eq!((0..20).filter(|at| outcomes[*at].is_err()).collect::<Vec<_>>(), [5]);
+    let list = listed(&one, partition_of(&digest) as u16).await;
+    assert!(list.contains(&ListedBlob { digest, used_ms }));
+    for copy in copies.into_iter().filter(|copy| two.store.contains(&copy.digest)) {
+        let list = listed(&one, partition_of(&copy.digest) as u16).await;
+        assert!(list.contains(&ListedBlob { digest: copy.digest, used_ms: copy.used_ms }));
+        // What is there already stays as it is.
+        let again = Copy { used_ms: copy.used_ms + 5000, ..copy.clone() };
+        assert!(one.peers.store_copies(TWO, vec![again]).await.unwrap()[0].is_ok());
+        assert!(listed(&one, partition_of(&copy.digest) as u16).await == list);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_node_takes_no_copy_that_would_be_the_next_to_go() {
+    let mut site = Site::new();
+    let one = Node::start(&site.authority, NodeId(1)).await;
+    let two = Node::start_with(&site.authority, TWO, Compression::None, 2 << 20).await;
+    site.addresses = [(one.id, one.port), (TWO, two.port)].into();
+    site.tell(&[&one, &two]);
+    for length in [700_000, 700_001] {
+        let data = vec![1; length];
+        two.store.put(&Digest::of(DigestFunction::Sha256, &data), data.into()).await.unwrap();
+    }
+    let data = Bytes::from(vec![2; 700_002]);
+    let digest = Digest::of(DigestFunction::Sha256, &data);
+    let copy = Copy { digest, data: data.clone(), used_ms: 1_700_000_000_000 };
+    let refused = one.peers.store_copies(TWO, vec![copy]).await.unwrap().remove(0).unwrap_err();
+    assert!(matches!(refused, PeerError::OutOfRange), "{refused}");
+    assert!(!refused.is_in_doubt());
+    let mut upload = one.peers.store_copy(TWO, &digest, 1_700_000_000_000).await.unwrap();
+    let refused = match upload.send(data).await {
+        Ok(()) => upload.commit().await.unwrap_err(),
+        Err(error) => error,
+    };
+    assert!(matches!(refused, PeerError::OutOfRange), "{refused}");
+    assert_eq!(two.store.status().blobs, 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_has_lost_a_blob_cannot_say_that_it_is_not_there() {
+    let (_site, one, two) = Site::pair().await;
+    let data = Bytes::from(vec![7; 300_000]);
+    let (digest, (absent, _), (here, small)) =
+        (Digest::of(DigestFunction::Sha256, &data), blob(1, DigestFunction::Sha256), blob(2, DigestFunction::Sha256));
+    two.store.put(&digest, data.clone()).await.unwrap();
+    two.store.put(&here, small).await.unwrap();
+    two.damage_files();
+    for _ in 0..2 {
+        let error = one.peers.read(TWO, &digest, 0, None, false).await.err().unwrap();
+        assert!(matches!(error, PeerError::Unsure), "{error}");
+        assert!(!error.is_in_doubt());
+        let error = one.peers.read_batch(TWO, &[digest], u64::MAX, true).await.unwrap().remove(0).unwrap_err();
+        assert!(matches!(error, PeerError::Unsure), "{error}");
+        for touch in [true, false] {
+            let found = one.peers.find(TWO, &[absent, digest, here], touch).await.unwrap();
+            assert_eq!(found, [Presence::Absent, Presence::Unsure, Presence::Here]);
+        }
+    }
+    assert!(listed(&one, partition_of(&digest) as u16).await.is_empty());
+    let mut upload = one.peers.store(TWO, &digest).await.unwrap();
+    upload.send(data).await.unwrap();
+    upload.commit().await.unwrap();
+    assert_eq!(one.peers.find(TWO, &[digest], false).await.unwrap(), [Presence::Here]);
 }

@@ -13,7 +13,7 @@ use rand::{Rng as _, SeedableRng as _};
 use super::peers_testing::{Node, Proxy, Site};
 use crate::config::{Compression, limits};
 use crate::forward::{Form, PeerError, PeerRead, Unreachable};
-use crate::store::ReadError;
+use crate::store::{Presence, ReadError};
 
 const ONE: NodeId = NodeId(1);
 const TWO: NodeId = NodeId(2);
@@ -160,7 +160,7 @@ async fn batches_have_an_outcome_for_each_blob_in_order() {
     let failed: Vec<usize> = (0..300).filter(|at| outcomes[*at].is_err()).collect();
     assert_eq!(failed, [7]);
     let found = one.peers.find(TWO, &digests, true).await.unwrap();
-    assert_eq!((0..300).filter(|at| !found[*at]).collect::<Vec<_>>(), [7]);
+    assert_eq!((0..300).filter(|at| found[*at] != Presence::Here).collect::<Vec<_>>(), [7]);
     let read = one.peers.read_batch(TWO, &digests, 80_000, false).await.unwrap();
     for (at, outcome) in read.into_iter().enumerate() {
         match outcome {
@@ -171,7 +171,7 @@ async fn batches_have_an_outcome_for_each_blob_in_order() {
         }
     }
     assert_eq!(two.store.status().blobs, 298, "the first one is empty");
-    assert_eq!(one.peers.find(TWO, &[], false).await.unwrap(), [false; 0]);
+    assert_eq!(one.peers.find(TWO, &[], false).await.unwrap(), []);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -361,7 +361,7 @@ async fn a_node_that_falls_silent_is_away_within_three_seconds_and_so_are_calls_
     // New connections get through, which are made although nobody has closed the old ones.
     proxy.silent.send_replace(false);
     until(|| one.peers.health(TWO).reachable).await;
-    assert_eq!(one.peers.find(TWO, &[digest], false).await.unwrap(), [true]);
+    assert_eq!(one.peers.find(TWO, &[digest], false).await.unwrap(), [Presence::Here]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -201,6 +201,18 @@ impl Node {
         Discovery::new(Dialler::new(self.tls.clone(), None))
     }
 
+    /// Flips a bit of every large blob that it has.
+    pub fn damage_files(&self) {
+        for directory in std::fs::read_dir(self._dir.path().join("store/blobs")).unwrap() {
+            for file in std::fs::read_dir(directory.unwrap().path()).unwrap() {
+                let path = file.unwrap().path();
+                let mut bytes = std::fs::read(&path).unwrap();
+                bytes[1000] ^= 1;
+                std::fs::write(path, bytes).unwrap();
+            }
+        }
+    }
+
     pub fn address(&self) -> SocketAddr {
         ([127, 0, 0, 1], self.port).into()
     }

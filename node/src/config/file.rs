@@ -33,6 +33,8 @@ pub struct File {
     ///
     /// Without `[peers]` the node is a cluster of one.
     pub cluster: ClusterSection,
+    /// How copies get to the nodes that should have them: after a node was away or lost, and when nodes come, go or change.
+    pub repair: RepairSection,
     /// The address for the other nodes of the cluster, over mutual TLS 1.3.
     ///
     /// `address`, `tls` and `authorities` are set together; without them the node is a cluster of one.
@@ -152,6 +154,17 @@ pub struct ClusterSection {
     /// How many nodes, beside those that vote, keep the assets and the log of their changes: each costs disk there, and the
     /// leader a stream. Nodes beyond these ask others for assets. At most 12; what the leading node is told counts.
     pub learners: u64,
+}
+
+/// How copies get to the nodes that should have them.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct RepairSection {
+    /// Bytes that this node fetches from others, or gives them, in a second. While it has much to do for clients it takes less,
+    /// down to an eighth.
+    pub rate: ByteSize,
+    /// How often the node compares what it has with what other nodes have. What it knows to be amiss it mends at once.
+    pub interval: TimeSpan,
 }
 
 /// The address for the other nodes of the cluster.
@@ -333,6 +346,12 @@ impl Default for ClusterSection {
             lost_after: TimeSpan::from_millis(10 * 60 * 1000),
             learners: 12,
         }
+    }
+}
+
+impl Default for RepairSection {
+    fn default() -> RepairSection {
+        RepairSection { rate: ByteSize::from_bytes(64 << 20), interval: TimeSpan::from_millis(60_000) }
     }
 }
 

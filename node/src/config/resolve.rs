@@ -21,6 +21,8 @@ pub struct Config {
     pub limits: LimitsConfig,
     /// The cluster that the node is a part of.
     pub cluster: ClusterConfig,
+    /// How copies get to the nodes that should have them.
+    pub repair: RepairConfig,
     /// How it reaches the other nodes, and they it; `None`: it is a cluster of one.
     pub peers: Option<PeersConfig>,
     /// At least one.
@@ -121,6 +123,15 @@ pub struct ClusterConfig {
     pub lost_after: Option<Duration>,
     /// Nodes that have the log and do not vote, at the most, where this node leads.
     pub learners: u32,
+}
+
+/// How copies get to the nodes that should have them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RepairConfig {
+    /// Bytes that are moved in a second.
+    pub rate_bytes: u64,
+    /// How often everything is compared.
+    pub interval: Duration,
 }
 
 /// When blobs are moved to where members want them.

@@ -140,6 +140,7 @@ pub(super) fn check(file: &File, layers: &Layers) -> Result<Config, Vec<ConfigEr
         index: checker.index(file),
         limits: checker.limits(file),
         cluster: checker.cluster(file),
+        repair: checker.repair(file),
         peers: checker.peers(file),
         listeners: checker.listeners(file),
         instances: checker.instances(file),

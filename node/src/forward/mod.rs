@@ -34,7 +34,7 @@ pub use messages::{digest_from_message, digest_to_message};
 pub use metadata::{CLUSTER, EPOCH, HOP, NODE, PEER, PROTOCOL, PROTOCOL_VERSION, PURPOSE, PURPOSE_REPAIR};
 pub use peer_read::{Form, PeerRead};
 pub use peer_upload::PeerUpload;
-pub use peers::{Peers, PeersParts, Report};
+pub use peers::{Copy, Peers, PeersParts, Report};
 pub use raft::{RaftMethod, StateStream};
 pub use socket::{ShortPath, socket_path};
 pub use upstream::{Upstream, UpstreamError};

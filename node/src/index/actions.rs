@@ -171,6 +171,17 @@ impl ActionIndex {
         Ok(())
     }
 
+    /// Whether a result of this version from another node would stay, which is not here yet: there is room, or the one that
+    /// would go for it is an earlier one. Of two full nodes that copied from each other all that the other has, each would go on
+    /// for ever. Blocks on the disk.
+    ///
+    /// # Errors
+    /// [`IndexError`] when the database fails.
+    pub fn would_stay(&self, version: Version) -> Result<bool, IndexError> {
+        let next = self.records.next_to_go()?;
+        Ok(next.and_then(|record| decode_version(&record)).is_none_or(|next| version > next))
+    }
+
     /// The index in numbers. May wait for the disk.
     pub fn counts(&self) -> IndexCounts {
         self.records.counts()

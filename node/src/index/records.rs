@@ -7,11 +7,11 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use casbah_cluster::asset::Moment;
 use casbah_cluster::codec::CodecError;
-use redb::{Database, ReadOnlyTable, ReadableDatabase as _, ReadableTableMetadata as _};
+use redb::{Database, ReadOnlyTable, ReadableDatabase as _, ReadableTable as _, ReadableTableMetadata as _};
 use tokio::sync::oneshot;
 
 use crate::index::raft::GroupError;
-use crate::index::tables::{self, Entry, RECORDS};
+use crate::index::tables::{self, Entry, RECORDS, USES};
 use crate::index::writer::{Gone, Put, Watcher, What, Writer};
 
 /// The format of the whole database. Another one is refused, never guessed at.
@@ -78,6 +78,7 @@ pub struct Records {
     /// `None` once closed. Dropping the last sender ends the writer.
     writer: Arc<Mutex<Option<Writer>>>,
     gone: Arc<Gone>,
+    capacity: u64,
 }
 
 // === impl Records ===
@@ -105,7 +106,7 @@ impl Records {
         let found = as_it_is(&database)?;
         let gone = Arc::new(Gone::default());
         let writer = Writer::start(Arc::clone(&database), capacity, Arc::clone(&gone), watcher)?;
-        Ok((Records { database, writer: Arc::new(Mutex::new(Some(writer))), gone }, found))
+        Ok((Records { database, writer: Arc::new(Mutex::new(Some(writer))), gone, capacity }, found))
     }
 
     /// The record under this key, ended or not. Counts as no use: see [`Records::used`].
@@ -118,6 +119,23 @@ impl Records {
             let table = self.database.begin_read()?.open_table(RECORDS)?;
             let entry = table.get(key)?;
             Ok(entry.map(|entry| entry.value().2.to_vec()))
+        };
+        Ok(look()?)
+    }
+
+    /// The record that makes room for the next one; `None` while there is room without. Blocks on the disk.
+    ///
+    /// # Errors
+    /// [`IndexError`] when the database fails.
+    pub(super) fn next_to_go(&self) -> Result<Option<Vec<u8>>, IndexError> {
+        let look = || -> Result<_, redb::Error> {
+            let moment = self.database.begin_read()?;
+            let (records, uses) = (moment.open_table(RECORDS)?, moment.open_table(USES)?);
+            if records.len()? < self.capacity {
+                return Ok(None);
+            }
+            let Some((_, key)) = uses.first()? else { return Ok(None) };
+            Ok(records.get(key.value())?.map(|entry| entry.value().2.to_vec()))
         };
         Ok(look()?)
     }

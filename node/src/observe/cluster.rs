@@ -26,6 +26,42 @@ pub struct Cluster {
     pub members: Vec<ClusterMember>,
     /// The Raft group.
     pub raft: Raft,
+    /// How the node that tells gets what it should have, and gives away what it should not.
+    #[serde(default)]
+    pub repair: RepairProgress,
+}
+
+/// How far a node is with having the copies that it should have, and no others. Counters are since the start of the process.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct RepairProgress {
+    /// The newest layout, if the node has all that it gives it; `None` otherwise.
+    pub synced_epoch: Option<u64>,
+    /// Partitions of the newest layout that the node has not compared with all who may have copies of them.
+    pub partitions_left: u64,
+    /// Partitions of which others are known to have copies that are missing here.
+    pub partitions_to_pull: u64,
+    /// How many copies they have more, as far as is known; of those, some may be left out, which would be evicted next.
+    pub copies_to_pull: u64,
+    /// About how many bytes these have.
+    pub bytes_to_pull: u64,
+    /// Ids of nodes that hold it up: they do not answer, or have not heard of the newest layout.
+    pub waits_for: Vec<u64>,
+    /// Copies that other nodes own: to be handed over, and then dropped.
+    pub held: u64,
+    /// Blobs and results that were copied here.
+    pub copies_pulled: u64,
+    /// Blobs and results that were given to others.
+    pub copies_given: u64,
+    /// Copies that were dropped, as their owners have them.
+    pub copies_dropped: u64,
+    /// Bytes of what was copied here and given to others.
+    pub moved_bytes: u64,
+    /// The same in a second, lately.
+    pub bytes_per_second: u64,
+    /// Until there is nothing left to pull, at that rate; `None` while nothing moves.
+    pub seconds_left: Option<u64>,
+    /// Since there was nothing left to pull last; `None` if there always was.
+    pub completed_seconds_ago: Option<u64>,
 }
 
 /// A member, by the node that tells.
@@ -239,6 +275,22 @@ impl Cluster {
                 snapshot: 1000,
                 voters: vec![1, 2, 3],
                 learners: vec![],
+            },
+            repair: RepairProgress {
+                synced_epoch: None,
+                partitions_left: 812,
+                partitions_to_pull: 40,
+                copies_to_pull: 12_000,
+                bytes_to_pull: 3 << 30,
+                waits_for: vec![3],
+                held: 17,
+                copies_pulled: 5_000,
+                copies_given: 300,
+                copies_dropped: 290,
+                moved_bytes: 1 << 30,
+                bytes_per_second: 32 << 20,
+                seconds_left: Some(96),
+                completed_seconds_ago: Some(4_000),
             },
         }
     }

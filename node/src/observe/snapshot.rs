@@ -148,6 +148,14 @@ pub struct Store {
     pub evicted_bytes: u64,
     /// Blobs found damaged and dropped.
     pub damaged_blobs: u64,
+    /// Those of them that are there again.
+    pub repaired_blobs: u64,
+    /// Those of them that turned out to be nowhere.
+    pub given_up_blobs: u64,
+    /// Those of them that may be on other nodes.
+    pub lost_blobs: u64,
+    /// Whether anything that is not there may have been, and be on other nodes.
+    pub is_unsure: bool,
     /// Bytes checked at leisure.
     pub scrubbed_bytes: u64,
     /// Since the least recently used blob was used; `None` when there is none.
@@ -246,7 +254,11 @@ impl Snapshot {
                 index_memory_bytes: 70 << 20,
                 evicted_blobs: 0,
                 evicted_bytes: 0,
-                damaged_blobs: 0,
+                damaged_blobs: 3,
+                repaired_blobs: 1,
+                given_up_blobs: 0,
+                lost_blobs: 2,
+                is_unsure: false,
                 scrubbed_bytes: 2 << 30,
                 oldest_use_age_seconds: Some(7200),
                 read_only: Some(ReadOnlyReason::DiskFull),
@@ -284,7 +296,8 @@ mod tests {
             r#""traffic":{"received_bytes":5368709120,"sent_bytes":700},"#,
             r#""store":{"blobs":1234567,"bytes":3221225472,"capacity_bytes":10737418240,"usable_bytes":10737418240,"#,
             r#""reserved_bytes":0,"segment_bytes":1073741824,"dead_bytes":1048576,"index_memory_bytes":73400320,"#,
-            r#""evicted_blobs":0,"evicted_bytes":0,"damaged_blobs":0,"scrubbed_bytes":2147483648,"#,
+            r#""evicted_blobs":0,"evicted_bytes":0,"damaged_blobs":3,"repaired_blobs":1,"#,
+            r#""given_up_blobs":0,"lost_blobs":2,"is_unsure":false,"scrubbed_bytes":2147483648,"#,
             r#""oldest_use_age_seconds":7200,"read_only":"disk_full"},"#,
             &format!(r#""indexes":{{"assets":{index},"actions":{index}}},"#),
             r#""waits_for":null,"cluster":{"id":"0123456789abcdef0123456789abcdef","name":"casbah","node_id":1,"epoch":4,"epochs":[4],"#,

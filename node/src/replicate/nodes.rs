@@ -16,9 +16,11 @@ use crate::forward::for_repair;
 use crate::observe::counters::COUNTERS;
 use crate::replicate::background::Background;
 use crate::replicate::copy;
+use crate::replicate::pacing::Pacing;
 use crate::replicate::promises::Promises;
 use crate::replicate::remote::Remote;
 use crate::replicate::touches::Touches;
+use crate::replicate::views::Views;
 use crate::store::Store;
 
 /// Bytes on their way to nodes that have not taken them yet, of all uploads together: what many uploads to a slow node may
@@ -28,10 +30,11 @@ const SPREAD_BYTES: usize = 128 << 20;
 /// What these are counted in, so that they can be counted in 32 bits.
 const SPREAD_UNIT: usize = 1 << 10;
 
-/// Copies under way that mend what this node has lost, so that they leave room for what clients ask.
+/// Copies under way that mend what a node was found to lack, so that they leave room for what clients ask.
 const MENDS_AT_ONCE: usize = 4;
 
-/// Copies of that kind that wait. What is not copied now is when it is read again.
+/// Copies of that kind that wait. What is not copied now is when it is asked for again, or when its owner next compares what it
+/// has.
 const MENDS_MAX: usize = 1024;
 
 /// How long is waited for a layout that another node has answered by: many times what it takes to hear of one.
@@ -55,8 +58,10 @@ struct Inner {
     /// See [`SPREAD_BYTES`].
     room: Arc<Semaphore>,
     uploads: Mutex<HashMap<Digest, Weak<AtomicBool>>>,
-    mending: Mutex<HashSet<Digest>>,
+    mending: Mutex<HashSet<(Digest, NodeId)>>,
     mends: Semaphore,
+    pacing: Pacing,
+    views: Views,
     touches: Touches,
     promises: Promises,
 }
@@ -74,6 +79,8 @@ pub(super) type Room = Arc<OwnedSemaphorePermit>;
 pub(super) struct Uploading {
     nodes: Nodes,
     digest: Digest,
+    /// What it is decided by: held until the end.
+    _view: Arc<View>,
     /// `None` only while it is dropped.
     is_stored: Option<Arc<AtomicBool>>,
 }
@@ -104,6 +111,8 @@ impl Nodes {
             uploads: Mutex::default(),
             mending: Mutex::default(),
             mends: Semaphore::new(MENDS_AT_ONCE),
+            pacing: Pacing::default(),
+            views: Views::default(),
             touches: Touches::default(),
             promises,
         };
@@ -115,9 +124,27 @@ impl Nodes {
         &self.inner.store
     }
 
-    /// The cluster as it is seen now.
+    /// The cluster as it is seen now. To be held for as long as anything is decided by it: what has moved by a newer layout is
+    /// taken for moved when nobody decides by older ones.
     pub fn view(&self) -> Arc<View> {
-        Arc::clone(&self.inner.view.borrow())
+        let view = Arc::clone(&self.inner.view.borrow());
+        self.inner.views.note(&view);
+        view
+    }
+
+    /// The cluster as it is seen now and later, by whoever decides nothing by it.
+    pub fn views(&self) -> watch::Receiver<Arc<View>> {
+        self.inner.view.clone()
+    }
+
+    /// The epoch of the oldest view that something is decided by on this node; `None` when nothing is.
+    pub fn oldest_epoch(&self) -> Option<Epoch> {
+        self.inner.views.oldest()
+    }
+
+    /// How much is moved in a second without a client that waits for it.
+    pub fn pacing(&self) -> &Pacing {
+        &self.inner.pacing
     }
 
     /// The newest layout that this node or that one is known to work by: whatever that one has answered so far it has answered by
@@ -144,7 +171,10 @@ impl Nodes {
         let mut view = self.inner.view.clone();
         let caught_up = view.wait_for(|view| view.epoch() >= epoch);
         match timeout(CATCH_UP_PATIENCE, caught_up).await {
-            Ok(Ok(view)) => Some(Arc::clone(&view)),
+            Ok(Ok(view)) => {
+                self.inner.views.note(&view);
+                Some(Arc::clone(&view))
+            }
             Ok(Err(_)) | Err(_) => {
                 tracing::warn!(%epoch, "other nodes work by a layout that this one does not hear of");
                 None
@@ -179,26 +209,30 @@ impl Nodes {
         !stays || !health.reachable || !health.writable || health.draining
     }
 
-    /// Has a copy of the blob made here, from a node that has it, if this node is to have one. Not waited for.
-    pub fn mend(&self, view: &View, digest: Digest, from: NodeId) {
-        let is_owner = view.owns(view.self_id(), partition_of(&digest));
-        if !is_owner || from == view.self_id() || self.inner.store.contains(&digest) {
+    /// Has a copy of the blob made on a node that was found to lack it, from one that has it, if that node is to have one. Not
+    /// waited for.
+    pub fn mend(&self, view: &View, digest: Digest, from: NodeId, to: NodeId) {
+        let here = view.self_id();
+        let is_owner = view.owns(to, partition_of(&digest));
+        if !is_owner || from == to || (to == here && self.inner.store.contains(&digest)) {
             return;
         }
         {
             let mut mending = lock(&self.inner.mending);
-            if mending.len() >= MENDS_MAX || !mending.insert(digest) {
+            if mending.len() >= MENDS_MAX || !mending.insert((digest, to)) {
                 return;
             }
         }
-        let (nodes, here) = (self.clone(), view.self_id());
+        let nodes = self.clone();
         self.spawn(async move {
             let Ok(_place) = nodes.inner.mends.acquire().await else { return };
-            match for_repair(copy::copy(&nodes, from, here, here, &digest)).await {
-                Ok(()) => tracing::info!(%digest, %from, "a blob that this node had lost is here again"),
-                Err(error) => tracing::warn!(%digest, %from, %error, "a blob that this node has lost was not copied"),
+            nodes.pacing().take(digest.size_bytes()).await;
+            match for_repair(copy::copy(&nodes, from, to, here, &digest)).await {
+                Ok(()) if to == here => tracing::info!(%digest, %from, "a blob that this node had lost is here again"),
+                Ok(()) => tracing::debug!(%digest, %from, %to, "a node that lacked a blob has it again"),
+                Err(error) => tracing::warn!(%digest, %from, %to, %error, "a blob that a node lacks was not copied"),
             }
-            lock(&nodes.inner.mending).remove(&digest);
+            lock(&nodes.inner.mending).remove(&(digest, to));
         });
     }
 
@@ -273,7 +307,7 @@ impl Nodes {
             uploads.insert(digest, Arc::downgrade(&is_stored));
             is_stored
         });
-        Uploading { nodes: self.clone(), digest, is_stored: Some(is_stored) }
+        Uploading { nodes: self.clone(), digest, _view: self.view(), is_stored: Some(is_stored) }
     }
 }
 

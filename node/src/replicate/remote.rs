@@ -6,7 +6,8 @@ use casbah_cluster::inventory::{ActionName, ListedAction, ListedBlob, Page, Part
 use casbah_cluster::membership::NodeId;
 use casbah_cluster::replication::Version;
 
-use crate::forward::{Form, Health, PeerError, PeerRead, PeerUpload, Peers};
+use crate::forward::{Copy, Form, Health, PeerError, PeerRead, PeerUpload, Peers};
+use crate::store::Presence;
 
 /// The other nodes. Each call has a deadline of its own.
 #[tonic::async_trait]
@@ -15,7 +16,7 @@ pub trait Remote: Send + Sync + 'static {
     fn health(&self, node: NodeId) -> Health;
 
     /// Which blobs a node has, in the order asked for.
-    async fn find(&self, node: NodeId, digests: &[Digest], touch: bool) -> Result<Vec<bool>, PeerError>;
+    async fn find(&self, node: NodeId, digests: &[Digest], touch: bool) -> Result<Vec<Presence>, PeerError>;
 
     /// A range of a blob; when this returns, the first bytes are here.
     async fn read(
@@ -36,8 +37,25 @@ pub trait Remote: Send + Sync + 'static {
         takes_zstd: bool,
     ) -> Result<Vec<Result<(Bytes, Form), PeerError>>, PeerError>;
 
+    /// A whole blob, to make a copy of it by the time of its last use, which is no use of it.
+    async fn read_copy(&self, node: NodeId, digest: &Digest) -> Result<Box<dyn RemoteRead>, PeerError>;
+
+    /// Many of them, none of them larger than a batch between nodes.
+    async fn read_copies(
+        &self,
+        node: NodeId,
+        digests: &[Digest],
+    ) -> Result<Vec<Result<(Bytes, Form), PeerError>>, PeerError>;
+
     /// Begins to send a blob.
     async fn store(&self, node: NodeId, digest: &Digest) -> Result<Box<dyn RemoteUpload>, PeerError>;
+
+    /// Begins to send a copy, which is kept there by the time of its last use, and hashed.
+    async fn store_copy(&self, node: NodeId, digest: &Digest, used_ms: u64)
+    -> Result<Box<dyn RemoteUpload>, PeerError>;
+
+    /// Sends many such copies.
+    async fn store_copies(&self, node: NodeId, copies: Vec<Copy>) -> Result<Vec<Result<(), PeerError>>, PeerError>;
 
     /// Sends many whole blobs, which have been verified.
     async fn store_batch(
@@ -111,7 +129,7 @@ impl Remote for Peers {
         Peers::health(self, node)
     }
 
-    async fn find(&self, node: NodeId, digests: &[Digest], touch: bool) -> Result<Vec<bool>, PeerError> {
+    async fn find(&self, node: NodeId, digests: &[Digest], touch: bool) -> Result<Vec<Presence>, PeerError> {
         Peers::find(self, node, digests, touch).await
     }
 
@@ -136,8 +154,33 @@ impl Remote for Peers {
         Peers::read_batch(self, node, digests, limit_bytes, takes_zstd).await
     }
 
+    async fn read_copy(&self, node: NodeId, digest: &Digest) -> Result<Box<dyn RemoteRead>, PeerError> {
+        Ok(Box::new(Peers::read_copy(self, node, digest).await?))
+    }
+
+    async fn read_copies(
+        &self,
+        node: NodeId,
+        digests: &[Digest],
+    ) -> Result<Vec<Result<(Bytes, Form), PeerError>>, PeerError> {
+        Peers::read_copies(self, node, digests).await
+    }
+
     async fn store(&self, node: NodeId, digest: &Digest) -> Result<Box<dyn RemoteUpload>, PeerError> {
         Ok(Box::new(Peers::store(self, node, digest).await?))
+    }
+
+    async fn store_copy(
+        &self,
+        node: NodeId,
+        digest: &Digest,
+        used_ms: u64,
+    ) -> Result<Box<dyn RemoteUpload>, PeerError> {
+        Ok(Box::new(Peers::store_copy(self, node, digest, used_ms).await?))
+    }
+
+    async fn store_copies(&self, node: NodeId, copies: Vec<Copy>) -> Result<Vec<Result<(), PeerError>>, PeerError> {
+        Peers::store_copies(self, node, copies).await
     }
 
     async fn store_batch(

@@ -186,7 +186,7 @@ async fn fetch(
                     flight.land(&data, form);
                 }
                 if is_lost(&blob.error) {
-                    nodes.mend(view, blob.digest, node);
+                    nodes.mend(view, blob.digest, node, view.self_id());
                 }
                 nodes.touch_others(view, &blob.digest, node);
                 Ok((data, form))
@@ -204,7 +204,8 @@ async fn fetch(
 
 /// Whether this node has no copy.
 pub(super) fn is_lost(error: &store::ReadError) -> bool {
-    matches!(error, store::ReadError::NotFound { .. } | store::ReadError::Damaged { .. })
+    use store::ReadError::{Damaged, Lost, NotFound};
+    matches!(error, NotFound { .. } | Damaged { .. } | Lost { .. })
 }
 
 async fn read_batch(

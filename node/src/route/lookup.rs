@@ -1,6 +1,6 @@
 //! Where blobs are: every owner is asked, so that each of them takes those that it has for used (G4).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use casbah_cluster::digest::Digest;
@@ -15,6 +15,7 @@ use crate::forward::PeerError;
 use crate::replicate::Nodes;
 use crate::route::error::{NodeError, ReadError};
 use crate::route::rounds::{Outcome, Sought, seek};
+use crate::store::Presence;
 
 /// How often blobs are looked for when the layout changes meanwhile: it does so seldom.
 const ATTEMPTS: usize = 3;
@@ -28,7 +29,16 @@ pub(super) struct Found {
 }
 
 /// What owners have said of the blobs that they were asked for.
-type Answers = Vec<(NodeId, Vec<usize>, Result<Vec<bool>, PeerError>)>;
+type Answers = Vec<(NodeId, Vec<usize>, Result<Vec<Presence>, PeerError>)>;
+
+/// Who has said nothing of a blob that counts.
+#[derive(Default)]
+struct Silent {
+    /// Those that have not answered at all.
+    nodes: Vec<(NodeId, NodeError)>,
+    /// Those that cannot say of a blob.
+    of_blobs: HashSet<(NodeId, usize)>,
+}
 
 /// Looks for blobs on all of their owners, and then, where an owner does not answer, on those that stand in for it. They are
 /// used now, wherever they are.
@@ -50,10 +60,13 @@ pub(super) async fn look_up(nodes: &Nodes, digests: &[Digest]) -> Found {
 
 /// The same by one view, and the newest layout that a node has answered by.
 async fn look_up_by(nodes: &Nodes, view: &View, digests: &[Digest]) -> (Found, Epoch) {
-    let mut present = nodes.store().touch(digests);
+    let here = nodes.store().look_up(digests, true);
+    let mut present: Vec<bool> = here.iter().map(|presence| *presence == Presence::Here).collect();
     if view.is_single() {
         return (Found { present, in_doubt: Vec::new() }, view.epoch());
     }
+    let mut silent = Silent::default();
+    silent.hear(view.self_id(), &(0..digests.len()).collect::<Vec<usize>>(), &here);
     for (digest, present) in digests.iter().zip(&mut present) {
         // A copy that a layout has left behind here is none that others would find.
         *present &= digest.is_empty_blob() || view.candidates(partition_of(digest)).contains(&view.self_id());
@@ -64,29 +77,40 @@ async fn look_up_by(nodes: &Nodes, view: &View, digests: &[Digest]) -> (Found, E
         .zip(&present)
         .map(|(digest, here)| usize::from(*here && view.owns(view.self_id(), partition_of(digest))))
         .collect();
-    let mut silent: Vec<(NodeId, NodeError)> = Vec::new();
+    let mut holders: Vec<Option<NodeId>> = present.iter().map(|here| here.then_some(view.self_id())).collect();
+    let mut lacking: Vec<(usize, NodeId)> = Vec::new();
     let mut answered_by = nodes.epoch_of(view.self_id());
     for (node, positions, answer) in ask_owners(nodes, view, digests).await {
         answered_by = answered_by.max(nodes.epoch_of(node));
         match answer {
-            Ok(has) => positions.into_iter().zip(has).filter(|(_, has)| *has).for_each(|(position, _)| {
-                if let (Some(present), Some(copies)) = (present.get_mut(position), copies.get_mut(position)) {
-                    *present = true;
-                    *copies += 1;
-                }
-            }),
-            Err(error) => silent.push((node, NodeError { node, source: Arc::new(error) })),
+            Ok(has) => {
+                silent.hear(node, &positions, &has);
+                positions.into_iter().zip(has).for_each(|(position, has)| {
+                    match (has, holders.get_mut(position), copies.get_mut(position)) {
+                        (Presence::Here, Some(holder), Some(copies)) => {
+                            *holder = holder.or(Some(node));
+                            *copies += 1;
+                        }
+                        _ => lacking.push((position, node)),
+                    }
+                });
+            }
+            Err(error) => silent.nodes.push((node, NodeError { node, source: Arc::new(error) })),
         }
     }
+    present.iter_mut().zip(&holders).for_each(|(present, holder)| *present = holder.is_some());
     let mut found = Found { present, in_doubt: Vec::new() };
-    if !silent.is_empty() && answered_by <= view.epoch() {
-        seek_further(nodes, view, digests, &silent, &mut found).await;
+    if answered_by <= view.epoch() {
+        mend(nodes, view, digests, &holders, lacking);
+        if !silent.is_empty() {
+            seek_further(nodes, view, digests, &silent, &mut found).await;
+        }
     }
     for ((digest, present), copies) in digests.iter().zip(&found.present).zip(copies) {
         let owners = view.owners(partition_of(digest));
         // Where an owner lacks it or is away, another node may have it in its place; and the owner is to know when it is back.
         if *present && copies < owners.len() && !digest.is_empty_blob() {
-            let is_silent = |node: &NodeId| silent.iter().any(|(other, _)| other == node);
+            let is_silent = |node: &NodeId| silent.nodes.iter().any(|(other, _)| other == node);
             let told: Vec<NodeId> = owners.iter().copied().filter(|node| !is_silent(node)).collect();
             nodes.touch_the_rest(view, digest, &told);
         }
@@ -108,11 +132,27 @@ pub(super) async fn is_held(nodes: &Nodes, digest: &Digest) -> bool {
     }
     for (node, _, answer) in ask_owners(nodes, &view, digests).await {
         decision.heard(nodes.epoch_of(node));
-        if matches!(answer.as_deref(), Ok([true])) {
+        if matches!(answer.as_deref(), Ok([Presence::Here])) {
             decision.acknowledged(node);
         }
     }
     decision.is_acknowledged()
+}
+
+/// Has owners that lack a blob get it from one that has it.
+fn mend(nodes: &Nodes, view: &View, digests: &[Digest], holders: &[Option<NodeId>], mut lacking: Vec<(usize, NodeId)>) {
+    // This node's own lack shows in what it did not find.
+    let here = view.self_id();
+    for (position, (digest, holder)) in digests.iter().zip(holders).enumerate() {
+        if holder.is_some_and(|holder| holder != here) && view.owns(here, partition_of(digest)) {
+            lacking.push((position, here));
+        }
+    }
+    for (position, node) in lacking {
+        if let (Some(digest), Some(Some(holder))) = (digests.get(position), holders.get(position)) {
+            nodes.mend(view, *digest, *holder, node);
+        }
+    }
 }
 
 /// Asks every owner but this node for what it owns, all at once.
@@ -138,27 +178,21 @@ async fn ask_owners(nodes: &Nodes, view: &View, digests: &[Digest]) -> Answers {
 }
 
 /// Asks those that stand in for owners that do not answer.
-async fn seek_further(
-    nodes: &Nodes,
-    view: &View,
-    digests: &[Digest],
-    silent: &[(NodeId, NodeError)],
-    found: &mut Found,
-) {
+async fn seek_further(nodes: &Nodes, view: &View, digests: &[Digest], silent: &Silent, found: &mut Found) {
     let mut sought = Vec::new();
     for (position, digest) in digests.iter().enumerate() {
         let owners = view.owners(partition_of(digest));
-        let is_silent = |node: &NodeId| silent.iter().find(|(other, _)| other == node);
-        if found.present.get(position) == Some(&true) || !owners.iter().any(|node| is_silent(node).is_some()) {
+        if found.present.get(position) == Some(&true) || !owners.iter().any(|node| silent.of(*node, position).is_some())
+        {
             continue;
         }
         let mut blob = Sought::new(nodes, view, position, digest);
         blob.heard(nodes.epoch_of(view.self_id()));
-        blob.is_not_on(view.self_id());
-        for owner in owners {
-            match is_silent(owner) {
-                Some((_, error)) => blob.is_perhaps_on(*owner, Some(error.clone())),
-                None => blob.is_not_on(*owner),
+        let others = owners.iter().filter(|owner| **owner != view.self_id());
+        for node in others.chain([&view.self_id()]) {
+            match silent.of(*node, position) {
+                Some(error) => blob.is_perhaps_on(*node, error),
+                None => blob.is_not_on(*node),
             }
         }
         sought.push(blob);
@@ -166,7 +200,12 @@ async fn seek_further(
     let ask = |node, positions: Vec<usize>| {
         async move {
             let has = nodes.remote().find(node, &pick(digests, &positions), true).await?;
-            Ok(has.into_iter().map(|has| if has { Ok(()) } else { Err(PeerError::NotFound) }).collect())
+            let outcome = |has| match has {
+                Presence::Here => Ok(()),
+                Presence::Absent => Err(PeerError::NotFound),
+                Presence::Unsure => Err(PeerError::Unsure),
+            };
+            Ok(has.into_iter().map(outcome).collect())
         }
         .boxed()
     };
@@ -185,6 +224,27 @@ async fn seek_further(
 
 fn pick(digests: &[Digest], positions: &[usize]) -> Vec<Digest> {
     positions.iter().filter_map(|position| digests.get(*position).copied()).collect()
+}
+
+// === impl Silent ===
+
+impl Silent {
+    fn is_empty(&self) -> bool {
+        self.nodes.is_empty() && self.of_blobs.is_empty()
+    }
+
+    /// Takes note of what a node cannot say.
+    fn hear(&mut self, node: NodeId, positions: &[usize], has: &[Presence]) {
+        let unsure = positions.iter().zip(has).filter(|(_, has)| **has == Presence::Unsure);
+        self.of_blobs.extend(unsure.map(|(position, _)| (node, *position)));
+    }
+
+    /// Whether a node has said nothing of a blob, and why, if that is known.
+    fn of(&self, node: NodeId, position: usize) -> Option<Option<NodeError>> {
+        let is_unsure = !self.of_blobs.is_empty() && self.of_blobs.contains(&(node, position));
+        let silence = self.nodes.iter().find(|(other, _)| *other == node).map(|(_, error)| Some(error.clone()));
+        silence.or_else(|| is_unsure.then_some(None))
+    }
 }
 
 // === impl Found ===

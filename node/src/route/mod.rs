@@ -12,6 +12,8 @@ mod actions;
 mod actions_test;
 mod blobs;
 #[cfg(test)]
+mod damage_test;
+#[cfg(test)]
 mod epochs_test;
 mod error;
 mod fetch;
@@ -20,6 +22,8 @@ mod lookup;
 #[cfg(test)]
 mod read_test;
 mod reading;
+#[cfg(test)]
+mod repair_test;
 mod rounds;
 #[cfg(test)]
 mod testing;

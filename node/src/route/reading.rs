@@ -188,7 +188,7 @@ impl Reader {
             match self.nodes.remote().read(node, &digest, self.at, length, takes_zstd).await {
                 Ok(read) => {
                     if search.here.as_ref().is_some_and(is_lost) {
-                        self.nodes.mend(&search.view, digest, node);
+                        self.nodes.mend(&search.view, digest, node, search.view.self_id());
                     }
                     self.nodes.touch_others(&search.view, &digest, node);
                     self.source = Source::There(node, read);

@@ -48,7 +48,11 @@ impl<T> Outcome<T> {
         match (self, here) {
             (
                 Outcome::Missing,
-                Some(error @ (store::ReadError::NotFound { .. } | store::ReadError::Damaged { .. })),
+                Some(
+                    error @ (store::ReadError::NotFound { .. }
+                    | store::ReadError::Damaged { .. }
+                    | store::ReadError::Lost { .. }),
+                ),
             ) => ReadError::Here(error),
             (Outcome::Missing, _) => ReadError::NotFound { digest },
             (
@@ -81,8 +85,8 @@ impl Sought {
         let mut blob = Sought::new(nodes, view, position, digest);
         blob.heard(nodes.epoch_of(view.self_id()));
         match error {
-            // A damaged copy was dropped.
-            store::ReadError::NotFound { .. } | store::ReadError::Damaged { .. } => blob.is_not_on(view.self_id()),
+            store::ReadError::NotFound { .. } => blob.is_not_on(view.self_id()),
+            // A damaged copy was dropped, and an upload may have been acknowledged because of it.
             _ => blob.is_perhaps_on(view.self_id(), None),
         }
         blob

@@ -17,12 +17,12 @@ use casbah_cluster::view::View;
 use tokio::sync::watch;
 use tonic::Status;
 
-use crate::forward::{Form, Health, PeerError, Unreachable};
+use crate::forward::{Copy, Form, Health, PeerError, Unreachable};
 use crate::index::ActionIndex;
 use crate::replicate::{Doubt, Nodes, Remote, RemoteRead, RemoteUpload};
 use crate::route::{Actions, Blobs};
 use crate::store::testing::{Bench, blob, digest};
-use crate::store::{ReadError, Reader, Store, StoredReader, Upload, WriteError};
+use crate::store::{Presence, ReadError, Reader, Store, StoredReader, Upload, WriteError};
 
 /// What a call to a node that says nothing waits for; in the program it is seconds.
 const DEADLINE: Duration = Duration::from_millis(20);
@@ -276,7 +276,8 @@ fn full() -> PeerError {
 
 fn unread(error: ReadError) -> PeerError {
     match error {
-        ReadError::NotFound { .. } | ReadError::Damaged { .. } => PeerError::NotFound,
+        ReadError::NotFound { .. } => PeerError::NotFound,
+        ReadError::Damaged { .. } | ReadError::Lost { .. } => PeerError::Unsure,
         error => PeerError::Broken(Box::new(Status::internal(error.to_string()))),
     }
 }
@@ -284,6 +285,7 @@ fn unread(error: ReadError) -> PeerError {
 fn unwritten(error: WriteError) -> PeerError {
     match error {
         WriteError::Full { .. } => full(),
+        WriteError::Outlived { .. } => PeerError::OutOfRange,
         error => PeerError::Broken(Box::new(Status::internal(error.to_string()))),
     }
 }
@@ -297,10 +299,9 @@ impl Remote for Fabric {
         Health { reachable, writable: true, draining: false, latency, epoch }
     }
 
-    async fn find(&self, node: NodeId, digests: &[Digest], touch: bool) -> Result<Vec<bool>, PeerError> {
+    async fn find(&self, node: NodeId, digests: &[Digest], touch: bool) -> Result<Vec<Presence>, PeerError> {
         let (seen, _) = self.ask(node).await?;
-        assert!(touch, "nothing is looked for but to be used");
-        Ok(seen.store.touch(digests))
+        Ok(seen.store.look_up(digests, touch))
     }
 
     async fn read(
@@ -351,12 +352,58 @@ impl Remote for Fabric {
         Ok(outcomes)
     }
 
+    async fn read_copy(&self, node: NodeId, digest: &Digest) -> Result<Box<dyn RemoteRead>, PeerError> {
+        let (seen, behaviour) = self.ask(node).await?;
+        let left = if let Behaviour::BreaksAfter(bytes) = behaviour { bytes } else { u64::MAX };
+        let source = Pieces::Blob(seen.store.read_unused(digest, 0, None).await.map_err(unread)?);
+        let mut read = TestRead { source, left, first: None };
+        read.first = read.receive().await?;
+        Ok(Box::new(read))
+    }
+
+    async fn read_copies(
+        &self,
+        node: NodeId,
+        digests: &[Digest],
+    ) -> Result<Vec<Result<(Bytes, Form), PeerError>>, PeerError> {
+        let (seen, _) = self.ask(node).await?;
+        let mut outcomes = Vec::new();
+        for digest in digests {
+            let got = seen.store.get_unused(digest, u64::MAX).await;
+            outcomes.push(got.map(|blob| (blob, Form::Identity)).map_err(unread));
+        }
+        Ok(outcomes)
+    }
+
     async fn store(&self, node: NodeId, digest: &Digest) -> Result<Box<dyn RemoteUpload>, PeerError> {
         // As the real one: the answer is not waited for.
         let seen = &self.nodes[&node];
         seen.calls.fetch_add(1, Ordering::Relaxed);
         let (fabric, digest) = (self.clone(), *digest);
-        Ok(Box::new(TestUpload { fabric, node, digest, upload: None, sent: 0 }))
+        Ok(Box::new(TestUpload { fabric, node, digest, used_ms: None, upload: None, sent: 0 }))
+    }
+
+    async fn store_copy(
+        &self,
+        node: NodeId,
+        digest: &Digest,
+        used_ms: u64,
+    ) -> Result<Box<dyn RemoteUpload>, PeerError> {
+        self.nodes[&node].calls.fetch_add(1, Ordering::Relaxed);
+        let (fabric, digest, used_ms) = (self.clone(), *digest, Some(used_ms));
+        Ok(Box::new(TestUpload { fabric, node, digest, used_ms, upload: None, sent: 0 }))
+    }
+
+    async fn store_copies(&self, node: NodeId, copies: Vec<Copy>) -> Result<Vec<Result<(), PeerError>>, PeerError> {
+        let (seen, behaviour) = self.ask(node).await?;
+        let mut outcomes = Vec::new();
+        for Copy { digest, data, used_ms } in copies {
+            outcomes.push(match behaviour {
+                Behaviour::Full => Err(full()),
+                _ => seen.store.put_copy(&digest, data, used_ms).await.map_err(unwritten),
+            });
+        }
+        Ok(outcomes)
     }
 
     async fn store_batch(
@@ -494,6 +541,7 @@ struct TestUpload {
     fabric: Fabric,
     node: NodeId,
     digest: Digest,
+    used_ms: Option<u64>,
     upload: Option<Upload>,
     sent: u64,
 }
@@ -508,7 +556,11 @@ impl TestUpload {
             _ => {}
         }
         if self.upload.is_none() {
-            self.upload = Some(seen.store.upload_verified(&self.digest).await.map_err(unwritten)?);
+            let upload = match self.used_ms {
+                None => seen.store.upload_verified(&self.digest).await,
+                Some(used_ms) => seen.store.upload_copy(&self.digest, used_ms).await,
+            };
+            self.upload = Some(upload.map_err(unwritten)?);
         }
         Ok(self.upload.as_mut().unwrap())
     }

@@ -17,8 +17,9 @@ use crate::observe::cluster::{
     Cluster, ClusterMember, Copy, Holder, Layouts, MemberNumbers, Raft, Ring, Share, Whereabouts,
 };
 use crate::observe::orders::{Order, OrderError};
+use crate::repair::Repair;
 use crate::run::membership::Place;
-use crate::store::Store;
+use crate::store::{Presence, Store};
 
 /// A node whose heartbeats take so long is slow.
 const SLOW_AFTER: Duration = Duration::from_millis(400);
@@ -30,6 +31,7 @@ pub(super) struct ClusterSight {
     pub(super) group: Group,
     pub(super) peers: Peers,
     pub(super) store: Store,
+    pub(super) repair: Repair,
     pub(super) place: Place,
 }
 
@@ -53,6 +55,7 @@ impl ClusterSight {
             waits: state.waits_to_be_applied().then_some(state.planned.0),
             members: state.members.iter().map(member).collect(),
             raft: self.raft(),
+            repair: self.repair.progress(),
         }
     }
 
@@ -192,7 +195,7 @@ impl ClusterSight {
             let view = &view;
             async move {
                 let answer = match id == view.self_id() {
-                    true => Some(self.store.contains(digest)),
+                    true => self.store.look_up(std::slice::from_ref(digest), false).first().copied(),
                     false => {
                         let found = self.peers.find(id, std::slice::from_ref(digest), false).await.ok();
                         found.and_then(|found| found.first().copied())
@@ -203,9 +206,9 @@ impl ClusterSight {
                     name: view.member(id).map_or_else(String::new, |member| member.name.clone()),
                     owner: view.owns(id, partition),
                     copy: match answer {
-                        Some(true) => Copy::Present,
-                        Some(false) => Copy::Absent,
-                        None => Copy::Unknown,
+                        Some(Presence::Here) => Copy::Present,
+                        Some(Presence::Absent) => Copy::Absent,
+                        Some(Presence::Unsure) | None => Copy::Unknown,
                     },
                 }
             }

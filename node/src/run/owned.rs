@@ -14,6 +14,8 @@ use crate::accept::{Bound, End, OwnerSocket};
 use crate::config::{Config, limits};
 use crate::forward::{Dialler, Discovery, PeerTls, Peers, PeersParts};
 use crate::index::{ActionIndex, AssetIndex, Group, IndexError, SplitIndex};
+use crate::repair::{Repair, RepairParts};
+use crate::replicate::restore;
 use crate::route::{Actions, Blobs, Nodes};
 use crate::run::RunError;
 use crate::run::cluster_report::ClusterSight;
@@ -55,6 +57,9 @@ struct Serving {
     health: HealthReporter,
     end_socket: End,
     socket: JoinSet<()>,
+    repair: Repair,
+    /// What gets copies to where they belong.
+    repairs: JoinSet<()>,
 }
 
 // === impl Owned ===
@@ -176,6 +181,7 @@ impl Owned {
         self.place.settled().await;
         let Some(group) = self.group.clone() else { return std::future::pending().await };
         let serving = self.serve(group).await?;
+        self.tasks.spawn(restore(serving.nodes.clone()));
         let (routes, nodes) = (serving.routes.clone(), serving.nodes.clone());
         self.tasks.spawn(async move { nodes.keep_telling().await });
         self.serving = Some(serving);
@@ -199,7 +205,7 @@ impl Owned {
 
     async fn serve(&self, group: Group) -> Result<Serving, RunError> {
         let config = &self.config;
-        let assets = AssetIndex::new(group, config.index.stale_reads);
+        let assets = AssetIndex::new(group.clone(), config.index.stale_reads);
         let is_in_doubt = {
             let place = self.place.clone();
             Arc::new(move || place.is_in_doubt())
@@ -222,7 +228,18 @@ impl Owned {
         let bound = OwnerSocket::bind(&config.node.dir);
         let bound = bound.map_err(|source| RunError::System { what: "make the socket in the directory", source })?;
         socket.spawn(bound.serve(BoxCloneSyncService::new(routes.clone()), ended));
-        Ok(Serving { nodes, assets, routes, health, end_socket, socket })
+        let repair = Repair::new(RepairParts {
+            nodes: nodes.clone(),
+            index: self.actions.clone(),
+            rate_bytes: config.repair.rate_bytes,
+            interval: config.repair.interval,
+            retention_floor: config.store.retention_floor,
+            peer_changes: self.peers.changes(),
+            tell: self.place.teller(group),
+        });
+        let mut repairs = JoinSet::new();
+        repairs.spawn(repair.clone().run());
+        Ok(Serving { nodes, assets, routes, health, end_socket, socket, repair, repairs })
     }
 
     /// What has numbers.
@@ -232,6 +249,7 @@ impl Owned {
             group: serving.assets.group().clone(),
             peers: self.peers.clone(),
             store: self.store.clone(),
+            repair: serving.repair.clone(),
             place: self.place.clone(),
         });
         report::Data {
@@ -269,6 +287,7 @@ impl Owned {
         self.entering.shutdown().await;
         if let Some(mut serving) = self.serving.take() {
             serving.socket.shutdown().await;
+            serving.repairs.shutdown().await;
             serving.nodes.finish(limits::PEER_DRAIN_DEADLINE).await;
             serving.assets.close().await;
         } else if let Some(group) = &self.group {

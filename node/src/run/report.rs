@@ -189,6 +189,10 @@ fn numbers(store: &Store) -> StoreNumbers {
         evicted_blobs: status.evicted_blobs,
         evicted_bytes: status.evicted_bytes,
         damaged_blobs: status.damaged_blobs,
+        repaired_blobs: status.repaired_blobs,
+        given_up_blobs: status.given_up_blobs,
+        lost_blobs: status.lost_blobs,
+        is_unsure: status.is_unsure,
         scrubbed_bytes: status.scrubbed_bytes,
         oldest_use_age_seconds: age,
         read_only: status.read_only.map(|reason| match reason {

@@ -174,8 +174,9 @@ pub(super) fn incomplete(error: &Incomplete) -> Status {
 pub(super) fn peer_read(error: &store::ReadError) -> Status {
     let text = with_causes(error);
     match error {
-        // Of this copy it is a fact: a damaged one is dropped.
-        store::ReadError::NotFound { .. } | store::ReadError::Damaged { .. } => Status::not_found(text),
+        store::ReadError::NotFound { .. } => Status::not_found(text),
+        // An upload may have been acknowledged because of this copy.
+        store::ReadError::Damaged { .. } | store::ReadError::Lost { .. } => Status::data_loss(text),
         store::ReadError::OutOfRange { .. } => Status::out_of_range(text),
         store::ReadError::TooLarge { .. } => Status::resource_exhausted(text),
         store::ReadError::Io { .. } => Status::internal(text),
@@ -197,6 +198,7 @@ pub(super) fn peer_write(error: &store::WriteError) -> Status {
     match error {
         store::WriteError::Mismatch { .. } => Status::invalid_argument(text),
         store::WriteError::LargerThanStore { .. } => Status::resource_exhausted(text),
+        store::WriteError::Outlived { .. } => Status::out_of_range(text),
         store::WriteError::Full { retry_after, .. } => with_retry(text, *retry_after),
         store::WriteError::ReadOnly { .. } => Status::permission_denied(text),
         store::WriteError::Io { .. } => Status::internal(text),

@@ -25,6 +25,15 @@ pub struct Search {
     steps: usize,
 }
 
+// === impl Search ===
+
+impl Search {
+    /// What is looked for.
+    pub fn used(&self) -> u32 {
+        self.used
+    }
+}
+
 // === impl Index ===
 
 impl Index {
@@ -63,11 +72,13 @@ impl Index {
         false
     }
 
-    /// Adds a blob where a search has come to. `None` as with [`Index::insert`].
+    /// Adds a blob where a search has come to, before all marks that are there: so it does not follow the one that what was used
+    /// just now comes after. `None` as with [`Index::insert`].
     pub fn insert_at(&mut self, stored: &Stored, search: Search, hidden: bool) -> Option<Slot> {
+        let older = self.older(&search.mark);
         let inserted = self.insert(stored, search.used, hidden);
         if let Some(slot) = inserted {
-            self.move_before(slot, &search.mark);
+            self.move_after(slot, older);
         }
         self.end_search(search);
         inserted

@@ -19,6 +19,7 @@ use super::words;
 use crate::config::{ClusterConfig, Config, ListenAddress, RebalancePolicy};
 use crate::forward::{Discovery, Peers};
 use crate::index::{Group, GroupError, GroupOptions, Network, Timing};
+use crate::repair::{Tell, TellError};
 
 /// How often and how long the log of a process that is ending is waited for: five seconds in all.
 const PREDECESSOR_ATTEMPTS: usize = 250;
@@ -305,6 +306,21 @@ impl Place {
                 std::future::pending::<()>().await;
             }
         }
+    }
+
+    /// Tells the cluster what this node has synced to.
+    pub(in crate::run) fn teller(&self, group: Group) -> Tell {
+        let place = self.clone();
+        Arc::new(move |node, epoch| {
+            let (place, group) = (place.clone(), group.clone());
+            Box::pin(async move {
+                match place.change(&group, MemberCommand::Synced { node, epoch }).await {
+                    Ok(MemberReply::Refused(refusal)) => Err(TellError(Box::new(refusal))),
+                    Ok(_) => Ok(()),
+                    Err(error) => Err(TellError(Box::new(error))),
+                }
+            })
+        })
     }
 
     /// Changes what the nodes agree on about themselves.

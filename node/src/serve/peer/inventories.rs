@@ -46,15 +46,15 @@ impl api::inventories_server::Inventories for Inventories {
         if asked.len() > PARTITIONS {
             return Err(Status::invalid_argument("more partitions are asked for than there are"));
         }
-        let summary = |number: &u32| {
-            let partition = partition(*number)?;
+        let asked = asked.into_iter().map(partition).collect::<Result<Vec<usize>, Status>>()?;
+        let summary = |partition: usize| {
             let actions = self.results.inventory(partition);
             let actions =
                 actions.ok_or_else(|| status_map::unavailable("results of actions are still being counted"))?;
             let blobs = self.store.inventory(partition);
             Ok(api::PartitionSummary { blobs: Some(inventory(blobs)), actions: Some(inventory(actions)) })
         };
-        let partitions = asked.iter().map(summary).collect::<Result<Vec<_>, Status>>()?;
+        let partitions = asked.into_iter().map(summary).collect::<Result<Vec<_>, Status>>()?;
         Ok(Response::new(api::CompareResponse { partitions }))
     }
 
