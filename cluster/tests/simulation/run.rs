@@ -17,7 +17,7 @@ use crate::world::World;
 /// Runs of `make test`.
 const SEEDS: u64 = 1_000;
 /// Runs in which a broken rule has to be noticed.
-const RULE_SEEDS: u64 = 100;
+const RULE_SEEDS: u64 = 300;
 /// After the last fault, until everything must be in order.
 const SETTLE_MS: u64 = 12 * 60_000;
 /// For the last reads to be answered.

@@ -100,29 +100,21 @@ pub enum Rule {
 }
 
 impl Rule {
-    /// Those that a hundred runs suffice for.
-    pub const NOTICED: [Rule; 23] = [
+    /// Those that some hundred runs suffice for. The others can be broken too, and come to light more seldom.
+    pub const NOTICED: [Rule; 15] = [
         Rule::OldOwnersAreAsked,
         Rule::AcknowledgedByQuorum,
         Rule::AnOwnerAmongThem,
         Rule::SilenceIsNoMiss,
-        Rule::EpochsAreHeard,
         Rule::RetiredWhenAllHaveSynced,
         Rule::CallsAreForOneNode,
         Rule::NewestIsTold,
-        Rule::VersionsRise,
         Rule::FloorHolds,
         Rule::SyncedIsFilled,
         Rule::FallbacksAreAsked,
-        Rule::OwnOperationsEnd,
-        Rule::StateIsKept,
-        Rule::CalleesCatchUp,
         Rule::SurplusIsKept,
-        Rule::SurplusStaysAWhile,
-        Rule::MissesAreFresh,
         Rule::UseTravels,
         Rule::PromisedIsMoved,
-        Rule::LossIsDoubted,
         Rule::DamageIsNoMiss,
         Rule::EmptyIsNew,
     ];
