@@ -341,7 +341,7 @@ fn configuration(name: &str, pod: &str, zone: &str) -> Result<String> {
     let path = path.to_str().context("a temporary path is UTF-8")?;
     let container =
         of_kind(&objects, "StatefulSet")?.pointer("/spec/template/spec/containers/0").context("no container")?;
-    let run = |subcommand| {
+    let run = |subcommand: &str| -> Result<String> {
         let mut command = process::command(&["config", subcommand, "--config", path]);
         command.envs(environment(container, pod, zone)?);
         let output = process::run_command(command)?;
