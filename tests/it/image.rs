@@ -33,6 +33,10 @@ fn text(path: &Path) -> Result<&str> {
     path.to_str().context("the path is not UTF-8")
 }
 
+fn at<'a>(value: &'a Value, pointer: &str) -> Result<&'a Value> {
+    value.pointer(pointer).with_context(|| format!("no {pointer} in {value}"))
+}
+
 /// The program under test without what only a debugger reads.
 struct Images {
     dir: TempDir,
@@ -54,19 +58,19 @@ impl Images {
     }
 
     fn blob(&self, descriptor: &Value) -> Result<Vec<u8>> {
-        let digest = descriptor["digest"].as_str().context("no digest")?;
+        let digest = at(descriptor, "/digest")?.as_str().context("the digest is no text")?;
         let hash = digest.strip_prefix("sha256:").context("it is not of SHA-256")?;
         let blob = fs::read(self.layout().join("blobs/sha256").join(hash))?;
         ensure!(sha256(&blob) == hash, "the blob {hash} is another");
-        ensure!(descriptor["size"] == blob.len(), "the size of {hash} is another");
+        ensure!(*at(descriptor, "/size")? == blob.len(), "the size of {hash} is another");
         Ok(blob)
     }
 
     /// The manifest and the configuration.
     fn described(&self) -> Result<(Value, Value)> {
         let index: Value = serde_json::from_slice(&fs::read(self.layout().join("index.json"))?)?;
-        let manifest: Value = serde_json::from_slice(&self.blob(&index["manifests"][0])?)?;
-        let config = serde_json::from_slice(&self.blob(&manifest["config"])?)?;
+        let manifest: Value = serde_json::from_slice(&self.blob(at(&index, "/manifests/0")?)?)?;
+        let config = serde_json::from_slice(&self.blob(at(&manifest, "/config")?)?)?;
         Ok((manifest, config))
     }
 
@@ -74,7 +78,7 @@ impl Images {
     fn tar(&self) -> Result<Vec<u8>> {
         let (manifest, _) = self.described()?;
         let packed = tempfile::NamedTempFile::new()?;
-        fs::write(packed.path(), self.blob(&manifest["layers"][0])?)?;
+        fs::write(packed.path(), self.blob(at(&manifest, "/layers/0")?)?)?;
         let unpacked = Command::new("gzip").arg("-dc").stdin(Stdio::from(fs::File::open(packed.path())?)).output()?;
         succeeds(unpacked)
     }

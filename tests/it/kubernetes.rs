@@ -45,7 +45,10 @@ fn rendered(name: &str) -> Result<Vec<Value>> {
 }
 
 fn of_kind<'a>(objects: &'a [Value], kind: &str) -> Result<&'a Value> {
-    objects.iter().find(|object| object["kind"] == kind).with_context(|| format!("there is no {kind}"))
+    objects
+        .iter()
+        .find(|object| object.get("kind").is_some_and(|of| of == kind))
+        .with_context(|| format!("there is no {kind}"))
 }
 
 // === the check, and that it finds something
@@ -310,13 +313,14 @@ fn a_careless_script_is_found() -> Result<()> {
 /// What a pod's container is told by its environment, as the kubelet would.
 fn environment(container: &Value, pod: &str, zone: &str) -> Result<Vec<(String, String)>> {
     let mut told: Vec<(String, String)> = Vec::new();
-    for variable in container["env"].as_array().context("no env")? {
-        let name = variable["name"].as_str().context("no name")?;
-        let mut value = match variable["valueFrom"]["fieldRef"]["fieldPath"].as_str() {
+    for variable in container.pointer("/env").and_then(Value::as_array).context("no env")? {
+        let part = |pointer: &str| variable.pointer(pointer).and_then(Value::as_str);
+        let name = part("/name").context("no name")?;
+        let mut value = match part("/valueFrom/fieldRef/fieldPath") {
             Some("metadata.name") => pod.to_owned(),
             Some("metadata.labels['topology.kubernetes.io/zone']") => zone.to_owned(),
             Some(other) => bail!("{name}: {other}"),
-            None => variable["value"].as_str().context("no value")?.to_owned(),
+            None => part("/value").context("no value")?.to_owned(),
         };
         for (earlier, given) in &told {
             value = value.replace(&format!("$({earlier})"), given);
@@ -329,23 +333,24 @@ fn environment(container: &Value, pod: &str, zone: &str) -> Result<Vec<(String, 
 /// The configuration that a pod of a rendering runs with, as `casbah config show` prints it.
 fn configuration(name: &str, pod: &str, zone: &str) -> Result<String> {
     let objects = rendered(name)?;
-    let config = objects.iter().find_map(|object| object["data"]["node.toml"].as_str()).context("no node.toml")?;
+    let config =
+        objects.iter().find_map(|object| object.pointer("/data/node.toml")?.as_str()).context("no node.toml")?;
     let dir = tempfile::tempdir()?;
     let path = dir.path().join("node.toml");
     fs::write(&path, config)?;
     let path = path.to_str().context("a temporary path is UTF-8")?;
-    let container = &of_kind(&objects, "StatefulSet")?["spec"]["template"]["spec"]["containers"][0];
-    for arguments in [["config", "check", "--config", path], ["config", "show", "--config", path]] {
-        let mut command = process::command(&arguments);
+    let container =
+        of_kind(&objects, "StatefulSet")?.pointer("/spec/template/spec/containers/0").context("no container")?;
+    let run = |subcommand: &str| -> Result<String> {
+        let mut command = process::command(&["config", subcommand, "--config", path]);
         command.envs(environment(container, pod, zone)?);
         let output = process::run_command(command)?;
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
-        ensure!(output.status.success(), "{name}: {arguments:?}: {said}");
-        if arguments[1] == "show" {
-            return Ok(String::from_utf8(output.stdout)?);
-        }
-    }
-    bail!("nothing was shown")
+        ensure!(output.status.success(), "{name}: config {subcommand}: {said}");
+        Ok(String::from_utf8(output.stdout)?)
+    };
+    run("check")?;
+    run("show")
 }
 
 #[test]

@@ -197,5 +197,6 @@ fn renewed_certificates_are_shown_without_a_restart() -> Result<()> {
 
 fn cluster_id(cluster: &mut Kubernetes) -> Result<String> {
     let status = admin::status(cluster.admin("casbah-0")?)?;
-    Ok(status["cluster"]["id"].as_str().context("it is in no cluster")?.to_owned())
+    let id = status.pointer("/cluster/id").and_then(serde_json::Value::as_str);
+    Ok(id.context("it is in no cluster")?.to_owned())
 }
