@@ -46,7 +46,7 @@ fn keep_pulling(remotes: &[Remote], project: &Project, is_over: &AtomicBool) -> 
     let mut builds = 0;
     for remote in remotes.iter().cycle() {
         let puller = Bst::new(project)?;
-        puller.configure(&[remote.clone()], &[])?;
+        puller.configure(std::slice::from_ref(remote), &[])?;
         let queue = puller.build("all.bst")?.succeeded()?.queue("Build")?;
         ensure!(queue.processed == 0, "something was built again: {queue:?}");
         builds += 1;
