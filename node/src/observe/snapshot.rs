@@ -308,7 +308,10 @@ mod tests {
             ",",
             &member(3, "false", false, "null", "null"),
             r#"],"raft":{"role":"follower","term":7,"leader":2,"last_log":1200,"committed":1199,"applied":1198,"#,
-            r#""snapshot":1000,"voters":[1,2,3],"learners":[]}}}"#,
+            r#""snapshot":1000,"voters":[1,2,3],"learners":[]},"repair":{"synced_epoch":null,"partitions_left":812,"#,
+            r#""partitions_to_pull":40,"copies_to_pull":12000,"bytes_to_pull":3221225472,"waits_for":[3],"held":17,"#,
+            r#""copies_pulled":5000,"copies_given":300,"copies_dropped":290,"moved_bytes":1073741824,"#,
+            r#""bytes_per_second":33554432,"seconds_left":96,"completed_seconds_ago":4000}}}"#,
         ];
         assert_eq!(text, expected.concat());
         assert_eq!(serde_json::from_str::<Snapshot>(&text).unwrap(), Snapshot::sample());

@@ -100,7 +100,9 @@ async fn what_an_owner_has_lost_is_no_miss_while_the_other_owner_says_nothing() 
         let unavailable = outcomes.iter().filter(|outcome| **outcome == "unavailable").count();
         assert_eq!((unavailable, outcomes.contains(&"missing")), (2, false), "{behaviour:?}: {outcomes:?}");
         assert!(!three.restore(three.owners[0]).await);
-        assert_eq!(three.cluster.node(three.owners[0]).store.lost(), [three.digest]);
+        // Unless the other owner, who is there for itself, has found that a copy is missing and given it one.
+        let store = &three.cluster.node(three.owners[0]).store;
+        assert!(store.lost() == [three.digest] || store.contains(&three.digest));
         three.cluster.set(three.owners[1], Behaviour::Well);
         assert_eq!(three.outcomes().await, ["found"; 3]);
         three.cluster.settle().await;

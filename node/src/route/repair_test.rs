@@ -140,6 +140,12 @@ impl Repaired {
         }
     }
 
+    /// Whether a node has compared what it has with the others, and has all that it takes.
+    fn has_all(&self, node: NodeId) -> bool {
+        let progress = self.repairs[&node].progress();
+        progress.synced_epoch.is_some() && progress.completed_seconds_ago.is_some()
+    }
+
     fn told(&self) -> Vec<(NodeId, Epoch)> {
         self.told.lock().unwrap().clone()
     }
@@ -317,7 +323,7 @@ async fn a_full_node_takes_what_was_used_later_than_what_it_has_and_nothing_else
         blobs.push(these.into_iter().map(|(digest, _)| digest).collect::<Vec<_>>());
     }
     nodes.start_all(RATE_BYTES);
-    nodes.until("the second node has told", |nodes| nodes.told().iter().any(|(node, _)| *node == two)).await;
+    nodes.until("the second node has what it takes", |nodes| nodes.has_all(two)).await;
     let count = |digests: &[Digest]| digests.iter().filter(|digest| nodes.has(two, digest)).count();
     let [oldest, middle, newest] = [0, 1, 2].map(|age| count(&blobs[age]));
     assert_eq!(newest, 30);
@@ -347,7 +353,7 @@ async fn of_two_results_the_later_one_comes_to_both_owners() {
         }
     }
     nodes.start_all(RATE_BYTES);
-    nodes.until("both have told", |nodes| nodes.told().len() >= 2).await;
+    nodes.until("both have all", |nodes| nodes.has_all(NodeId(1)) && nodes.has_all(NodeId(2))).await;
     for action in &actions {
         for id in [1, 2] {
             assert_eq!(nodes.cluster.node(NodeId(id)).index.get("main", action).unwrap().unwrap().1, "2000");
