@@ -360,8 +360,10 @@ impl Cluster {
         self.proxies.set_all(Mode::Pass);
         for place in self.places() {
             match std::fs::remove_file(self.ballast(place)?) {
-                Err(error) if error.kind() != ErrorKind::NotFound => return Err(error.into()),
-                _ => {}
+                // A log that could not be written is closed until the node starts anew.
+                Ok(()) => self.kill9(place)?,
+                Err(error) if error.kind() == ErrorKind::NotFound => {}
+                Err(error) => return Err(error.into()),
             }
         }
         for place in self.places() {

@@ -42,7 +42,7 @@ pub enum Fault {
     KillLeader,
     /// A node is killed and loses its disk, and comes back with an empty one. Others are left alone until it has been filled.
     Wipe,
-    /// The disk of a node is full. The nodes have disks of their own.
+    /// The disk of a node, its own, is full. The node is started anew when there is room.
     FullDisk,
     /// Bits flip in the blobs of the first node. The others keep theirs: of a blob with two rotten copies nothing is promised.
     Rot,

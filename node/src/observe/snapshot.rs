@@ -282,7 +282,7 @@ mod tests {
         let member = |id: u64, is_self: &str, up: bool, latency: &str, numbers: &str| {
             [
                 format!(r#"{{"id":{id},"name":"node-{id}","address":"node-{id}.example:7980","zone":"zone-{id}","#),
-                format!(r#""weight":100,"part":"voter","standing":"serving","holds":true,"ailment":null,"#),
+                r#""weight":100,"part":"voter","standing":"serving","holds":true,"ailment":null,"#.to_owned(),
                 format!(r#""is_self":{is_self},"reachable":{up},"writable":{up},"#),
                 format!(r#""draining":false,"latency_ms":{latency},"partitions":2731,"numbers":{numbers}}}"#),
             ]

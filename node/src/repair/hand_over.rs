@@ -16,7 +16,7 @@ use super::error::MoveError;
 use super::progress::Moved;
 use crate::config::limits::PEER_LIST_BYTES;
 use crate::forward::PeerError;
-use crate::index::ActionIndex;
+use crate::index::{ActionIndex, IndexError};
 use crate::replicate::Nodes;
 use crate::store::Presence;
 
@@ -145,7 +145,7 @@ impl HandOver<'_> {
         let (mut after, mut is_lacking): (Option<ActionName>, bool) = (None, false);
         loop {
             let (index, partition, from) = (self.index.clone(), usize::from(self.partition), after.clone());
-            let read = move || -> Result<_, MoveError> {
+            let read = move || -> Result<_, IndexError> {
                 let page = index.list(partition, from.as_ref(), (ACTIONS_PAGE, PEER_LIST_BYTES))?;
                 let results: Result<Vec<_>, _> =
                     page.entries.iter().map(|listed| index.get(&listed.instance, &listed.action)).collect();

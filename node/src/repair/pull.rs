@@ -12,7 +12,7 @@ use super::copies::{Way, loads};
 use super::error::MoveError;
 use super::progress::Moved;
 use crate::forward::PeerError;
-use crate::index::ActionIndex;
+use crate::index::{ActionIndex, IndexError};
 use crate::replicate::Nodes;
 
 /// Blobs that were found to be missing and are not copied yet, some 100 bytes each: a page's worth, so that all of a usual
@@ -106,7 +106,7 @@ impl Puller<'_> {
     /// Those that are newer there, or not here.
     async fn newer(&self, listed: Vec<ListedAction>) -> Result<Vec<ActionName>, MoveError> {
         let index = self.index.clone();
-        let look = move || -> Result<Vec<ActionName>, MoveError> {
+        let look = move || -> Result<Vec<ActionName>, IndexError> {
             let mut newer = Vec::new();
             for listed in listed {
                 let here: Option<Version> = index.get(&listed.instance, &listed.action)?.map(|(version, _)| version);
@@ -116,7 +116,7 @@ impl Puller<'_> {
             }
             Ok(newer)
         };
-        tokio::task::spawn_blocking(look).await.map_err(|_| MoveError::Ended)?
+        Ok(tokio::task::spawn_blocking(look).await.map_err(|_| MoveError::Ended)??)
     }
 
     async fn fetch_action(&self, ActionName { instance, action }: ActionName) -> Result<bool, MoveError> {
