@@ -106,11 +106,15 @@ async fn works(through: &Client, other: &Client) -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_that_drains_is_in_no_further_layout_and_may_be_asked_to_stay() -> Result<()> {
-    let cluster = Cluster::start(&ClusterOptions::nodes(3))?;
+    // What it has takes a while to move.
+    let cluster = Cluster::start(&ClusterOptions::nodes(3).set("repair.rate = \"64KiB\""))?;
     let before = epoch(&cluster, 0)?;
     let leader = cluster.leader()?;
     let name = format!("node-{}", leader + 1);
     let asked = cluster.follower()?;
+    for _ in 0..20 {
+        cluster.client(asked).await?.upload(new_bytes(500_000)).await?;
+    }
     let drained = json(&cluster, asked, &["node", "drain", &name])?;
     assert_eq!((drained["node"].as_str(), drained["state"].as_str()), (Some(name.as_str()), Some("draining")));
     ensure!(epoch(&cluster, asked)? > before);
