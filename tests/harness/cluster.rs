@@ -543,7 +543,7 @@ impl Cluster {
     /// Waits until there is one layout, of these nodes alone, and each of them has all that it gives it.
     ///
     /// # Errors
-    /// When that takes longer than [`SETTLES`].
+    /// When that takes longer than two minutes.
     pub fn wait_settled(&self, places: &[usize]) -> Result<()> {
         self.wait_for(SETTLES, "there is one layout, of which each node has its part", || {
             Ok(places.iter().all(|place| self.is_settled(*place, places.len()).unwrap_or(false)))
