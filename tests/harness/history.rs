@@ -157,8 +157,7 @@ impl Outcome {
         }
     }
 
-    /// Whether the client was told something, and need not try again.
-    pub fn is_answer(&self) -> bool {
+    fn is_answer(&self) -> bool {
         matches!(self, Outcome::Acknowledged | Outcome::Present | Outcome::Absent | Outcome::Value(_))
     }
 }

@@ -5,7 +5,6 @@
 
 mod command;
 mod messages;
-mod reading;
 mod record;
 mod types;
 
@@ -17,7 +16,6 @@ pub use messages::{
     AppendAnswer, AppendCall, Proposal, ProposalAnswer, ReadIndexAnswer, SnapshotAnswer, SnapshotHead, SnapshotPart,
     SnapshotRecord, TransferAnswer, TransferCall, VoteAnswer, VoteCall,
 };
-pub use reading::{ReadAnswer, ReadCall};
 pub use record::{
     decode_entry, decode_log_id, decode_membership, decode_vote, encode_entry, encode_log_id, encode_membership,
     encode_vote,

@@ -119,12 +119,11 @@ impl Bound {
     }
 
     /// Accepts connections and serves `app` on them until `ended`; returns when the last connection is finished. Looks
-    /// at the certificates every second, and whenever `reload_now` changes. Calls whose clients take nothing of the answer for as
-    /// long as `stall` are ended.
+    /// at the certificates every second, and whenever `reload_now` changes.
     ///
     /// # Cancel safety
     /// Dropped, every connection is cut.
-    pub async fn serve(self, app: App, stall: Duration, reload_now: watch::Receiver<()>, mut ended: Ended) {
+    pub async fn serve(self, app: App, reload_now: watch::Receiver<()>, mut ended: Ended) {
         let Bound { kind, address, sockets, port, tls } = self;
         let places = match kind {
             Kind::Clients(_) => limits::CONNECTIONS_MAX,
@@ -141,7 +140,7 @@ impl Bound {
         let kind = Arc::new(kind);
         for socket in sockets {
             let (kind, tls, app, reloaded) = (Arc::clone(&kind), tls.clone(), app.clone(), reloaded.clone());
-            let newcomer = Newcomer { kind, tls, app, stall, reloaded };
+            let newcomer = Newcomer { kind, tls, app, reloaded };
             tasks.spawn(accept(socket, newcomer, Arc::clone(&places), ended.clone()));
         }
         ended.reached().await;
@@ -214,8 +213,6 @@ struct Newcomer {
     kind: Arc<Kind>,
     tls: Option<Arc<ListenerTls>>,
     app: App,
-    /// How long a client may take nothing of an answer.
-    stall: Duration,
     /// Changes when certificates were read again.
     reloaded: watch::Receiver<()>,
 }
@@ -304,11 +301,11 @@ impl Newcomer {
             return;
         }
         let bounds = match &*self.kind {
-            Kind::Clients(config) => Bounds::client(config.connection_age, self.stall),
+            Kind::Clients(config) => Bounds::client(config.connection_age),
             Kind::Peers => Bounds::PEER,
         };
         let Some(tls) = self.tls.clone() else {
-            let service = self.admitted(Identity::anonymous(), from);
+            let service = self.admitted(Identity::anonymous());
             return connection::serve(stream, service, bounds, ended, std::future::pending()).await;
         };
         // However many handshakes there are, they cost memory within the bound on connections, and the processor in turns.
@@ -321,7 +318,7 @@ impl Newcomer {
         match tokio::time::timeout(HANDSHAKE_DEADLINE, tls.accept(stream)).await {
             Ok(Ok((stream, identity))) => {
                 tracing::debug!(%from, %identity, "connected");
-                let service = self.admitted(identity.clone(), from);
+                let service = self.admitted(identity.clone());
                 connection::serve(stream, service, bounds, ended, self.withdrawn(&tls, &identity)).await;
             }
             Ok(Err(error)) => {
@@ -348,13 +345,11 @@ impl Newcomer {
     }
 
     /// What answers the requests of this connection.
-    fn admitted(&self, identity: Identity, from: SocketAddr) -> Admitted {
+    fn admitted(&self, identity: Identity) -> Admitted {
         let inner = match &*self.kind {
             Kind::Clients(config) => {
                 let who = identity.to_string().into();
-                // What a client is counted by: its certificate, or else where it is.
-                let from = identity.certificate().is_none().then(|| from.ip().to_canonical());
-                let access = Access { who, permissions: config.allow, services: config.services, from };
+                let access = Access { who, permissions: config.allow, services: config.services };
                 Inner::Clients(Gate::new(self.app.clone(), access, config.reflection))
             }
             Kind::Peers => Inner::Peers(self.app.clone()),

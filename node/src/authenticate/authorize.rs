@@ -154,8 +154,7 @@ mod tests {
     const ASK: &str = "/build.bazel.remote.execution.v2.Capabilities/GetCapabilities";
 
     fn access(read: bool, write: bool, services: Services) -> Access {
-        let permissions = Permissions { read, write, admin: true };
-        Access { who: "somebody".into(), permissions, services, from: None }
+        Access { who: "somebody".into(), permissions: Permissions { read, write, admin: true }, services }
     }
 
     fn code(path: &str, access: &Access) -> Code {

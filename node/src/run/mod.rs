@@ -6,7 +6,6 @@
 mod assemble;
 mod backend;
 mod cluster_report;
-mod descriptors;
 mod directory;
 mod membership;
 mod owned;

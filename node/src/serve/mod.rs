@@ -6,7 +6,6 @@
 
 mod access;
 mod action_cache;
-mod admission;
 mod asset_fetch;
 mod asset_push;
 mod asset_request;
@@ -28,6 +27,5 @@ mod status_map;
 mod tree;
 
 pub use access::Access;
-pub use admission::{READER, Reader};
-pub use services::{HEALTH_NAMES, Parts, Served, services};
+pub use services::{HEALTH_NAMES, Parts, services};
 pub use status_map::unavailable;

@@ -18,8 +18,6 @@ mod snapshot;
 mod state;
 mod status;
 mod transport;
-mod watched;
-mod watching;
 
 #[cfg(test)]
 mod assets_test;
@@ -31,10 +29,8 @@ mod history_test;
 mod storage_test;
 #[cfg(test)]
 mod testing;
-#[cfg(test)]
-mod watching_test;
 
 pub use error::GroupError;
 pub use group::{Group, GroupOptions, Timing};
-pub use network::{Network, NetworkError, RaftCall, WatchPart, WatchParts};
+pub use network::{Network, NetworkError, RaftCall};
 pub use status::{GroupStatus, Role};

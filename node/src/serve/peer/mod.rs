@@ -7,7 +7,6 @@
 mod actions;
 mod blobs;
 mod gate;
-mod inventories;
 mod membership;
 mod raft;
 mod services;
