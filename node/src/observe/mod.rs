@@ -14,5 +14,6 @@ pub mod metrics;
 pub mod page;
 pub mod snapshot;
 pub mod summary;
+pub mod throttle;
 
 pub use causes::with_causes;

@@ -13,6 +13,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use crate::forward::for_repair;
 use crate::observe::counters::COUNTERS;
+use crate::observe::throttle::Throttle;
 use crate::replicate::background::Background;
 use crate::replicate::copy;
 use crate::replicate::promises::Promises;
@@ -32,6 +33,9 @@ const MENDS_AT_ONCE: usize = 4;
 
 /// Copies of that kind that wait. What is not copied now is when it is read again.
 const MENDS_MAX: usize = 1024;
+
+/// Lines about blobs that are missing though they were promised: a lost disk has many of them.
+static BROKEN_PROMISES: Throttle = Throttle::new();
 
 /// Added to the distance of nodes in another zone: more than any latency.
 const ANOTHER_ZONE: u64 = 1 << 40;
@@ -183,7 +187,10 @@ impl Nodes {
     pub fn is_missing(&self, digest: &Digest) {
         if self.inner.promises.is_broken(digest) {
             COUNTERS.broken_promises.add(1);
-            tracing::warn!(%digest, "a blob is missing that was promised to a client within the retention floor");
+            if let Some(left_out) = BROKEN_PROMISES.line() {
+                let left_out = Some(left_out).filter(|count| *count > 0);
+                tracing::warn!(%digest, left_out, "a blob is missing that was promised to a client within the retention floor");
+            }
         }
     }
 
