@@ -43,7 +43,8 @@ async fn what_is_asked_for_through_any_node_is_evicted_on_none_while_others_fill
     }
     let (is_over, written) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
     let mut writers = JoinSet::new();
-    for client in clients.iter().cycle().take(6).cloned() {
+    for place in 0..6 {
+        let client = clients.iter().cycle().nth(place).context("no node")?.clone();
         let (is_over, written) = (Arc::clone(&is_over), Arc::clone(&written));
         writers.spawn(async move {
             while !is_over.load(Ordering::Relaxed) {

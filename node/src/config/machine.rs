@@ -72,7 +72,8 @@ impl Machine {
 fn memory_bytes() -> u64 {
     let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
     let machine = memory_total(&read("/proc/meminfo"));
-    let groups = control_groups(&read("/proc/self/cgroup"));
+    let own = read("/proc/self/cgroup");
+    let groups = control_groups(&own);
     let bounds = groups.iter().map(|group| format!("/sys/fs/cgroup{group}/memory.max"));
     // The first version has it elsewhere.
     let bounds = bounds.chain(std::iter::once("/sys/fs/cgroup/memory/memory.limit_in_bytes".to_owned()));
