@@ -14,7 +14,7 @@ use bytes::Bytes;
 use casbah::accept::{App, Bound, End};
 use casbah::config::{Compression, PeersConfig, SyncPolicy, TlsConfig};
 use casbah::forward::{Dialler, Peers, PeersParts};
-use casbah::index::{ActionIndex, GroupError, RaftCall};
+use casbah::index::{ActionIndex, GroupError, RaftCall, WatchPart};
 use casbah::serve::peer::{self, Members, MembersError, RaftGroup};
 use casbah::store::{Store, StoreOptions};
 use casbah_cluster::digest::{Digest, DigestFunction};
@@ -273,6 +273,10 @@ struct Nothing;
 #[tonic::async_trait]
 impl RaftGroup for Nothing {
     async fn answer(&self, _: RaftCall, _: Bytes) -> std::result::Result<Bytes, GroupError> {
+        Err(GroupError::Closed)
+    }
+
+    fn watch(&self) -> std::result::Result<BoxStream<'static, WatchPart>, GroupError> {
         Err(GroupError::Closed)
     }
 

@@ -20,6 +20,7 @@ mod cluster_failures;
 mod cluster_formation;
 mod cluster_one;
 mod cluster_reads;
+mod cluster_watchers;
 mod compression;
 mod connections;
 mod contract;

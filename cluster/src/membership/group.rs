@@ -11,7 +11,7 @@ const VOTERS: usize = 3;
 const VOTERS_OF_MANY: usize = 5;
 /// From so many nodes on a cluster is a large one.
 const MANY_NODES: usize = 10;
-/// Nodes beside the voters that have the log. Each costs the leader a stream; a dozen answer the reads of a hundred.
+/// Nodes beside the voters that have the log, at the most. Each costs the leader a stream; a dozen answer the reads of a hundred.
 pub const LEARNERS_MAX: usize = 12;
 
 /// For how long a voter is away before another one takes its place: longer than a restart takes, shorter than it takes
@@ -40,10 +40,12 @@ struct Group<'a> {
     voters: &'a BTreeSet<NodeId>,
     learners: &'a BTreeSet<NodeId>,
     alive: &'a BTreeSet<NodeId>,
+    learners_max: usize,
 }
 
 /// What the leader changes next, if anything. `alive` are the members that have been heard from within
-/// [`VOTER_LOST_AFTER_MS`], the leader among them.
+/// [`VOTER_LOST_AFTER_MS`], the leader among them; of those that do not vote, `learners_max` have the log, and no more than
+/// [`LEARNERS_MAX`].
 ///
 /// A voter is replaced by adding before removing, so that there are never fewer than wanted; each step changes one voter, so
 /// that any majority before and any after it have a node in common.
@@ -53,9 +55,17 @@ pub fn next_step(
     voters: &BTreeSet<NodeId>,
     learners: &BTreeSet<NodeId>,
     alive: &BTreeSet<NodeId>,
+    learners_max: usize,
 ) -> Option<GroupStep> {
-    let group = Group { state, leader, voters, learners, alive };
-    let steps = [Group::former_member, Group::voter, Group::surplus_voter, Group::learner, Group::record];
+    let group = Group { state, leader, voters, learners, alive, learners_max: learners_max.min(LEARNERS_MAX) };
+    let steps = [
+        Group::former_member,
+        Group::voter,
+        Group::surplus_voter,
+        Group::surplus_learner,
+        Group::learner,
+        Group::record,
+    ];
     steps.iter().find_map(|step| step(&group))
 }
 
@@ -96,11 +106,20 @@ impl Group<'_> {
         others.max_by_key(|voter| rank(voter)).map(|voter| GroupStep::RemoveVoter(*voter))
     }
 
+    /// Removes a learner where there are too many, as whoever loses the vote learns on: a lost one, or else the newest.
+    fn surplus_learner(&self) -> Option<GroupStep> {
+        if self.learners.len() <= self.learners_max {
+            return None;
+        }
+        let rank = |node: &NodeId| (!self.is_alive(*node), *node);
+        self.learners.iter().max_by_key(|learner| rank(learner)).map(|learner| GroupStep::RemoveLearner(*learner))
+    }
+
     /// Has living members learn while there is room, and lost learners give theirs to others.
     fn learner(&self) -> Option<GroupStep> {
         let mut outside = self.state.members.keys().filter(|node| !self.has_log(**node) && self.is_alive(**node));
         let next = *outside.next()?;
-        if self.learners.len() < LEARNERS_MAX {
+        if self.learners.len() < self.learners_max {
             return Some(GroupStep::AddLearner(next));
         }
         let lost = self.learners.iter().find(|learner| !self.is_alive(**learner))?;

@@ -243,6 +243,26 @@ async fn messages_of_the_group_and_snapshots_reach_it_and_what_breaks_off_is_not
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_node_without_the_log_is_told_of_the_cluster_until_the_stream_breaks() {
+    use crate::index::{Network, NetworkError, WatchPart};
+    use futures_util::StreamExt as _;
+    let (_site, one, mut two) = Site::pair().await;
+    let refused = one.peers.watch_state(TWO).await.map(drop).unwrap_err();
+    assert!(matches!(refused, PeerError::Full { .. }), "{refused}");
+    let state = Some(Bytes::from_static(b"state"));
+    let first = WatchPart { position: 7, state, leader: Some(TWO), is_current: false };
+    let sign = WatchPart { position: 0, state: None, leader: None, is_current: true };
+    *two.inner.told.lock().unwrap() = vec![first.clone(), sign.clone()];
+    let mut parts = Network::watch(&one.peers, TWO).await.unwrap();
+    assert_eq!(parts.next().await.unwrap().unwrap(), first);
+    assert_eq!(parts.next().await.unwrap().unwrap(), sign);
+    two.kill().await;
+    let broken = tokio::time::timeout(Duration::from_secs(20), parts.next()).await.expect("nobody told that it broke");
+    assert!(matches!(broken, Some(Err(NetworkError::Failed { node: TWO, .. }))), "{broken:?}");
+    assert!(Network::watch(&one.peers, TWO).await.is_err());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn nodes_that_do_not_know_each_other_are_introduced() {
     use crate::forward::DiscoveryError;
     use casbah_proto::peer::v1::Introduction;

@@ -24,7 +24,7 @@ use crate::accept::{App, Bound, End, ListenerTls};
 use crate::authenticate::test_certificates::{Made, authority_params, params};
 use crate::config::{Compression, PeersConfig, SyncPolicy, TlsConfig};
 use crate::forward::{Dialler, Discovery, Peers, PeersParts};
-use crate::index::{ActionIndex, GroupError, RaftCall};
+use crate::index::{ActionIndex, GroupError, RaftCall, WatchPart};
 use crate::serve::peer::{self, Members, MembersError, RaftGroup};
 use crate::store::{Store, StoreOptions};
 
@@ -55,6 +55,8 @@ pub struct Inner {
     pub snapshots: Mutex<Vec<Result<Vec<u8>, ()>>>,
     pub heard: Mutex<Vec<NodeId>>,
     pub writable: Mutex<bool>,
+    /// What those who watch are told; where it is empty, nobody is.
+    pub told: Mutex<Vec<WatchPart>>,
 }
 
 /// The authorities and where nodes are found.
@@ -225,6 +227,13 @@ impl RaftGroup for Inner {
         match call {
             RaftCall::Propose => Err(GroupError::NoLeader),
             call => Ok([format!("{call:?} ").as_bytes(), &payload].concat().into()),
+        }
+    }
+
+    fn watch(&self) -> Result<BoxStream<'static, WatchPart>, GroupError> {
+        match self.told.lock().unwrap().clone() {
+            parts if parts.is_empty() => Err(GroupError::NoLog),
+            parts => Ok(futures_util::stream::iter(parts).chain(futures_util::stream::pending()).boxed()),
         }
     }
 

@@ -1,5 +1,7 @@
 //! What must hold of `[cluster]` and `[peers]`.
 
+use casbah_cluster::membership::LEARNERS_MAX;
+
 use super::file::{File, ListenerSection};
 use super::keys::KeyPath;
 use super::resolve::{ClusterConfig, ListenAddress, PeersConfig};
@@ -142,6 +144,7 @@ impl Checker<'_> {
             join: section.join.clone(),
             zone: section.zone.clone(),
             weight: self.range(&at.name("weight"), section.weight, 1, WEIGHT_MAX),
+            learners: self.range(&at.name("learners"), section.learners, 0, LEARNERS_MAX as u64),
         }
     }
 

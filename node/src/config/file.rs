@@ -141,6 +141,9 @@ pub struct ClusterSection {
     pub zone: String,
     /// The node's share of the blobs, relative to that of others.
     pub weight: u64,
+    /// How many nodes, beside those that vote, keep the assets and the log of their changes: each costs disk there, and the
+    /// leader a stream. Nodes beyond these ask others for assets. At most 12; what the leading node is told counts.
+    pub learners: u64,
 }
 
 /// The address for the other nodes of the cluster.
@@ -318,6 +321,7 @@ impl Default for ClusterSection {
             join: Vec::new(),
             zone: String::new(),
             weight: 100,
+            learners: 12,
         }
     }
 }

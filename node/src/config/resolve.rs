@@ -115,6 +115,8 @@ pub struct ClusterConfig {
     pub zone: String,
     /// The node's share, relative to others; at least 1.
     pub weight: u32,
+    /// Nodes that have the log and do not vote, at the most, where this node leads.
+    pub learners: u32,
 }
 
 /// How a node reaches its peers, and they it.

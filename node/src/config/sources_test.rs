@@ -279,9 +279,9 @@ const PEERS: &str = "[node]\nname = \"node-1\"\n[peers]\naddress = \"0.0.0.0:798
 #[test]
 fn a_node_without_peers_is_a_cluster_of_one() {
     let config = with_flags(&[]).load().unwrap().config;
-    let ClusterConfig { name, copies, write_quorum, bootstrap_expect, join, zone, weight } = config.cluster;
+    let ClusterConfig { name, copies, write_quorum, bootstrap_expect, join, zone, weight, learners } = config.cluster;
     assert_eq!((&*name, copies, write_quorum, bootstrap_expect), ("casbah", 2, 2, 1));
-    assert_eq!((join, &*zone, weight), (vec![], "", 100));
+    assert_eq!((join, &*zone, weight, learners), (vec![], "", 100, 12));
     assert_eq!(config.peers, None);
     assert_eq!(file("[peers]\n").peers, None);
 }
@@ -347,6 +347,7 @@ fn each_rule_of_the_cluster_is_kept() {
             "peers.authorities: these authorities are those of a listener's clients",
         ),
         ("[cluster]\njoin = [\"node-1:0\"]", "node-1:0 is not an address that other nodes can connect to"),
+        ("[cluster]\nlearners = 13", "13 is not between 0 and 12"),
         ("[cluster]\nbootstrap_expect = 101\njoin = [\"a:1\"]", "101 is not between 0 and 100"),
         ("[admin]\naddress = \"localhost:7980\"", "0.0.0.0:7980 is taken by the admin port on localhost:7980"),
         ("[[listener]]\naddress = \"localhost:7980\"", "localhost:7980 is taken by the peer port on 0.0.0.0:7980"),

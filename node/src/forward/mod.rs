@@ -34,6 +34,6 @@ pub use metadata::{CLUSTER, EPOCH, HOP, NODE, PEER, PROTOCOL, PROTOCOL_VERSION, 
 pub use peer_read::{Form, PeerRead};
 pub use peer_upload::PeerUpload;
 pub use peers::{Peers, PeersParts, Report};
-pub use raft::RaftMethod;
+pub use raft::{RaftMethod, StateStream};
 pub use socket::{ShortPath, socket_path};
 pub use upstream::{Upstream, UpstreamError};

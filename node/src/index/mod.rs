@@ -17,6 +17,8 @@ mod writer;
 
 pub use actions::ActionIndex;
 pub use assets::{AssetIndex, AssetView};
-pub use raft::{Group, GroupError, GroupOptions, GroupStatus, Network, NetworkError, RaftCall, Role, Timing};
+pub use raft::{
+    Group, GroupError, GroupOptions, GroupStatus, Network, NetworkError, RaftCall, Role, Timing, WatchPart, WatchParts,
+};
 pub use records::{IndexCounts, IndexError, now};
 pub use splits::SplitIndex;

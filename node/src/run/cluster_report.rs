@@ -42,7 +42,7 @@ impl ClusterSight {
             copies: u8::try_from(view.copies()).unwrap_or(u8::MAX),
             write_quorum: u8::try_from(view.write_quorum()).unwrap_or(u8::MAX),
             members: state.members.iter().map(member).collect(),
-            raft: self.raft(&view),
+            raft: self.raft(),
         }
     }
 
@@ -87,15 +87,14 @@ impl ClusterSight {
         }
     }
 
-    fn raft(&self, view: &View) -> Raft {
+    fn raft(&self) -> Raft {
         let status = self.group.status();
-        let is_watcher = view.member(view.self_id()).is_some_and(|member| member.part == Part::Watcher);
         let role = match status.role {
             Role::Leader => "leader",
             Role::Follower => "follower",
             Role::Candidate => "candidate",
-            Role::Learner if is_watcher => "none",
             Role::Learner => "learner",
+            Role::Watcher => "none",
             Role::Stopped => "stopped",
         };
         let ids = |nodes: &std::collections::BTreeSet<NodeId>| nodes.iter().map(|node| node.0).collect();

@@ -225,9 +225,11 @@ pub(super) fn retry_after_ms(status: &Status) -> u64 {
 pub(super) fn group(error: &GroupError) -> Status {
     let text = with_causes(error);
     match error {
-        GroupError::Busy | GroupError::NoLeader | GroupError::NotLeader { .. } | GroupError::Closed => {
-            unavailable(text)
-        }
+        GroupError::Busy
+        | GroupError::NoLeader
+        | GroupError::NotLeader { .. }
+        | GroupError::NoLog
+        | GroupError::Closed => unavailable(text),
         _ => Status::internal(text),
     }
 }

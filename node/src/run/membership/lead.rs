@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use casbah_cluster::consensus::{MemberCommand, MemberReply};
 use casbah_cluster::membership::{
-    ClusterState, FIRST_LAYOUT_PATIENCE_MS, GroupStep, NodeId, VOTER_LOST_AFTER_MS, next_step,
+    ClusterState, FIRST_LAYOUT_PATIENCE_MS, GroupStep, LEARNERS_MAX, NodeId, VOTER_LOST_AFTER_MS, next_step,
 };
 
 use super::place::Place;
@@ -118,7 +118,9 @@ impl Place {
             heard_ms.iter().filter(|(_, heard_ms)| lately(**heard_ms)).map(|(node, _)| *node).collect();
         alive.insert(group.node());
         let status = group.status();
-        let Some(step) = next_step(state, group.node(), &status.voters, &status.learners, &alive) else {
+        let learners_max = usize::try_from(self.inner.config.learners).unwrap_or(LEARNERS_MAX);
+        let (voters, learners) = (&status.voters, &status.learners);
+        let Some(step) = next_step(state, group.node(), voters, learners, &alive, learners_max) else {
             return Ok(false);
         };
         tracing::debug!(?step, "the group changes");

@@ -98,6 +98,7 @@ mod tests {
             join: vec![],
             zone: "z".into(),
             weight: 7,
+            learners: 12,
         };
         let whole = Introduction {
             cluster_name: "farm".into(),
