@@ -53,6 +53,8 @@ pub struct ClusterOptions {
     pub zones: Vec<&'static str>,
     /// Whether clients come with certificates; plaintext otherwise.
     pub client_tls: bool,
+    /// Whether the nodes reach each other without the proxies: where it is measured what they cost.
+    pub direct: bool,
     /// Fresh nodes that form a cluster together; as many as there are by default.
     pub bootstrap_expect: Option<usize>,
     /// Lines of TOML for every node: `store.capacity = "22MB"`.
@@ -92,6 +94,7 @@ impl Default for ClusterOptions {
             copies: 2,
             zones: Vec::new(),
             client_tls: false,
+            direct: false,
             bootstrap_expect: None,
             settings: Vec::new(),
         }
@@ -134,6 +137,12 @@ impl Network {
 
     fn node(&self, place: usize) -> Ipv4Addr {
         self.at(NODES_FROM, place)
+    }
+
+    /// Without its proxy, the node says of itself where it listens.
+    fn advertised(&self, place: usize, direct: bool) -> SocketAddr {
+        let Stop { advertised, listens, .. } = self.stop(place);
+        if direct { listens } else { advertised }
     }
 
     fn stop(&self, place: usize) -> Stop {
@@ -511,10 +520,11 @@ fn settings(options: &ClusterOptions, network: &Network, place: usize, dir: &Pat
     let mut text =
         format!("node.name = \"{name}\"\nnode.dir = '{dir}/{name}'\nadmin.address = \"{address}:{ADMIN_PORT}\"\n");
     if options.nodes > 1 {
-        let join: Vec<String> = (0..options.nodes).map(|other| network.stop(other).advertised.to_string()).collect();
+        let advertised = |place| network.advertised(place, options.direct);
+        let join: Vec<String> = (0..options.nodes).map(|other| advertised(other).to_string()).collect();
         let expected = options.bootstrap_expect.unwrap_or(options.nodes);
         let zone = options.zones.iter().cycle().nth(place).unwrap_or(&"");
-        let Stop { source, advertised, listens } = network.stop(place);
+        let (advertised, Stop { source, listens, .. }) = (advertised(place), network.stop(place));
         let _infallible = write!(
             text,
             "cluster.copies = {}\ncluster.bootstrap_expect = {expected}\ncluster.join = {join:?}\n\

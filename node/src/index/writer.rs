@@ -47,12 +47,15 @@ pub(super) enum What {
     Nothing { head: Vec<u8> },
 }
 
+/// Hears of changes.
+pub(super) type Tell = Box<dyn Fn(&[Change]) + Send>;
+
 /// Somebody who wants to know what comes and goes.
 pub(super) struct Watcher {
     /// How many of the first bytes of each record.
     pub(super) head_bytes: usize,
     /// Told of each transaction once it is on disk, and before those who wait for it.
-    pub(super) tell: Box<dyn Fn(&[Change]) + Send>,
+    pub(super) tell: Tell,
 }
 
 /// The writer's thread and the way to it.

@@ -275,7 +275,8 @@ fn calls(text: &mut Exposition, counters: &Counters) {
 }
 
 fn admission(text: &mut Exposition, counters: &Counters) {
-    let gauges: [(&Metric, fn(&AdmissionCounters) -> u64); 4] = [
+    type Value = fn(&AdmissionCounters) -> u64;
+    let gauges: [(&Metric, Value); 4] = [
         (&ADMISSION_MEMORY, |counted| counted.memory_bytes.get()),
         (&ADMISSION_HELD, |counted| counted.held_bytes.get()),
         (&ADMISSION_CALLS, |counted| counted.calls.get()),

@@ -11,7 +11,7 @@ use http_body::{Frame, SizeHint};
 use tonic::Status;
 use tonic::body::Body;
 
-use crate::serve::admission::admission::Place;
+use crate::serve::admission::places::Place;
 use crate::serve::admission::reader::{READER, Reader};
 
 /// The most that is given to a client's connection at once. Whatever it was given it holds until the client takes it; and a client
@@ -164,7 +164,7 @@ impl Drop for Piece {
 mod tests {
     use super::*;
     use crate::observe::labels::Traffic;
-    use crate::serve::admission::admission::{Admission, Bounds};
+    use crate::serve::admission::places::{Admission, Bounds};
     use crate::serve::admission::turns::{Client, Cost};
     use futures_util::stream;
     use http::HeaderMap;

@@ -7,18 +7,18 @@
 //! taken for dead. What other nodes ask has a share of its own, and waits for no other node: two that are full do not wait for
 //! each other.
 //!
-//! From the outside in: `entry` stands in front of the services; `costs` says what a call may hold; `admission` has the places
+//! From the outside in: `entry` stands in front of the services; `costs` says what a call may hold; `places` has the places
 //! and who waits for them; `request` is what comes, `answer` what goes, `reader` whether it is taken.
 
-mod admission;
 mod answer;
 mod costs;
 mod entry;
 mod first;
+mod places;
 mod reader;
 mod request;
 mod turns;
 
-pub use admission::{Admission, Bounds};
 pub use entry::{Door, Entry};
+pub use places::{Admission, Bounds};
 pub use reader::{READER, Reader};

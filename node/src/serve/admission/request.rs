@@ -13,8 +13,8 @@ use tonic::body::Body;
 
 use crate::observe::counters::COUNTERS;
 use crate::observe::labels::Stalled;
-use crate::serve::admission::admission::Place;
 use crate::serve::admission::first::{First, PREFIX_BYTES, length};
+use crate::serve::admission::places::Place;
 use crate::serve::status_map;
 
 /// The rest of a request, with its beginning before it. Messages longer than the first one are paid for when they come; a client
@@ -148,7 +148,7 @@ impl Message {
 mod tests {
     use super::*;
     use crate::observe::labels::Traffic;
-    use crate::serve::admission::admission::{Admission, Bounds};
+    use crate::serve::admission::places::{Admission, Bounds};
     use crate::serve::admission::turns::{Client, Cost};
     use futures_util::{StreamExt as _, stream};
     use http_body_util::{BodyExt as _, StreamBody};
