@@ -19,7 +19,6 @@ use crate::serve::admission::answer::{Answer, PIECE_BYTES};
 use crate::serve::admission::costs;
 use crate::serve::admission::first::First;
 use crate::serve::admission::places::{Admission, Place};
-use crate::serve::admission::places::{Admission, Place};
 use crate::serve::admission::request::Request;
 use crate::serve::admission::turns::{Client, Cost};
 use crate::serve::peer::Caller;
