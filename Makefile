@@ -71,3 +71,9 @@ no-c-crypto:
 manifests: ## What deploy/k8s says to Kubernetes and to Prometheus: rendered, and held against their schemas
 	@scripts/test-env lint
 	@deploy/k8s/check.sh
+
+.PHONY: image
+image: ## A container image in target/image (an OCI layout), without a container engine
+	@cargo build --profile dist --locked --package casbah --bin casbah
+	@rm -rf target/image
+	@deploy/oci-image $(or $(CARGO_TARGET_DIR),target)/dist/casbah target/image

@@ -5,8 +5,10 @@
 //! reached by them at `.110+i`, where its proxy is.
 
 use std::fmt::Write as _;
+use std::io::{ErrorKind, Write as _};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -42,6 +44,12 @@ const NETWORK_ATTEMPTS: usize = 100;
 /// Between two looks at a cluster.
 const PAUSE: Duration = Duration::from_millis(30);
 
+/// For what a few tests have written to be moved, on a machine that does other things as well.
+const SETTLES: Duration = Duration::from_secs(120);
+
+/// Written at once to a disk that is to be full.
+const BALLAST_BYTES: usize = 64 << 10;
+
 /// What a cluster is made of.
 #[derive(Debug, Clone)]
 pub struct ClusterOptions {
@@ -57,6 +65,8 @@ pub struct ClusterOptions {
     pub direct: bool,
     /// Fresh nodes that form a cluster together; as many as there are by default.
     pub bootstrap_expect: Option<usize>,
+    /// Each node has a disk of its own, of so many bytes, which can be full. Only for root: it is mounted.
+    pub disk_bytes: Option<u64>,
     /// Lines of TOML for every node: `store.capacity = "22MB"`.
     pub settings: Vec<String>,
 }
@@ -68,8 +78,13 @@ pub struct Cluster {
     proxies: Proxies,
     network: Network,
     authority: Option<Authority>,
+    /// Each node's own, if they have any.
+    disks: Vec<Disk>,
     _dir: TempDir,
 }
+
+/// A mounted disk in memory. Dropping it unmounts it.
+struct Disk(PathBuf);
 
 struct Node {
     name: String,
@@ -96,6 +111,7 @@ impl Default for ClusterOptions {
             client_tls: false,
             direct: false,
             bootstrap_expect: None,
+            disk_bytes: None,
             settings: Vec::new(),
         }
     }
@@ -152,6 +168,28 @@ impl Network {
     }
 }
 
+// === impl Disk ===
+
+impl Disk {
+    fn mount(at: &Path, bytes: u64) -> Result<Disk> {
+        std::fs::create_dir(at)?;
+        let options = format!("size={bytes}");
+        let mut mount = Command::new("mount");
+        let status = mount.args(["-t", "tmpfs", "-o", &options, "casbah-test"]).arg(at).status()?;
+        ensure!(status.success(), "no disk was mounted, which only root can do: {status}");
+        Ok(Disk(at.to_owned()))
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        let status = Command::new("umount").arg(&self.0).status();
+        if !status.as_ref().is_ok_and(ExitStatus::success) {
+            eprintln!("{} stays mounted: {status:?}", self.0.display());
+        }
+    }
+}
+
 // === impl Cluster ===
 
 impl Cluster {
@@ -183,15 +221,18 @@ impl Cluster {
             authority.server_named(&names)?.write(dir.path(), "server")?;
             std::fs::write(dir.path().join("clients-ca.crt"), authority.certificate_pem())?;
         }
-        let mut nodes = Vec::new();
+        let (mut nodes, mut disks) = (Vec::new(), Vec::new());
         for place in 0..options.nodes {
             let name = format!("node-{}", place + 1);
+            if let Some(bytes) = options.disk_bytes {
+                disks.push(Disk::mount(&dir.path().join(&name), bytes)?);
+            }
             peers.peer(&name, &[network.node(place).to_string()])?.write(dir.path(), &name)?;
             let (config, data) = (dir.path().join(format!("{name}.toml")), dir.path().join(&name));
             std::fs::write(&config, settings(options, &network, place, dir.path()))?;
             nodes.push(Node { name, config, data, server: None, is_paused: false });
         }
-        Ok(Cluster { nodes, proxies, network, authority, _dir: dir })
+        Ok(Cluster { nodes, proxies, network, authority, disks, _dir: dir })
     }
 
     /// Starts those that do not run, all at once, and waits until each says that it is ready.
@@ -290,12 +331,39 @@ impl Cluster {
         Ok(std::fs::remove_dir_all(&node.data)?)
     }
 
-    /// Ends everything that is wrong with nodes and edges: all run, all reach each other.
+    /// Fills the rest of a node's disk, which has to be its own.
+    ///
+    /// # Errors
+    /// When it is not.
+    pub fn fill_disk(&mut self, place: usize) -> Result<()> {
+        let path = self.ballast(place)?;
+        ensure!(!self.disks.is_empty(), "the nodes share a disk");
+        let mut file = std::fs::File::create(path)?;
+        loop {
+            match file.write_all(&[0; BALLAST_BYTES]) {
+                Ok(()) => {}
+                Err(error) if error.kind() == ErrorKind::StorageFull => return Ok(()),
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    fn ballast(&self, place: usize) -> Result<PathBuf> {
+        Ok(self.node(place)?.data.join("ballast"))
+    }
+
+    /// Ends everything that is wrong with nodes, disks and edges: all run, all reach each other.
     ///
     /// # Errors
     /// When a node does not start.
     pub fn mend(&mut self) -> Result<()> {
         self.proxies.set_all(Mode::Pass);
+        for place in self.places() {
+            match std::fs::remove_file(self.ballast(place)?) {
+                Err(error) if error.kind() != ErrorKind::NotFound => return Err(error.into()),
+                _ => {}
+            }
+        }
         for place in self.places() {
             if self.node(place)?.is_paused {
                 self.resume(place)?;
@@ -470,18 +538,41 @@ impl Cluster {
         Ok(())
     }
 
+    /// Waits until there is one layout, of these nodes alone, and each of them has all that it gives it.
+    ///
+    /// # Errors
+    /// When that takes longer than [`SETTLES`].
+    pub fn wait_settled(&self, places: &[usize]) -> Result<()> {
+        self.wait_for(SETTLES, "there is one layout, of which each node has its part", || {
+            Ok(places.iter().all(|place| self.is_settled(*place, places.len()).unwrap_or(false)))
+        })
+    }
+
+    fn is_settled(&self, place: usize, members: usize) -> Result<bool> {
+        let status = self.status(place)?;
+        let number = |pointer: &str| status.pointer(pointer).and_then(Value::as_u64);
+        let count = |pointer: &str| status.pointer(pointer).and_then(Value::as_array).map_or(0, Vec::len);
+        let synced = number("/cluster/repair/synced_epoch");
+        let is_synced = synced.is_some() && synced == number("/cluster/epoch");
+        Ok(count("/cluster/epochs") == 1 && count("/cluster/members") == members && is_synced)
+    }
+
     fn answers(&self, place: usize) -> bool {
         self.node(place).is_ok_and(|node| node.server.is_some() && !node.is_paused)
     }
 
-    fn wait(&self, what: &str, mut ask: impl FnMut() -> Result<bool>) -> Result<()> {
-        let until = Instant::now() + DEADLINE;
+    fn wait(&self, what: &str, ask: impl FnMut() -> Result<bool>) -> Result<()> {
+        self.wait_for(DEADLINE, what, ask)
+    }
+
+    fn wait_for(&self, patience: Duration, what: &str, mut ask: impl FnMut() -> Result<bool>) -> Result<()> {
+        let until = Instant::now() + patience;
         while !ask()? {
             for node in &self.nodes {
                 let ended = node.server.as_ref().is_some_and(|server| !server.is_running());
                 ensure!(!ended, "{} has ended by itself", node.name);
             }
-            ensure!(Instant::now() < until, "still not after {DEADLINE:?}: {what}");
+            ensure!(Instant::now() < until, "still not after {patience:?}: {what}");
             std::thread::sleep(PAUSE); // why: a cluster does not announce what becomes of it
         }
         Ok(())

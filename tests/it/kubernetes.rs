@@ -217,6 +217,12 @@ fn what_does_not_fit_together_is_found() -> Result<()> {
             mistake("base/service-peers.yaml", "Addresses: true", "Addresses: false", "no cluster would form"),
             mistake("base/service-client.yaml", "targetPort: push", "targetPort: admin", "shows clients a port"),
             mistake(
+                "components/load-balancer/service.yaml",
+                "targetPort: push",
+                "targetPort: pull",
+                "lets anybody in the",
+            ),
+            mistake(
                 "base/poddisruptionbudget.yaml",
                 "maxUnavailable: 1",
                 "maxUnavailable: 2",

@@ -6,7 +6,7 @@ use rand::RngExt as _;
 
 use super::group::{GroupStep, LEARNERS_MAX, next_step};
 use super::ids::NodeId;
-use super::state::{ClusterState, Part};
+use super::state::{ClusterState, Part, Standing};
 use crate::testing::{layout, random, seed, state};
 
 struct Group {
@@ -52,6 +52,10 @@ impl Group {
                     assert!(self.voters.remove(&node) && self.learners.insert(node));
                 }
                 GroupStep::RemoveLearner(node) => assert!(self.learners.remove(&node)),
+                GroupStep::HandOver(node) => {
+                    assert!(self.voters.contains(&node) && self.alive.contains(&node));
+                    self.leader = node;
+                }
                 GroupStep::Record(node, part) => self.state.set_part(node, part),
             }
             assert!(self.voters.len().abs_diff(voters) <= 1);
@@ -133,6 +137,39 @@ fn a_node_that_is_a_member_no_more_leaves_the_group() {
     assert_eq!(group.voters, BTreeSet::from([1, 3, 4].map(NodeId)));
     group.state.members.remove(&NodeId(5));
     assert_eq!(group.step(), Some(GroupStep::RemoveLearner(NodeId(5))));
+}
+
+#[test]
+fn a_node_that_is_to_leave_hands_over_and_gives_its_vote_to_one_that_stays() {
+    let mut group = Group::new(5, &[""]);
+    group.settle();
+    group.state.members.get_mut(&NodeId(1)).unwrap().standing = Standing::Draining;
+    assert_eq!(group.step(), Some(GroupStep::HandOver(NodeId(2))));
+    assert_eq!(group.settle(), 3);
+    assert_eq!(group.voters, BTreeSet::from([2, 3, 4].map(NodeId)));
+    assert!(group.learners.contains(&NodeId(1)), "it has the log as long as it is there");
+}
+
+#[test]
+fn a_node_that_is_to_leave_votes_while_nobody_can_take_its_place() {
+    let mut group = Group::new(3, &[""]);
+    group.settle();
+    group.state.members.get_mut(&NodeId(1)).unwrap().standing = Standing::Draining;
+    assert_eq!(group.settle(), 3);
+    assert_eq!((group.leader, group.voters.len()), (NodeId(2), 3));
+    group.state.members.remove(&NodeId(1));
+    group.settle();
+    assert_eq!(group.voters, BTreeSet::from([2, 3].map(NodeId)));
+}
+
+#[test]
+fn a_leader_that_was_removed_hands_over_first() {
+    let mut group = Group::new(3, &[""]);
+    group.settle();
+    group.state.members.remove(&NodeId(1));
+    assert_eq!(group.step(), Some(GroupStep::HandOver(NodeId(2))));
+    group.settle();
+    assert_eq!(group.voters, BTreeSet::from([2, 3].map(NodeId)));
 }
 
 #[test]

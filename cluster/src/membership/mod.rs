@@ -5,6 +5,7 @@ mod formation;
 mod group;
 mod ids;
 mod introduction;
+mod loss;
 mod roster;
 mod standing;
 mod state;
@@ -23,5 +24,6 @@ pub use formation::{CONFIRMED_LATELY_MS, Formation, FormationStep, HEARD_LATELY_
 pub use group::{GroupStep, LEARNERS_MAX, VOTER_LOST_AFTER_MS, next_step};
 pub use ids::{ClusterId, Epoch, IdError, NodeId, VolumeId};
 pub use introduction::{Introduction, Joiner, Pledge};
+pub use loss::{LOOK_AGAIN_MS, LossStep, Losses, Sights};
 pub use roster::{Belonging, Roster};
 pub use state::{ClusterState, Layout, LayoutNode, Member, Part, Rebalance, Standing};

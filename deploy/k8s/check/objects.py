@@ -253,6 +253,8 @@ class Objects:
                 self.say(service, "sends clients to pods that are not ready")
             if service is not headless and {"peers", "admin"} & {p.get("targetPort") for p in service["spec"]["ports"]}:
                 self.say(service, "shows clients a port that is not theirs")
+            if service["spec"].get("type") == "LoadBalancer" and {p.get("targetPort") for p in service["spec"]["ports"]} != {"push"}:
+                self.say(service, "lets anybody in the world in without a certificate")
 
     def budget(self):
         budgets = self.of("PodDisruptionBudget")
@@ -372,7 +374,8 @@ class Objects:
         if server and self.of("Namespace"):
             for service in self.of("Service"):
                 name = f"{service['metadata']['name']}.{self.namespace}.svc"
-                if service["spec"].get("clusterIP") != "None" and name not in server["spec"].get("dnsNames", []):
+                is_inside = service["spec"].get("clusterIP") != "None" and service["spec"].get("type") != "LoadBalancer"
+                if is_inside and name not in server["spec"].get("dnsNames", []):
                     self.say(server, f"does not have the name {name}, by which clients call")
 
     def monitoring(self):

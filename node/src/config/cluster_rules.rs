@@ -1,8 +1,10 @@
 //! What must hold of `[cluster]` and `[peers]`.
 
+use std::time::Duration;
+
 use casbah_cluster::membership::LEARNERS_MAX;
 
-use super::file::{File, ListenerSection};
+use super::file::{ClusterSection, File, ListenerSection};
 use super::keys::KeyPath;
 use super::resolve::{ClusterConfig, ListenAddress, PeersConfig};
 use super::rules::{Broken, Checker, is_name, path};
@@ -15,6 +17,9 @@ const NODES_MAX: u64 = 100;
 
 /// The heaviest node: enough for any mixture of disks, and few enough tokens on the ring.
 const WEIGHT_MAX: u64 = 10_000;
+
+/// No node is given up within the time that a missed heartbeat or two take.
+const LOST_AFTER_MIN: Duration = Duration::from_secs(2);
 
 /// A rule that is broken.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -45,6 +50,9 @@ pub enum BrokenCluster {
         /// As it was given, or its default.
         copies: u64,
     },
+    /// A node would be given up before it is known to be away.
+    #[error("a node cannot be given up so soon")]
+    LostAfter,
     /// Other nodes that cannot be reached.
     #[error("there is no way to other nodes without [peers]")]
     NoPeers,
@@ -80,6 +88,7 @@ impl BrokenCluster {
             BrokenCluster::WriteQuorum { copies, .. } => {
                 format!("write a number from 1 to {copies}, or leave it out for {}", majority(*copies))
             }
+            BrokenCluster::LostAfter => "write 2s or more, or 0s to give no node up".into(),
             BrokenCluster::NoPeers => {
                 "set address, tls and authorities under [peers], or leave this out for a cluster of \
                                        one"
@@ -144,8 +153,18 @@ impl Checker<'_> {
             join: section.join.clone(),
             zone: section.zone.clone(),
             weight: self.range(&at.name("weight"), section.weight, 1, WEIGHT_MAX),
+            rebalance: section.rebalance,
+            lost_after: self.lost_after(&at, section),
             learners: self.range(&at.name("learners"), section.learners, 0, LEARNERS_MAX as u64),
         }
+    }
+
+    fn lost_after(&mut self, at: &KeyPath, section: &ClusterSection) -> Option<Duration> {
+        let lost_after = section.lost_after.duration();
+        if !lost_after.is_zero() && lost_after < LOST_AFTER_MIN {
+            self.broken(at.name("lost_after"), BrokenCluster::LostAfter);
+        }
+        Some(lost_after).filter(|lost_after| !lost_after.is_zero())
     }
 
     pub(super) fn peers(&mut self, file: &File) -> Option<PeersConfig> {

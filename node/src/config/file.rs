@@ -11,7 +11,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::resolve::{Compression, ListenAddress, LogFormat, LogLevel, Services, SyncPolicy};
+use super::resolve::{Compression, ListenAddress, LogFormat, LogLevel, RebalancePolicy, Services, SyncPolicy};
 use super::units::{ByteSize, TimeSpan};
 
 /// Everything that can be set.
@@ -41,7 +41,8 @@ pub struct File {
     pub log: LogSection,
     /// The admin port: probes, metrics and a status page, in plain HTTP.
     ///
-    /// Whoever reaches it may look, and nothing can be changed there.
+    /// Whoever reaches it may look. The cluster is changed there too (`casbah node drain` and its like), but only from this
+    /// machine.
     pub admin: AdminSection,
     /// The addresses that clients connect to, one `[[listener]]` each.
     ///
@@ -141,6 +142,13 @@ pub struct ClusterSection {
     pub zone: String,
     /// The node's share of the blobs, relative to that of others.
     pub weight: u64,
+    /// When blobs are moved to a node that has joined, or for another weight or zone: `automatic` at once, `on_apply` when
+    /// `casbah ring apply` says so. A node that leaves or is lost gives its part to others at once. What the cluster was
+    /// formed with counts.
+    pub rebalance: RebalancePolicy,
+    /// How long a node is out of everybody's reach before its part of the blobs is given to others. It gets one again when it
+    /// returns. `0s` never gives a node up. What the node that leads goes by counts: set it alike on all.
+    pub lost_after: TimeSpan,
     /// How many nodes, beside those that vote, keep the assets and the log of their changes: each costs disk there, and the
     /// leader a stream. Nodes beyond these ask others for assets. At most 12; what the leading node is told counts.
     pub learners: u64,
@@ -321,6 +329,8 @@ impl Default for ClusterSection {
             join: Vec::new(),
             zone: String::new(),
             weight: 100,
+            rebalance: RebalancePolicy::Automatic,
+            lost_after: TimeSpan::from_millis(10 * 60 * 1000),
             learners: 12,
         }
     }

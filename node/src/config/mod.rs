@@ -26,8 +26,8 @@ pub use layers::Layers;
 pub use machine::Machine;
 pub use resolve::{
     Clients, ClusterConfig, Compression, Config, IndexConfig, InstanceNames, LimitsConfig, ListenAddress,
-    ListenerConfig, LogConfig, LogFormat, LogLevel, NodeConfig, PeersConfig, Permissions, Services, StoreConfig,
-    SyncPolicy, TlsConfig,
+    ListenerConfig, LogConfig, LogFormat, LogLevel, NodeConfig, PeersConfig, Permissions, RebalancePolicy, Services,
+    StoreConfig, SyncPolicy, TlsConfig,
 };
 pub use rules::{Broken, LIMITS_MEMORY_MIN, RESERVED_SEGMENTS, STORE_CAPACITY_MIN};
 pub use sources::{Assignment, Loaded, Sources};

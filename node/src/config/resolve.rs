@@ -115,8 +115,22 @@ pub struct ClusterConfig {
     pub zone: String,
     /// The node's share, relative to others; at least 1.
     pub weight: u32,
+    /// When blobs are moved.
+    pub rebalance: RebalancePolicy,
+    /// How long a node is out of reach before it is given up; `None`: for ever.
+    pub lost_after: Option<Duration>,
     /// Nodes that have the log and do not vote, at the most, where this node leads.
     pub learners: u32,
+}
+
+/// When blobs are moved to where members want them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum RebalancePolicy {
+    /// At once.
+    Automatic,
+    /// When `casbah ring apply` says so.
+    OnApply,
 }
 
 /// How a node reaches its peers, and they it.

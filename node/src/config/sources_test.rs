@@ -1,7 +1,9 @@
 use std::time::Duration;
 
 use super::*;
-use crate::config::{Clients, ClusterConfig, InstanceNames, ListenAddress, Permissions, Services, SyncPolicy};
+use crate::config::{
+    Clients, ClusterConfig, InstanceNames, ListenAddress, Permissions, RebalancePolicy, Services, SyncPolicy,
+};
 
 fn machine() -> Machine {
     Machine {
@@ -279,7 +281,9 @@ const PEERS: &str = "[node]\nname = \"node-1\"\n[peers]\naddress = \"0.0.0.0:798
 #[test]
 fn a_node_without_peers_is_a_cluster_of_one() {
     let config = with_flags(&[]).load().unwrap().config;
-    let ClusterConfig { name, copies, write_quorum, bootstrap_expect, join, zone, weight, learners } = config.cluster;
+    let cluster = config.cluster;
+    assert_eq!((cluster.rebalance, cluster.lost_after), (RebalancePolicy::Automatic, Some(Duration::from_secs(600))));
+    let ClusterConfig { name, copies, write_quorum, bootstrap_expect, join, zone, weight, learners, .. } = cluster;
     assert_eq!((&*name, copies, write_quorum, bootstrap_expect), ("casbah", 2, 2, 1));
     assert_eq!((join, &*zone, weight, learners), (vec![], "", 100, 12));
     assert_eq!(config.peers, None);
@@ -327,6 +331,7 @@ fn each_rule_of_the_cluster_is_kept() {
         ("[cluster]\nweight = 0", "0 is not between 1 and 10000"),
         ("[cluster]\nwrite_quorum = 3", "cannot wait for 3 of 2 copies"),
         ("[cluster]\nwrite_quorum = 0", "cannot wait for 0 of 2 copies"),
+        ("[cluster]\nlost_after = \"1s\"", "a node cannot be given up so soon"),
         ("[cluster]\nbootstrap_expect = 3", "no way to other nodes without [peers]"),
         ("[cluster]\nbootstrap_expect = 0", "neither form a cluster nor join one"),
         ("[cluster]\njoin = [\"node-1:7980\"]", "no way to other nodes without [peers]"),

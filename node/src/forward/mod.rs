@@ -29,6 +29,7 @@ pub use discovery::{Discovery, DiscoveryError, Found};
 pub use error::{PeerError, Unreachable};
 pub use framing::{FramingError, Messages, Part, data_frames, message_frame};
 pub use health::Health;
+pub use heartbeat::CLOCK_SKEW_MAX_MS;
 pub use messages::{digest_from_message, digest_to_message};
 pub use metadata::{CLUSTER, EPOCH, HOP, NODE, PEER, PROTOCOL, PROTOCOL_VERSION, PURPOSE, PURPOSE_REPAIR};
 pub use peer_read::{Form, PeerRead};

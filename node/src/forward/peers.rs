@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
 use casbah_cluster::digest::Digest;
@@ -92,6 +93,16 @@ impl Peers {
     /// What a node has said of itself last; `None` before it has said anything.
     pub fn report(&self, node: NodeId) -> Option<NodeReport> {
         self.inner.link(node).ok().and_then(|link| link.report())
+    }
+
+    /// Whether a node has been heard of lately. One that was never heard of has not.
+    pub fn hears(&self, node: NodeId) -> bool {
+        self.inner.link(node).is_ok_and(|link| link.is_there())
+    }
+
+    /// By how much a node's clock and this one's differ, by its last heartbeat.
+    pub fn clock_apart(&self, node: NodeId) -> Duration {
+        self.inner.link(node).map_or(Duration::ZERO, |link| link.apart())
     }
 
     /// Counted up whenever a node goes away or comes back.

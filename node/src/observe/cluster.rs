@@ -19,6 +19,9 @@ pub struct Cluster {
     pub copies: u8,
     /// Copies that make an upload acknowledged.
     pub write_quorum: u8,
+    /// The epoch of the layout that waits to be applied, where one does.
+    #[serde(default)]
+    pub waits: Option<u64>,
     /// By id.
     pub members: Vec<ClusterMember>,
     /// The Raft group.
@@ -40,6 +43,15 @@ pub struct ClusterMember {
     pub weight: u32,
     /// `voter`, `learner` or `watcher`.
     pub part: String,
+    /// `serving`, `draining` or `lost`.
+    #[serde(default)]
+    pub standing: String,
+    /// It has a part of the blobs by a layout in force.
+    #[serde(default)]
+    pub holds: bool,
+    /// What ails it, by its own word or by what is seen of it.
+    #[serde(default)]
+    pub ailment: Option<String>,
     /// It is the node that tells.
     pub is_self: bool,
     /// It has answered lately.
@@ -103,6 +115,34 @@ pub struct Ring {
     pub partitions: Vec<Vec<u64>>,
 }
 
+/// How blobs are placed and how they would be: the page `/layout.json`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Layouts {
+    /// Of the newest layout.
+    pub epoch: u64,
+    /// That the next layout will have.
+    pub planned: u64,
+    /// Copies of a blob, where there are as many nodes.
+    pub copies: u8,
+    /// Whether changes wait to be applied by a person.
+    pub on_apply: bool,
+    /// The nodes of the newest layout.
+    pub now: Vec<Share>,
+    /// The nodes of the layout that all members make, as they are configured.
+    pub next: Vec<Share>,
+}
+
+/// A node that holds blobs, or would.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Share {
+    /// Its id.
+    pub id: u64,
+    /// What fails together with it.
+    pub zone: String,
+    /// Its share, relative to others.
+    pub weight: u32,
+}
+
 /// Where a blob is: the page `/blobs/DIGEST`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Whereabouts {
@@ -163,6 +203,9 @@ impl Cluster {
             zone: format!("zone-{id}"),
             weight: 100,
             part: "voter".into(),
+            standing: "serving".into(),
+            holds: true,
+            ailment: None,
             is_self: id == 1,
             reachable,
             writable: reachable,
@@ -184,6 +227,7 @@ impl Cluster {
             epochs: vec![4],
             copies: 2,
             write_quorum: 2,
+            waits: None,
             members: vec![member(1, true), member(2, true), member(3, false)],
             raft: Raft {
                 role: "follower".into(),

@@ -5,7 +5,8 @@ use casbah_cluster::digest::Digest;
 use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 
-use super::cluster::{Cluster, Ring, Whereabouts};
+use super::cluster::{Cluster, Layouts, Ring, Whereabouts};
+use super::orders::{Order, OrderError};
 
 /// The number of this format. Keys may be added under the same number; it grows when one goes or changes its meaning.
 pub const FORMAT: u32 = 1;
@@ -20,6 +21,12 @@ pub trait Observed: Send + Sync {
 
     /// Which node owns what; `None` while there is no cluster. Never waits.
     fn ring(&self) -> Option<Ring>;
+
+    /// How blobs are placed, and how they would be if all that waits were applied; `None` while there is no cluster. Never waits.
+    fn layout(&self) -> Option<Layouts>;
+
+    /// Does something to the cluster; `None` while there is none.
+    fn carry_out(&self, order: Order) -> BoxFuture<'_, Option<Result<(), OrderError>>>;
 
     /// Which nodes have a copy of this blob, by asking them; `None` while there is no cluster.
     fn whereabouts<'a>(&'a self, digest: &'a Digest) -> BoxFuture<'a, Option<Whereabouts>>;
@@ -263,7 +270,8 @@ mod tests {
         let member = |id: u64, is_self: &str, up: bool, latency: &str, numbers: &str| {
             [
                 format!(r#"{{"id":{id},"name":"node-{id}","address":"node-{id}.example:7980","zone":"zone-{id}","#),
-                format!(r#""weight":100,"part":"voter","is_self":{is_self},"reachable":{up},"writable":{up},"#),
+                format!(r#""weight":100,"part":"voter","standing":"serving","holds":true,"ailment":null,"#),
+                format!(r#""is_self":{is_self},"reachable":{up},"writable":{up},"#),
                 format!(r#""draining":false,"latency_ms":{latency},"partitions":2731,"numbers":{numbers}}}"#),
             ]
             .concat()
@@ -280,7 +288,7 @@ mod tests {
             r#""oldest_use_age_seconds":7200,"read_only":"disk_full"},"#,
             &format!(r#""indexes":{{"assets":{index},"actions":{index}}},"#),
             r#""waits_for":null,"cluster":{"id":"0123456789abcdef0123456789abcdef","name":"casbah","node_id":1,"epoch":4,"epochs":[4],"#,
-            r#""copies":2,"write_quorum":2,"members":["#,
+            r#""copies":2,"write_quorum":2,"waits":null,"members":["#,
             &member(1, "true", true, "null", numbers),
             ",",
             &member(2, "false", true, "0.4", numbers),

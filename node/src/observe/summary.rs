@@ -89,6 +89,9 @@ fn cluster_rows(cluster: &Cluster) -> Vec<(&'static str, String)> {
         ("layout", format!("epoch {epoch}")),
         ("raft", format!("{} in term {}, led by {leader}; {} applied", raft.role, raft.term, count(raft.applied))),
     ];
+    if let Some(epoch) = cluster.waits {
+        rows.push(("waits", format!("epoch {epoch}, to be applied: casbah ring plan")));
+    }
     rows.extend(cluster.members.iter().map(|member| ("", member_line(member))));
     rows
 }
@@ -104,16 +107,21 @@ fn member_line(member: &ClusterMember) -> String {
             format!("{} blobs, {used} of {capacity}", count(numbers.blobs))
         },
     );
-    format!("{} (id {}{zone}{itself}): {}, {numbers}", member.name, member.id, condition(member))
+    let ailment = member.ailment.as_ref().map(|ailment| format!(" ({ailment})")).unwrap_or_default();
+    format!("{} (id {}{zone}{itself}): {}{ailment}, {numbers}", member.name, member.id, condition(member))
 }
 
 /// How a member is, in a word or two.
 pub fn condition(member: &ClusterMember) -> &'static str {
-    match (member.reachable, member.draining, member.writable) {
-        (false, ..) => "away",
-        (true, true, _) => "stopping",
-        (true, false, false) => "read-only",
-        (true, false, true) => "well",
+    match (member.standing.as_str(), member.reachable, member.draining, member.writable) {
+        ("lost", ..) => "lost",
+        (_, false, ..) => "away",
+        (_, true, true, _) => "stopping",
+        ("draining", ..) if member.holds => "draining",
+        ("draining", ..) => "drained",
+        (_, true, false, false) => "read-only",
+        (_, true, false, true) if member.ailment.is_some() => "ailing",
+        (_, true, false, true) => "well",
     }
 }
 

@@ -24,6 +24,6 @@ mod upload;
 pub(crate) use acknowledge::acknowledge;
 pub use batch::put_many;
 pub use error::{CopyError, WriteError};
-pub use nodes::Nodes;
+pub use nodes::{Doubt, Nodes};
 pub use remote::{Remote, RemoteRead, RemoteUpload};
 pub use upload::Upload;

@@ -6,10 +6,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use casbah_cluster::digest::Digest;
-use casbah_cluster::membership::NodeId;
+use casbah_cluster::membership::{Epoch, NodeId, Standing};
 use casbah_cluster::ring::partition_of;
 use casbah_cluster::view::View;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::time::timeout;
 
 use crate::forward::for_repair;
 use crate::observe::counters::COUNTERS;
@@ -37,6 +38,9 @@ const MENDS_MAX: usize = 1024;
 /// Lines about blobs that are missing though they were promised: a lost disk has many of them.
 static BROKEN_PROMISES: Throttle = Throttle::new();
 
+/// How long is waited for a layout that another node has answered by: many times what it takes to hear of one.
+const CATCH_UP_PATIENCE: Duration = Duration::from_secs(2);
+
 /// Added to the distance of nodes in another zone: more than any latency.
 const ANOTHER_ZONE: u64 = 1 << 40;
 
@@ -49,6 +53,7 @@ pub struct Nodes {
 struct Inner {
     store: Store,
     view: watch::Receiver<Arc<View>>,
+    is_in_doubt: Doubt,
     remote: Arc<dyn Remote>,
     background: Background,
     /// See [`SPREAD_BYTES`].
@@ -59,6 +64,12 @@ struct Inner {
     touches: Touches,
     promises: Promises,
 }
+
+/// Whether this node has been cut off from most others for so long that they may have agreed on something else.
+pub type Doubt = Arc<dyn Fn() -> bool + Send + Sync>;
+
+/// The layout of a node that does not know which one is in force: none that it knows of is as new.
+const UNKNOWN: Epoch = Epoch(u64::MAX);
 
 /// Bytes that may be held; given back when the last clone is dropped.
 pub(super) type Room = Arc<OwnedSemaphorePermit>;
@@ -76,10 +87,21 @@ pub(super) struct Uploading {
 impl Nodes {
     /// This node's store, and those of the others by this view, now and later.
     pub fn new(store: Store, view: watch::Receiver<Arc<View>>, remote: Arc<dyn Remote>) -> Nodes {
+        Nodes::in_doubt(store, view, remote, Arc::new(|| false))
+    }
+
+    /// The same of a node that may be in doubt of its view: then it acknowledges nothing, and calls nothing missing.
+    pub fn in_doubt(
+        store: Store,
+        view: watch::Receiver<Arc<View>>,
+        remote: Arc<dyn Remote>,
+        is_in_doubt: Doubt,
+    ) -> Nodes {
         let promises = Promises::new(store.retention_floor());
         let inner = Inner {
             store,
             view,
+            is_in_doubt,
             remote,
             background: Background::default(),
             room: Arc::new(Semaphore::new(SPREAD_BYTES / SPREAD_UNIT)),
@@ -100,6 +122,38 @@ impl Nodes {
     /// The cluster as it is seen now.
     pub fn view(&self) -> Arc<View> {
         Arc::clone(&self.inner.view.borrow())
+    }
+
+    /// The newest layout that this node or that one is known to work by: whatever that one has answered so far it has answered by
+    /// none that is newer. To be asked after the answer that it is to tell of.
+    pub fn epoch_of(&self, node: NodeId) -> Epoch {
+        if (self.inner.is_in_doubt)() {
+            return UNKNOWN;
+        }
+        let (here, own) = {
+            let view = self.inner.view.borrow();
+            (view.self_id(), view.epoch())
+        };
+        if node == here { own } else { own.max(self.inner.remote.health(node).epoch) }
+    }
+
+    /// The view, when it has come to a layout that another node has answered by; `None` if it does not for long.
+    ///
+    /// # Cancel safety
+    /// May be dropped.
+    pub async fn caught_up(&self, epoch: Epoch) -> Option<Arc<View>> {
+        if epoch == UNKNOWN {
+            return None;
+        }
+        let mut view = self.inner.view.clone();
+        let caught_up = view.wait_for(|view| view.epoch() >= epoch);
+        match timeout(CATCH_UP_PATIENCE, caught_up).await {
+            Ok(Ok(view)) => Some(Arc::clone(&view)),
+            Ok(Err(_)) | Err(_) => {
+                tracing::warn!(%epoch, "other nodes work by a layout that this one does not hear of");
+                None
+            }
+        }
     }
 
     /// The other nodes.
@@ -123,8 +177,10 @@ impl Nodes {
         if node == view.self_id() {
             return false;
         }
+        // Who leaves is not given what has to leave with it.
+        let stays = view.member(node).is_some_and(|member| member.standing == Standing::Serving);
         let health = self.inner.remote.health(node);
-        !health.reachable || !health.writable || health.draining
+        !stays || !health.reachable || !health.writable || health.draining
     }
 
     /// Has a copy of the blob made here, from a node that has it, if this node is to have one. Not waited for.

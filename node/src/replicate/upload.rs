@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use casbah_cluster::digest::Digest;
 
+use crate::replicate::batch::share_if_joined;
 use crate::replicate::error::WriteError;
 use crate::replicate::nodes::Nodes;
 use crate::replicate::spread::Spread;
@@ -95,7 +96,11 @@ impl Upload {
     /// Dropped half-way, the blob may be stored or not.
     pub async fn commit(self) -> Result<(), WriteError> {
         match self.way {
-            Way::Here { upload } => upload.commit().await?,
+            Way::Here { upload } => {
+                upload.commit().await?;
+                let outcomes = share_if_joined(&self.nodes, &[self.digest], vec![Ok(())]).await;
+                outcomes.into_iter().collect::<Result<(), WriteError>>()?;
+            }
             Way::Spread(spread) => spread.commit().await?,
         }
         self.nodes.promise(&self.digest);

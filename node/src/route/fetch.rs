@@ -178,7 +178,7 @@ async fn fetch(
         async move { read_batch(&nodes, node, &digests, positions, wanted).await }.boxed()
     };
     let mut outcomes = Vec::with_capacity(blobs.len());
-    for (at, outcome) in seek(sought, ask).await {
+    for (at, outcome) in seek(nodes, sought, ask).await {
         let Some((blob, flight)) = blobs.get_mut(at) else { continue };
         let outcome = match outcome {
             Outcome::Found(node, (data, form)) => {

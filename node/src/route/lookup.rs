@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use casbah_cluster::digest::Digest;
-use casbah_cluster::membership::NodeId;
+use casbah_cluster::membership::{Epoch, NodeId};
 use casbah_cluster::replication::WriteDecision;
 use casbah_cluster::ring::partition_of;
 use casbah_cluster::view::View;
@@ -15,6 +15,9 @@ use crate::forward::PeerError;
 use crate::replicate::Nodes;
 use crate::route::error::{NodeError, ReadError};
 use crate::route::rounds::{Outcome, Sought, seek};
+
+/// How often blobs are looked for when the layout changes meanwhile: it does so seldom.
+const ATTEMPTS: usize = 3;
 
 /// What is known of blobs, which go by their positions in what was asked for.
 pub(super) struct Found {
@@ -30,10 +33,26 @@ type Answers = Vec<(NodeId, Vec<usize>, Result<Vec<bool>, PeerError>)>;
 /// Looks for blobs on all of their owners, and then, where an owner does not answer, on those that stand in for it. They are
 /// used now, wherever they are.
 pub(super) async fn look_up(nodes: &Nodes, digests: &[Digest]) -> Found {
+    for _ in 0..ATTEMPTS {
+        let view = nodes.view();
+        let (found, answered_by) = look_up_by(nodes, &view, digests).await;
+        if answered_by <= view.epoch() {
+            return found;
+        }
+        // What is where has changed meanwhile: neither what is there nor what is not is certain.
+        if nodes.caught_up(answered_by).await.is_none() {
+            break;
+        }
+    }
+    let in_doubt = (0..digests.len()).map(|position| (position, None)).collect();
+    Found { present: vec![false; digests.len()], in_doubt }
+}
+
+/// The same by one view, and the newest layout that a node has answered by.
+async fn look_up_by(nodes: &Nodes, view: &View, digests: &[Digest]) -> (Found, Epoch) {
     let mut present = nodes.store().touch(digests);
-    let view = nodes.view();
     if view.is_single() {
-        return Found { present, in_doubt: Vec::new() };
+        return (Found { present, in_doubt: Vec::new() }, view.epoch());
     }
     for (digest, present) in digests.iter().zip(&mut present) {
         // A copy that a layout has left behind here is none that others would find.
@@ -46,7 +65,9 @@ pub(super) async fn look_up(nodes: &Nodes, digests: &[Digest]) -> Found {
         .map(|(digest, here)| usize::from(*here && view.owns(view.self_id(), partition_of(digest))))
         .collect();
     let mut silent: Vec<(NodeId, NodeError)> = Vec::new();
-    for (node, positions, answer) in ask_owners(nodes, &view, digests).await {
+    let mut answered_by = nodes.epoch_of(view.self_id());
+    for (node, positions, answer) in ask_owners(nodes, view, digests).await {
+        answered_by = answered_by.max(nodes.epoch_of(node));
         match answer {
             Ok(has) => positions.into_iter().zip(has).filter(|(_, has)| *has).for_each(|(position, _)| {
                 if let (Some(present), Some(copies)) = (present.get_mut(position), copies.get_mut(position)) {
@@ -58,8 +79,8 @@ pub(super) async fn look_up(nodes: &Nodes, digests: &[Digest]) -> Found {
         }
     }
     let mut found = Found { present, in_doubt: Vec::new() };
-    if !silent.is_empty() {
-        seek_further(nodes, &view, digests, &silent, &mut found).await;
+    if !silent.is_empty() && answered_by <= view.epoch() {
+        seek_further(nodes, view, digests, &silent, &mut found).await;
     }
     for ((digest, present), copies) in digests.iter().zip(&found.present).zip(copies) {
         let owners = view.owners(partition_of(digest));
@@ -67,10 +88,10 @@ pub(super) async fn look_up(nodes: &Nodes, digests: &[Digest]) -> Found {
         if *present && copies < owners.len() && !digest.is_empty_blob() {
             let is_silent = |node: &NodeId| silent.iter().any(|(other, _)| other == node);
             let told: Vec<NodeId> = owners.iter().copied().filter(|node| !is_silent(node)).collect();
-            nodes.touch_the_rest(&view, digest, &told);
+            nodes.touch_the_rest(view, digest, &told);
         }
     }
-    found
+    (found, answered_by)
 }
 
 /// Whether as many nodes say that they have the blob as make an upload of it acknowledged.
@@ -86,6 +107,7 @@ pub(super) async fn is_held(nodes: &Nodes, digest: &Digest) -> bool {
         decision.acknowledged(view.self_id());
     }
     for (node, _, answer) in ask_owners(nodes, &view, digests).await {
+        decision.heard(nodes.epoch_of(node));
         if matches!(answer.as_deref(), Ok([true])) {
             decision.acknowledged(node);
         }
@@ -131,6 +153,7 @@ async fn seek_further(
             continue;
         }
         let mut blob = Sought::new(nodes, view, position, digest);
+        blob.heard(nodes.epoch_of(view.self_id()));
         blob.is_not_on(view.self_id());
         for owner in owners {
             match is_silent(owner) {
@@ -147,7 +170,7 @@ async fn seek_further(
         }
         .boxed()
     };
-    for (position, outcome) in seek(sought, ask).await {
+    for (position, outcome) in seek(nodes, sought, ask).await {
         match outcome {
             Outcome::Found(..) => {
                 if let Some(present) = found.present.get_mut(position) {

@@ -11,6 +11,8 @@ mod actions;
 #[cfg(test)]
 mod actions_test;
 mod blobs;
+#[cfg(test)]
+mod epochs_test;
 mod error;
 mod fetch;
 mod flights;
@@ -32,4 +34,4 @@ pub use error::{ActionError, NodeError, ReadError};
 pub use reading::{Pieces, Reader, StoredReader};
 
 pub use crate::forward::Form;
-pub use crate::replicate::{CopyError, Nodes, Remote, Upload, WriteError};
+pub use crate::replicate::{CopyError, Doubt, Nodes, Remote, Upload, WriteError};

@@ -19,7 +19,7 @@ use tonic::Status;
 
 use crate::forward::{Form, Health, PeerError, Unreachable};
 use crate::index::ActionIndex;
-use crate::replicate::{Nodes, Remote, RemoteRead, RemoteUpload};
+use crate::replicate::{Doubt, Nodes, Remote, RemoteRead, RemoteUpload};
 use crate::route::{Actions, Blobs};
 use crate::store::testing::{Bench, blob, digest};
 use crate::store::{ReadError, Reader, Store, StoredReader, Upload, WriteError};
@@ -63,6 +63,7 @@ pub struct TestNode {
 struct Seen {
     store: Store,
     index: ActionIndex,
+    view: watch::Receiver<Arc<View>>,
     behaviour: Mutex<Behaviour>,
     calls: AtomicUsize,
 }
@@ -78,6 +79,8 @@ pub struct TestCluster {
     pub nodes: Vec<TestNode>,
     fabric: Fabric,
     view: View,
+    /// What each node works by.
+    views: BTreeMap<NodeId, watch::Sender<Arc<View>>>,
     _folder: tempfile::TempDir,
 }
 
@@ -92,27 +95,50 @@ impl TestCluster {
         let folder = tempfile::tempdir().unwrap();
         let count = benches.len() as u64;
         let mut seen = BTreeMap::new();
+        let mut views = BTreeMap::new();
         let mut opened = Vec::new();
         for (id, bench) in (1..).zip(benches) {
             let store = bench.open().await;
             let index = ActionIndex::open(&folder.path().join(format!("{id}.redb")), 1000).unwrap();
             let (behaviour, calls) = (Mutex::new(Behaviour::Well), AtomicUsize::new(0));
-            seen.insert(NodeId(id), Seen { store: store.clone(), index: index.clone(), behaviour, calls });
+            let view = watch::Sender::new(Arc::new(View::new(NodeId(id), state(count, copies, write_quorum))));
+            let (store_seen, index_seen, seen_by) = (store.clone(), index.clone(), view.subscribe());
+            let one = Seen { store: store_seen, index: index_seen, view: seen_by, behaviour, calls };
+            seen.insert(NodeId(id), one);
+            views.insert(NodeId(id), view);
             opened.push((NodeId(id), bench, store, index));
         }
         let fabric = Fabric { nodes: Arc::new(seen) };
         let nodes = opened.into_iter().map(|(id, bench, store, index)| {
-            let (_never_changes, view) = watch::channel(Arc::new(View::new(id, state(count, copies, write_quorum))));
-            let nodes = Nodes::new(store.clone(), view, Arc::new(fabric.clone()));
+            let nodes = Nodes::new(store.clone(), views[&id].subscribe(), Arc::new(fabric.clone()));
             let (blobs, actions) = (Blobs::new(nodes.clone()), Actions::new(nodes.clone(), index.clone()));
             TestNode { bench, store, index, nodes, blobs, actions }
         });
         let view = View::new(NodeId(1), state(count, copies, write_quorum));
-        TestCluster { nodes: nodes.collect(), fabric, view, _folder: folder }
+        TestCluster { nodes: nodes.collect(), fabric, view, views, _folder: folder }
     }
 
     pub fn node(&self, id: NodeId) -> &TestNode {
         &self.nodes[id.0 as usize - 1]
+    }
+
+    /// The nodes as a node sees them that may be in doubt.
+    pub fn in_doubt(&self, id: NodeId, is_in_doubt: Doubt) -> Nodes {
+        let fabric: Arc<dyn Remote> = Arc::new(self.fabric.clone());
+        Nodes::in_doubt(self.node(id).store.clone(), self.views[&id].subscribe(), fabric, is_in_doubt)
+    }
+
+    /// Has a node work by another state from now on.
+    pub fn adopt(&self, id: NodeId, state: &ClusterState) {
+        self.views[&id].send_replace(Arc::new(View::new(id, state.clone())));
+    }
+
+    /// The cluster's state with these layouts in force, each an epoch and its nodes.
+    pub fn with_layouts(&self, layouts: &[(u64, &[u64])]) -> ClusterState {
+        let node = LayoutNode { zone: String::new(), weight: 100 };
+        let nodes = |ids: &[u64]| ids.iter().map(|id| (NodeId(*id), node.clone())).collect();
+        let layout = |(epoch, ids): &(u64, &[u64])| Layout { epoch: Epoch(*epoch), nodes: nodes(ids) };
+        ClusterState { layouts: layouts.iter().map(layout).collect(), ..self.view.state().clone() }
     }
 
     pub fn set(&self, id: NodeId, behaviour: Behaviour) {
@@ -267,7 +293,8 @@ impl Remote for Fabric {
     fn health(&self, node: NodeId) -> Health {
         let reachable = *self.nodes[&node].behaviour.lock().unwrap() != Behaviour::Away;
         let latency = Duration::from_micros(node.0);
-        Health { reachable, writable: true, draining: false, latency, epoch: Epoch(1) }
+        let epoch = self.nodes[&node].view.borrow().epoch();
+        Health { reachable, writable: true, draining: false, latency, epoch }
     }
 
     async fn find(&self, node: NodeId, digests: &[Digest], touch: bool) -> Result<Vec<bool>, PeerError> {

@@ -200,7 +200,11 @@ impl Owned {
     async fn serve(&self, group: Group) -> Result<Serving, RunError> {
         let config = &self.config;
         let assets = AssetIndex::new(group, config.index.stale_reads);
-        let nodes = Nodes::new(self.store.clone(), self.place.view(), Arc::new(self.peers.clone()));
+        let is_in_doubt = {
+            let place = self.place.clone();
+            Arc::new(move || place.is_in_doubt())
+        };
+        let nodes = Nodes::in_doubt(self.store.clone(), self.place.view(), Arc::new(self.peers.clone()), is_in_doubt);
         let (routes, health) = serve::services(Parts {
             blobs: Blobs::new(nodes.clone()),
             assets: assets.clone(),
@@ -228,6 +232,7 @@ impl Owned {
             group: serving.assets.group().clone(),
             peers: self.peers.clone(),
             store: self.store.clone(),
+            place: self.place.clone(),
         });
         report::Data {
             store: self.store.clone(),

@@ -10,9 +10,10 @@ use futures_util::future::BoxFuture;
 use crate::accept::Bound;
 use crate::config::Config;
 use crate::index::{ActionIndex, AssetIndex, IndexCounts};
-use crate::observe::cluster::{Ring, Whereabouts};
+use crate::observe::cluster::{Layouts, Ring, Whereabouts};
 use crate::observe::counters::COUNTERS;
 use crate::observe::labels::{CallCode, Transport};
+use crate::observe::orders::{Order, OrderError};
 use crate::observe::snapshot::{
     Calls, Connections, FORMAT, Index, Indexes, Listener, Observed, Phase, ReadOnlyReason, Snapshot,
     Store as StoreNumbers, Traffic,
@@ -140,6 +141,19 @@ impl Observed for Report {
 
     fn ring(&self) -> Option<Ring> {
         self.sight().map(|sight| sight.ring())
+    }
+
+    fn layout(&self) -> Option<Layouts> {
+        self.sight().map(|sight| sight.layouts())
+    }
+
+    fn carry_out(&self, order: Order) -> BoxFuture<'_, Option<Result<(), OrderError>>> {
+        Box::pin(async move {
+            match self.sight() {
+                Some(sight) => Some(sight.carry_out(order).await),
+                None => None,
+            }
+        })
     }
 
     fn whereabouts<'a>(&'a self, digest: &'a Digest) -> BoxFuture<'a, Option<Whereabouts>> {

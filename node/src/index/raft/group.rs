@@ -470,7 +470,29 @@ impl Group {
         let Some(replication) = metrics.replication.as_ref().filter(|_| self.is_leader()) else { return Ok(()) };
         let voters = metrics.membership_config.voter_ids().filter(|voter| *voter != core.node.0);
         let furthest = voters.max_by_key(|voter| replication.get(voter).cloned().flatten().map(|last| last.index()));
-        let Some(next) = furthest else { return Ok(()) };
+        match furthest {
+            Some(next) => self.hand_over(NodeId(next)).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Has another voter take over the lead, and waits for it a little. For the leader.
+    ///
+    /// # Errors
+    /// [`GroupError::NotLeader`] when this node does not lead, [`GroupError::Voters`] when the other one does not vote, or has not
+    /// taken over in time: then who leads is decided by an election, if this node cannot go on.
+    pub async fn hand_over(&self, to: NodeId) -> Result<(), GroupError> {
+        let core = &self.inner.core;
+        if !self.is_leader() {
+            return Err(GroupError::NotLeader { leader: self.leader() });
+        }
+        if to == core.node {
+            return Ok(());
+        }
+        if !core.raft.voter_ids().any(|voter| voter == to.0) {
+            return Err(GroupError::Voters { reason: format!("node {to} does not vote").into() });
+        }
+        let next = to.0;
         core.raft.trigger().transfer_leader(next).await.map_err(|fatal| ended(&fatal))?;
         let gone = async {
             let mut metrics = core.raft.server_metrics();
@@ -482,6 +504,7 @@ impl Group {
         };
         if timeout(TRANSFER_WAIT, gone).await.is_err() {
             tracing::warn!(to = next, "nobody has taken over the lead of the group in time; its voters will elect");
+            return Err(GroupError::Voters { reason: format!("node {to} has not taken over in time").into() });
         }
         Ok(())
     }

@@ -53,6 +53,9 @@ impl Place {
                     if let Err(error) = self.begin_without_the_others(&group, &state, since_ms).await {
                         tracing::debug!(%error, "the first layout was not made yet");
                     }
+                    if let Err(error) = self.mind_losses(&group, &state).await {
+                        tracing::debug!(%error, "a node that is lost or back was not noted yet");
+                    }
                     match self.step(&group, &state, &heard_ms).await {
                         Ok(true) => pause = STEP_PAUSE,
                         Ok(false) => {}
@@ -135,6 +138,7 @@ impl Place {
                 let voters = status.voters.iter().copied().filter(|voter| *voter != node).collect();
                 group.change_voters(&voters).await?;
             }
+            GroupStep::HandOver(node) => group.hand_over(node).await?,
             GroupStep::Record(node, part) => {
                 self.change(group, MemberCommand::SetPart { node, part }).await?;
             }

@@ -1,6 +1,7 @@
 //! What other nodes ask of this one about the cluster, and the group's messages before there is a group.
 
 use std::io;
+use std::sync::PoisonError;
 
 use bytes::Bytes;
 use casbah_cluster::consensus::{MemberCommand, MemberReply};
@@ -61,8 +62,9 @@ impl Members for Place {
         self.condition().report()
     }
 
-    fn heard(&self, node: NodeId, report: api::NodeReport) {
-        tracing::trace!(%node, ?report, "a node says how it is");
+    fn heard(&self, node: NodeId, _report: api::NodeReport) {
+        let now_ms = self.now_ms();
+        self.inner.heard_ms.lock().unwrap_or_else(PoisonError::into_inner).insert(node, now_ms);
     }
 }
 
