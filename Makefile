@@ -27,7 +27,7 @@ help: ## This list
 verify: lint test ## The gate: lint, then test; changes nothing
 
 .PHONY: lint
-lint: fmt-check clippy doc no-c-crypto ## What can be said without running anything
+lint: fmt-check clippy doc no-c-crypto manifests ## What can be said without running anything
 
 .PHONY: fix
 fix: ## Let the tools mend what they can: formatting, clippy's suggestions
@@ -35,7 +35,7 @@ fix: ## Let the tools mend what they can: formatting, clippy's suggestions
 	@cargo fmt --all
 
 .PHONY: test-env
-test-env: ## What the tests with real clients need: bubblewrap, systemd-analyze, Bazel, BuildStream in .venv
+test-env: ## What the tests run: bubblewrap, systemd-analyze, Bazel, BuildStream in .venv, kubectl and promtool in .venv-k8s
 	@scripts/test-env
 
 # `cargo build` first: tests start the program, and `cargo test` alone does not link it. They are told where it is, or
@@ -66,3 +66,14 @@ no-c-crypto:
 	    echo "aws-lc-sys is among the dependencies; who wants it: cargo tree --workspace -i aws-lc-sys" >&2; \
 	    exit 1; \
 	fi
+
+.PHONY: manifests
+manifests: ## What deploy/k8s says to Kubernetes and to Prometheus: rendered, and held against their schemas
+	@scripts/test-env lint
+	@deploy/k8s/check.sh
+
+.PHONY: image
+image: ## A container image in target/image (an OCI layout), without a container engine
+	@cargo build --profile dist --locked --package casbah --bin casbah
+	@rm -rf target/image
+	@deploy/oci-image $(or $(CARGO_TARGET_DIR),target)/dist/casbah target/image

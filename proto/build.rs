@@ -19,7 +19,8 @@ const FILES: &[&str] = &[
 ];
 
 /// The contract between nodes, which is nobody else's: its descriptors are not shipped.
-const PEER_FILES: &[&str] = &["peer/v1/blobs.proto", "peer/v1/membership.proto", "peer/v1/raft.proto"];
+const PEER_FILES: &[&str] =
+    &["peer/v1/blobs.proto", "peer/v1/inventories.proto", "peer/v1/membership.proto", "peer/v1/raft.proto"];
 
 fn main() -> Result<(), Box<dyn Error>> {
     for root in ["build.rs", "build", "google", "peer"] {

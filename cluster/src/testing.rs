@@ -3,7 +3,9 @@
 use rand::rngs::SmallRng;
 use rand::{RngExt as _, SeedableRng as _};
 
-use crate::membership::{ClusterId, ClusterState, Epoch, Layout, LayoutNode, Member, NodeId, Part, VolumeId};
+use crate::membership::{
+    ClusterId, ClusterState, Epoch, Layout, LayoutNode, Member, NodeId, Part, Rebalance, Standing, VolumeId,
+};
 
 /// The seed of a random test: from `CASBAH_TEST_SEED`, or a new one. Printed, and so shown when the test fails.
 pub fn seed() -> u64 {
@@ -39,6 +41,9 @@ pub fn state(copies: u8, write_quorum: u8, layouts: Vec<Layout>) -> ClusterState
         weight: node.weight,
         part: Part::Voter,
         synced: Epoch::default(),
+        standing: Standing::Serving,
+        leaves: false,
+        placed: Some(node.clone()),
     };
     let members: std::collections::BTreeMap<_, _> = nodes.map(|(id, node)| (*id, member(*id, node))).collect();
     let last = members.keys().next_back().map_or(0, |id| id.0);
@@ -49,6 +54,8 @@ pub fn state(copies: u8, write_quorum: u8, layouts: Vec<Layout>) -> ClusterState
         write_quorum,
         next_node_id: NodeId(last + 1),
         expected_members: 0,
+        rebalance: Rebalance::Automatic,
+        planned: Epoch(layouts.last().map_or(0, |layout| layout.epoch.0) + 1),
         members,
         layouts,
     }

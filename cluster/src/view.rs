@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::membership::{ClusterId, ClusterState, Epoch, Member, NodeId};
+use crate::membership::{ClusterId, ClusterState, Epoch, Member, NodeId, Rebalance, Standing};
 use crate::ring::{PARTITIONS, Placement};
 
 /// The cluster as one node sees it at one position of the log. Never changed: a change of the state makes another one, and
@@ -41,6 +41,8 @@ impl View {
             write_quorum: 1,
             next_node_id: NodeId(0),
             expected_members: 0,
+            rebalance: Rebalance::Automatic,
+            planned: Epoch::default(),
             members: BTreeMap::new(),
             layouts: Vec::new(),
         };
@@ -56,6 +58,17 @@ impl View {
     pub fn next(&self, state: ClusterState) -> View {
         let kept = if state.copies == self.state.copies { self.placements.as_slice() } else { &[] };
         View::made(self.self_id, state, kept, self.joint.as_ref())
+    }
+
+    /// The view of a node by a state, with tables that have been made already of some of its layouts.
+    pub fn with_tables(self_id: NodeId, state: ClusterState, tables: &[Arc<Placement>]) -> View {
+        View::made(self_id, state, tables, None)
+    }
+
+    /// The same as another node sees it that has applied the same.
+    pub fn seen_by(&self, node: NodeId) -> View {
+        let (state, placements, joint) = (self.state.clone(), self.placements.clone(), self.joint.clone());
+        View { self_id: node, state, placements, joint }
     }
 
     fn made(self_id: NodeId, state: ClusterState, kept: &[Arc<Placement>], joint: Option<&Arc<Joint>>) -> View {
@@ -124,6 +137,12 @@ impl View {
             Some(joint) => joint.row(partition, |[start, _, end]| start..end),
             None => self.placements.first().map_or(&[], |placement| placement.walk(partition)),
         }
+    }
+
+    /// The nodes from which a blob of a partition can be had: the candidates that are members and are not lost.
+    pub fn sources(&self, partition: usize) -> impl Iterator<Item = NodeId> {
+        let is_there = |node: &&NodeId| self.member(**node).is_some_and(|member| member.standing != Standing::Lost);
+        self.candidates(partition).iter().filter(is_there).copied()
     }
 
     /// Whether a node owns a partition by any layout in force.

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::View;
-use crate::membership::{Epoch, NodeId};
+use crate::membership::{Epoch, NodeId, Standing};
 use crate::ring::PARTITIONS;
 use crate::testing::{plain_layout, state};
 
@@ -78,4 +78,19 @@ fn while_a_cluster_is_formed_nobody_holds_anything() {
     let view = View::new(NodeId(1), state(2, 2, vec![]));
     assert_eq!((view.epoch(), view.copies()), (Epoch(0), 0));
     assert!(view.owners(0).is_empty() && view.candidates(0).is_empty());
+}
+
+#[test]
+fn blobs_are_had_from_all_candidates_but_those_lost_or_gone() {
+    let mut state = state(2, 2, vec![plain_layout(1, [1, 2, 3]), plain_layout(2, 1..=4)]);
+    state.members.get_mut(&NodeId(2)).unwrap().standing = Standing::Lost;
+    state.members.get_mut(&NodeId(4)).unwrap().standing = Standing::Draining;
+    state.members.remove(&NodeId(3));
+    let view = View::new(NodeId(1), state);
+    for partition in 0..PARTITIONS {
+        let sources: Vec<NodeId> = view.sources(partition).collect();
+        let all = view.candidates(partition).iter().filter(|node| ![NodeId(2), NodeId(3)].contains(node));
+        assert_eq!(sources, all.copied().collect::<Vec<_>>());
+    }
+    assert_eq!(view.sources(PARTITIONS).count(), 0);
 }

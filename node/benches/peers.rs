@@ -14,11 +14,13 @@ use bytes::Bytes;
 use casbah::accept::{App, Bound, End};
 use casbah::config::{Compression, PeersConfig, SyncPolicy, TlsConfig};
 use casbah::forward::{Dialler, Peers, PeersParts};
-use casbah::index::{ActionIndex, GroupError, RaftCall};
+use casbah::index::{ActionIndex, GroupError, RaftCall, WatchPart};
 use casbah::serve::peer::{self, Members, MembersError, RaftGroup};
 use casbah::store::{Store, StoreOptions};
 use casbah_cluster::digest::{Digest, DigestFunction};
-use casbah_cluster::membership::{ClusterId, ClusterState, Epoch, Layout, Member, NodeId, Part, Roster, VolumeId};
+use casbah_cluster::membership::{
+    ClusterId, ClusterState, Epoch, Layout, Member, NodeId, Part, Rebalance, Roster, Standing, VolumeId,
+};
 use casbah_proto::peer::v1 as api;
 use futures_util::stream::BoxStream;
 use rand::rngs::SmallRng;
@@ -196,10 +198,11 @@ impl Pair {
             group: none.clone(),
             members: none,
             roster: roster(THERE),
+            memory_bytes: 1 << 30,
         };
         let (end, ended) = End::new();
         let mut serving = JoinSet::new();
-        serving.spawn(port.serve(App::new(peer::services(parts)), watch::channel(()).1, ended));
+        serving.spawn(port.serve(App::new(peer::services(parts)), Duration::MAX, watch::channel(()).1, ended));
         let report = Arc::new(api::NodeReport::default);
         let peers = Peers::new(PeersParts { roster: roster(HERE), dialler: Dialler::new(tls, None), report });
         Ok(Pair { here, peers, _end: end, _serving: serving, _dir: dir })
@@ -226,6 +229,9 @@ fn state(port: u16) -> ClusterState {
         weight: 100,
         part: Part::Voter,
         synced: Epoch(0),
+        standing: Standing::Serving,
+        leaves: false,
+        placed: None,
     };
     ClusterState {
         id: ClusterId([1; 16]),
@@ -234,6 +240,8 @@ fn state(port: u16) -> ClusterState {
         write_quorum: 2,
         next_node_id: NodeId(3),
         expected_members: 0,
+        rebalance: Rebalance::Automatic,
+        planned: Epoch::default(),
         members: BTreeMap::from([(HERE, member("here")), (THERE, member("there"))]),
         layouts: vec![Layout { epoch: Epoch(1), nodes: BTreeMap::new() }],
     }
@@ -265,6 +273,10 @@ struct Nothing;
 #[tonic::async_trait]
 impl RaftGroup for Nothing {
     async fn answer(&self, _: RaftCall, _: Bytes) -> std::result::Result<Bytes, GroupError> {
+        Err(GroupError::Closed)
+    }
+
+    fn watch(&self) -> std::result::Result<BoxStream<'static, WatchPart>, GroupError> {
         Err(GroupError::Closed)
     }
 

@@ -3,7 +3,7 @@
 //! The modules are the way of a request; each imports only those below it:
 //!
 //! ```text
-//! cli > run > accept > authenticate > serve > route > replicate > index > forward > store > observe > config
+//! cli > run > accept > authenticate > serve > route > repair > replicate > index > forward > store > observe > config
 //! ```
 
 pub mod accept;
@@ -13,6 +13,7 @@ pub mod config;
 pub mod forward;
 pub mod index;
 pub mod observe;
+pub mod repair;
 pub mod replicate;
 pub mod route;
 pub mod run;

@@ -10,26 +10,27 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use bytes::Bytes;
 use hyper_util::rt::TokioIo;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::CryptoProvider;
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme, SupportedProtocolVersion};
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
 use sha2::{Digest as _, Sha256};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::transport::Channel;
+use tonic::transport::{Channel, Endpoint, Uri};
 use tonic::{Code, Status};
+use tower::Service;
 
-use crate::authority::{Identity, certificates};
+use crate::authority::Identity;
 
 pub use casbah_proto::build::bazel::remote::asset::v1 as asset;
 pub use casbah_proto::build::bazel::remote::execution::v2 as reapi;
 pub use casbah_proto::google::bytestream;
 
 pub use crate::trees::{Tree, TreeBuilder};
+pub use crate::trust::{Tls, Trust};
 
 use asset::fetch_client::FetchClient;
 use asset::push_client::PushClient;
@@ -56,15 +57,6 @@ const EMPTY_HASH: &str = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca49599
 pub struct Client {
     channel: Channel,
     instance: String,
-}
-
-/// How a client tells the server's certificate.
-#[derive(Debug, Clone)]
-pub enum Trust {
-    /// This authority (PEM) has issued it for the name that was called.
-    Authority(String),
-    /// It is this very one (PEM), whatever its names: the documented ones have none that rustls would take.
-    Exactly(String),
 }
 
 /// An upload whose messages the test sends one by one.
@@ -127,21 +119,19 @@ impl Client {
     /// # Errors
     /// As [`Client::tls`].
     pub async fn tls_with(authority: &str, config: Arc<ClientConfig>) -> Result<Client> {
-        let connector = TlsConnector::from(config);
-        let address = authority.to_owned();
         let host = authority.rsplit_once(':').context("host:port is needed")?.0;
-        let name = ServerName::try_from(host.trim_matches(['[', ']']).to_owned())?;
-        let connect = tower::service_fn(move |_| {
-            let (connector, address, name) = (connector.clone(), address.clone(), name.clone());
-            async move {
-                let stream = TcpStream::connect(address).await?;
-                stream.set_nodelay(true)?;
-                Ok::<_, std::io::Error>(TokioIo::new(connector.connect(name, stream).await?))
-            }
-        });
-        // tonic without its own TLS refuses to dial https; only the origin says it.
-        let endpoint = transport(&format!("http://{authority}"))?.origin(format!("https://{authority}").try_into()?);
+        let host = host.trim_matches(['[', ']']).to_owned();
+        let (endpoint, connect) = tls_endpoint(authority, &Tls { server: host, config })?;
         Ok(Client { channel: endpoint.connect_with_connector(connect).await?, instance: String::new() })
+    }
+
+    /// Connects with TLS when a call is made, and again whenever a call finds the connection gone.
+    ///
+    /// # Errors
+    /// When this is no address, or the server's name is none.
+    pub fn lazy_tls(authority: &str, tls: &Tls) -> Result<Client> {
+        let (endpoint, connect) = tls_endpoint(authority, tls)?;
+        Ok(Client { channel: endpoint.connect_with_connector_lazy(connect), instance: String::new() })
     }
 
     /// On a connection that the test has made in its own way.
@@ -425,8 +415,30 @@ impl Client {
     }
 }
 
-fn transport(url: &str) -> Result<tonic::transport::Endpoint> {
-    Ok(tonic::transport::Endpoint::from_shared(url.to_owned())?
+/// Where to connect to with TLS, and how.
+fn tls_endpoint(
+    authority: &str,
+    tls: &Tls,
+) -> Result<(
+    Endpoint,
+    impl Service<Uri, Response = TokioIo<TlsStream<TcpStream>>, Error = std::io::Error, Future: Send> + Send + use<>,
+)> {
+    let connector = TlsConnector::from(Arc::clone(&tls.config));
+    let (address, name) = (authority.to_owned(), ServerName::try_from(tls.server.clone())?);
+    let connect = tower::service_fn(move |_| {
+        let (connector, address, name) = (connector.clone(), address.clone(), name.clone());
+        async move {
+            let stream = TcpStream::connect(address).await?;
+            stream.set_nodelay(true)?;
+            Ok(TokioIo::new(connector.connect(name, stream).await?))
+        }
+    });
+    // tonic without its own TLS refuses to dial https; only the origin says it.
+    Ok((transport(&format!("http://{authority}"))?.origin(format!("https://{authority}").try_into()?), connect))
+}
+
+fn transport(url: &str) -> Result<Endpoint> {
+    Ok(Endpoint::from_shared(url.to_owned())?
         .connect_timeout(Duration::from_secs(10))
         .timeout(Duration::from_secs(300))
         .initial_stream_window_size(2 << 20)
@@ -505,97 +517,6 @@ pub fn write_requests(name: String, blob: Bytes, chunk_bytes: usize) -> impl Ite
             data: blob.slice(start..end),
         }
     })
-}
-
-// === impl Trust ===
-
-impl Trust {
-    /// The rustls configuration of a client that trusts so, shows this certificate and speaks these versions. It resumes
-    /// sessions, as real clients do: what a server must not resume, it must not offer to.
-    ///
-    /// # Errors
-    /// When a PEM is not one.
-    pub fn config(
-        &self,
-        identity: Option<&Identity>,
-        versions: &[&'static SupportedProtocolVersion],
-    ) -> Result<ClientConfig> {
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let builder = ClientConfig::builder_with_provider(Arc::clone(&provider)).with_protocol_versions(versions)?;
-        let builder = match self {
-            Trust::Authority(pem) => {
-                let mut roots = RootCertStore::empty();
-                for certificate in certificates(pem)? {
-                    roots.add(certificate)?;
-                }
-                builder.with_root_certificates(roots)
-            }
-            Trust::Exactly(pem) => {
-                let trusted = certificates(pem)?.into_iter().next().context("no certificate in the PEM")?;
-                builder.dangerous().with_custom_certificate_verifier(Arc::new(ExactVerifier { trusted, provider }))
-            }
-        };
-        let mut config = match identity {
-            None => builder.with_no_client_auth(),
-            Some(identity) => {
-                // Not with_client_auth_cert: it notices a key that does not fit, which is for the server to notice.
-                let key = rustls::crypto::ring::sign::any_supported_type(&identity.key()?)?;
-                let shown = rustls::sign::CertifiedKey::new(identity.certificates()?, key);
-                builder.with_client_cert_resolver(Arc::new(rustls::sign::SingleCertAndKey::from(shown)))
-            }
-        };
-        config.alpn_protocols = vec![b"h2".to_vec()];
-        config.resumption = rustls::client::Resumption::in_memory_sessions(16);
-        Ok(config)
-    }
-}
-
-/// Accepts one certificate, whose holder still has to prove that it has the key.
-#[derive(Debug)]
-struct ExactVerifier {
-    trusted: CertificateDer<'static>,
-    provider: Arc<CryptoProvider>,
-}
-
-impl ServerCertVerifier for ExactVerifier {
-    fn verify_server_cert(
-        &self,
-        end_entity: &CertificateDer<'_>,
-        _intermediates: &[CertificateDer<'_>],
-        _server_name: &ServerName<'_>,
-        _ocsp_response: &[u8],
-        _now: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        if end_entity.as_ref() == self.trusted.as_ref() {
-            Ok(ServerCertVerified::assertion())
-        } else {
-            Err(rustls::CertificateError::UnknownIssuer.into())
-        }
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = &self.provider.signature_verification_algorithms;
-        rustls::crypto::verify_tls12_signature(message, cert, dss, algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = &self.provider.signature_verification_algorithms;
-        rustls::crypto::verify_tls13_signature(message, cert, dss, algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider.signature_verification_algorithms.supported_schemes()
-    }
 }
 
 // === impl AssetName ===

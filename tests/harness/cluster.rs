@@ -5,8 +5,10 @@
 //! reached by them at `.110+i`, where its proxy is.
 
 use std::fmt::Write as _;
+use std::io::{ErrorKind, Write as _};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -42,6 +44,12 @@ const NETWORK_ATTEMPTS: usize = 100;
 /// Between two looks at a cluster.
 const PAUSE: Duration = Duration::from_millis(30);
 
+/// For what a few tests have written to be moved, on a machine that does other things as well.
+const SETTLES: Duration = Duration::from_secs(120);
+
+/// Written at once to a disk that is to be full.
+const BALLAST_BYTES: usize = 64 << 10;
+
 /// What a cluster is made of.
 #[derive(Debug, Clone)]
 pub struct ClusterOptions {
@@ -53,8 +61,12 @@ pub struct ClusterOptions {
     pub zones: Vec<&'static str>,
     /// Whether clients come with certificates; plaintext otherwise.
     pub client_tls: bool,
+    /// Whether the nodes reach each other without the proxies: where it is measured what they cost.
+    pub direct: bool,
     /// Fresh nodes that form a cluster together; as many as there are by default.
     pub bootstrap_expect: Option<usize>,
+    /// Each node has a disk of its own, of so many bytes, which can be full. Only for root: it is mounted.
+    pub disk_bytes: Option<u64>,
     /// Lines of TOML for every node: `store.capacity = "22MB"`.
     pub settings: Vec<String>,
 }
@@ -66,8 +78,13 @@ pub struct Cluster {
     proxies: Proxies,
     network: Network,
     authority: Option<Authority>,
+    /// Each node's own, if they have any.
+    disks: Vec<Disk>,
     _dir: TempDir,
 }
+
+/// A mounted disk in memory. Dropping it unmounts it.
+struct Disk(PathBuf);
 
 struct Node {
     name: String,
@@ -92,7 +109,9 @@ impl Default for ClusterOptions {
             copies: 2,
             zones: Vec::new(),
             client_tls: false,
+            direct: false,
             bootstrap_expect: None,
+            disk_bytes: None,
             settings: Vec::new(),
         }
     }
@@ -136,10 +155,38 @@ impl Network {
         self.at(NODES_FROM, place)
     }
 
+    /// Without its proxy, the node says of itself where it listens.
+    fn advertised(&self, place: usize, direct: bool) -> SocketAddr {
+        let Stop { advertised, listens, .. } = self.stop(place);
+        if direct { listens } else { advertised }
+    }
+
     fn stop(&self, place: usize) -> Stop {
         let source = self.node(place);
         let advertised = SocketAddr::new(IpAddr::V4(self.at(PROXIES_FROM, place)), PEERS_PORT);
         Stop { source, advertised, listens: SocketAddr::new(IpAddr::V4(source), PEERS_PORT) }
+    }
+}
+
+// === impl Disk ===
+
+impl Disk {
+    fn mount(at: &Path, bytes: u64) -> Result<Disk> {
+        std::fs::create_dir(at)?;
+        let options = format!("size={bytes}");
+        let mut mount = Command::new("mount");
+        let status = mount.args(["-t", "tmpfs", "-o", &options, "casbah-test"]).arg(at).status()?;
+        ensure!(status.success(), "no disk was mounted, which only root can do: {status}");
+        Ok(Disk(at.to_owned()))
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        let status = Command::new("umount").arg(&self.0).status();
+        if !status.as_ref().is_ok_and(ExitStatus::success) {
+            eprintln!("{} stays mounted: {status:?}", self.0.display());
+        }
     }
 }
 
@@ -174,15 +221,18 @@ impl Cluster {
             authority.server_named(&names)?.write(dir.path(), "server")?;
             std::fs::write(dir.path().join("clients-ca.crt"), authority.certificate_pem())?;
         }
-        let mut nodes = Vec::new();
+        let (mut nodes, mut disks) = (Vec::new(), Vec::new());
         for place in 0..options.nodes {
             let name = format!("node-{}", place + 1);
+            if let Some(bytes) = options.disk_bytes {
+                disks.push(Disk::mount(&dir.path().join(&name), bytes)?);
+            }
             peers.peer(&name, &[network.node(place).to_string()])?.write(dir.path(), &name)?;
             let (config, data) = (dir.path().join(format!("{name}.toml")), dir.path().join(&name));
             std::fs::write(&config, settings(options, &network, place, dir.path()))?;
             nodes.push(Node { name, config, data, server: None, is_paused: false });
         }
-        Ok(Cluster { nodes, proxies, network, authority, _dir: dir })
+        Ok(Cluster { nodes, proxies, network, authority, disks, _dir: dir })
     }
 
     /// Starts those that do not run, all at once, and waits until each says that it is ready.
@@ -281,12 +331,41 @@ impl Cluster {
         Ok(std::fs::remove_dir_all(&node.data)?)
     }
 
-    /// Ends everything that is wrong with nodes and edges: all run, all reach each other.
+    /// Fills the rest of a node's disk, which has to be its own.
+    ///
+    /// # Errors
+    /// When it is not.
+    pub fn fill_disk(&mut self, place: usize) -> Result<()> {
+        let path = self.ballast(place)?;
+        ensure!(!self.disks.is_empty(), "the nodes share a disk");
+        let mut file = std::fs::File::create(path)?;
+        loop {
+            match file.write_all(&[0; BALLAST_BYTES]) {
+                Ok(()) => {}
+                Err(error) if error.kind() == ErrorKind::StorageFull => return Ok(()),
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    fn ballast(&self, place: usize) -> Result<PathBuf> {
+        Ok(self.node(place)?.data.join("ballast"))
+    }
+
+    /// Ends everything that is wrong with nodes, disks and edges: all run, all reach each other.
     ///
     /// # Errors
     /// When a node does not start.
     pub fn mend(&mut self) -> Result<()> {
         self.proxies.set_all(Mode::Pass);
+        for place in self.places() {
+            match std::fs::remove_file(self.ballast(place)?) {
+                // A log that could not be written is closed until the node starts anew.
+                Ok(()) => self.kill9(place)?,
+                Err(error) if error.kind() == ErrorKind::NotFound => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
         for place in self.places() {
             if self.node(place)?.is_paused {
                 self.resume(place)?;
@@ -461,18 +540,41 @@ impl Cluster {
         Ok(())
     }
 
+    /// Waits until there is one layout, of these nodes alone, and each of them has all that it gives it.
+    ///
+    /// # Errors
+    /// When that takes longer than two minutes.
+    pub fn wait_settled(&self, places: &[usize]) -> Result<()> {
+        self.wait_for(SETTLES, "there is one layout, of which each node has its part", || {
+            Ok(places.iter().all(|place| self.is_settled(*place, places.len()).unwrap_or(false)))
+        })
+    }
+
+    fn is_settled(&self, place: usize, members: usize) -> Result<bool> {
+        let status = self.status(place)?;
+        let number = |pointer: &str| status.pointer(pointer).and_then(Value::as_u64);
+        let count = |pointer: &str| status.pointer(pointer).and_then(Value::as_array).map_or(0, Vec::len);
+        let synced = number("/cluster/repair/synced_epoch");
+        let is_synced = synced.is_some() && synced == number("/cluster/epoch");
+        Ok(count("/cluster/epochs") == 1 && count("/cluster/members") == members && is_synced)
+    }
+
     fn answers(&self, place: usize) -> bool {
         self.node(place).is_ok_and(|node| node.server.is_some() && !node.is_paused)
     }
 
-    fn wait(&self, what: &str, mut ask: impl FnMut() -> Result<bool>) -> Result<()> {
-        let until = Instant::now() + DEADLINE;
+    fn wait(&self, what: &str, ask: impl FnMut() -> Result<bool>) -> Result<()> {
+        self.wait_for(DEADLINE, what, ask)
+    }
+
+    fn wait_for(&self, patience: Duration, what: &str, mut ask: impl FnMut() -> Result<bool>) -> Result<()> {
+        let until = Instant::now() + patience;
         while !ask()? {
             for node in &self.nodes {
                 let ended = node.server.as_ref().is_some_and(|server| !server.is_running());
                 ensure!(!ended, "{} has ended by itself", node.name);
             }
-            ensure!(Instant::now() < until, "still not after {DEADLINE:?}: {what}");
+            ensure!(Instant::now() < until, "still not after {patience:?}: {what}");
             std::thread::sleep(PAUSE); // why: a cluster does not announce what becomes of it
         }
         Ok(())
@@ -511,10 +613,11 @@ fn settings(options: &ClusterOptions, network: &Network, place: usize, dir: &Pat
     let mut text =
         format!("node.name = \"{name}\"\nnode.dir = '{dir}/{name}'\nadmin.address = \"{address}:{ADMIN_PORT}\"\n");
     if options.nodes > 1 {
-        let join: Vec<String> = (0..options.nodes).map(|other| network.stop(other).advertised.to_string()).collect();
+        let advertised = |place| network.advertised(place, options.direct);
+        let join: Vec<String> = (0..options.nodes).map(|other| advertised(other).to_string()).collect();
         let expected = options.bootstrap_expect.unwrap_or(options.nodes);
         let zone = options.zones.iter().cycle().nth(place).unwrap_or(&"");
-        let Stop { source, advertised, listens } = network.stop(place);
+        let (advertised, Stop { source, listens, .. }) = (advertised(place), network.stop(place));
         let _infallible = write!(
             text,
             "cluster.copies = {}\ncluster.bootstrap_expect = {expected}\ncluster.join = {join:?}\n\

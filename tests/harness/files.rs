@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::{FileExt as _, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
@@ -106,6 +106,69 @@ pub(crate) fn copy_tree(from: &Path, to: &Path) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Flips one of these bytes, which are somewhere under `dir`.
+///
+/// # Errors
+/// When they are nowhere, or the file cannot be written.
+pub fn flip_a_byte_of(dir: &Path, bytes: &[u8]) -> Result<()> {
+    let (path, place) = file_with(dir, bytes)?;
+    // In its place: somebody may be reading the file.
+    let file = fs::File::options().read(true).write(true).open(path)?;
+    let (at, mut byte) = ((place + bytes.len() / 2) as u64, [0]);
+    file.read_exact_at(&mut byte, at)?;
+    Ok(file.write_all_at(&[byte[0] ^ 1], at)?)
+}
+
+/// The file under `dir` that has these bytes, and where they are in it.
+///
+/// # Errors
+/// When none has.
+pub fn file_with(dir: &Path, bytes: &[u8]) -> Result<(PathBuf, usize)> {
+    for path in files(dir)? {
+        let content = fs::read(&path)?;
+        if let Some(place) = content.windows(bytes.len()).position(|window| window == bytes) {
+            return Ok((path, place));
+        }
+    }
+    anyhow::bail!("the blob's bytes are in no file under {}", dir.display())
+}
+
+/// The files under `dir`.
+///
+/// # Errors
+/// When a directory cannot be read.
+pub fn files(dir: &Path) -> Result<Vec<PathBuf>> {
+    let mut files = Vec::new();
+    for dir in directories(dir)? {
+        for entry in fs::read_dir(dir)? {
+            let entry = entry?;
+            if entry.file_type()?.is_file() {
+                files.push(entry.path());
+            }
+        }
+    }
+    Ok(files)
+}
+
+/// `dir` and everything below it that is a directory.
+///
+/// # Errors
+/// When one cannot be read.
+pub fn directories(dir: &Path) -> Result<Vec<PathBuf>> {
+    let mut all = vec![dir.to_owned()];
+    let mut unread = all.clone();
+    while let Some(dir) = unread.pop() {
+        for entry in fs::read_dir(dir)? {
+            let entry = entry?;
+            if entry.file_type()?.is_dir() {
+                all.push(entry.path());
+                unread.push(entry.path());
+            }
+        }
+    }
+    Ok(all)
 }
 
 #[cfg(test)]

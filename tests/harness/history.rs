@@ -157,7 +157,8 @@ impl Outcome {
         }
     }
 
-    fn is_answer(&self) -> bool {
+    /// Whether the client was told something, and need not try again.
+    pub fn is_answer(&self) -> bool {
         matches!(self, Outcome::Acknowledged | Outcome::Present | Outcome::Absent | Outcome::Value(_))
     }
 }

@@ -1,5 +1,9 @@
-//! Faults one after the other, as seeded: nodes that are killed or paused, networks that are split, late, slow or deaf.
+//! Faults one after the other, as seeded: nodes that are killed or paused, disks that are lost, full or rotting, networks that
+//! are split, late, slow or deaf.
 
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt as _;
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -15,6 +19,12 @@ const FAULT_MS: std::ops::Range<u64> = 200..2500;
 /// How long the cluster is left alone in between.
 const CALM_MS: std::ops::Range<u64> = 50..800;
 
+/// Bits that flip at one time.
+const FLIPS: usize = 20;
+
+/// The folders of a store that have blobs in them; the folder of the store itself is in the node's.
+const BLOB_FOLDERS: [&str; 2] = ["segments", "blobs"];
+
 /// What a [`Nemesis`] does. At most one node, or a minority of them, is cut off from the rest at any time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
@@ -28,6 +38,14 @@ pub enum Fault {
     Edges(Mode),
     /// Every edge is in this mode.
     Everywhere(Mode),
+    /// `kill -9` of the leader, which is started again.
+    KillLeader,
+    /// A node is killed and loses its disk, and comes back with an empty one. Others are left alone until it has been filled.
+    Wipe,
+    /// The disk of a node, its own, is full. The node is started anew when there is room.
+    FullDisk,
+    /// Bits flip in the blobs of the first node. The others keep theirs: of a blob with two rotten copies nothing is promised.
+    Rot,
 }
 
 /// Faults as seeded.
@@ -83,6 +101,9 @@ impl Nemesis {
             self.inflict(cluster, fault, &nodes).with_context(|| format!("{fault:?} of {nodes:?}"))?;
             self.pause(FAULT_MS).await;
             cluster.mend().with_context(|| format!("after {fault:?} of {nodes:?}"))?;
+            if fault == Fault::Wipe {
+                cluster.wait_settled(&cluster.places())?;
+            }
             self.pause(CALM_MS).await;
         }
         Ok(())
@@ -125,7 +146,39 @@ impl Nemesis {
                 cluster.proxies().set_all(mode);
                 Ok(())
             }
+            Fault::KillLeader => {
+                let leader = cluster.leader()?;
+                cluster.kill9(leader)
+            }
+            Fault::Wipe => {
+                let node = nodes.first().copied().unwrap_or_default();
+                cluster.kill9(node)?;
+                cluster.wipe(node)
+            }
+            Fault::FullDisk => nodes.iter().try_for_each(|node| cluster.fill_disk(*node)),
+            Fault::Rot => self.flip_bits(&cluster.data(0)?.join("store")),
         }
+    }
+
+    /// Flips bits of blobs, wherever they are.
+    fn flip_bits(&mut self, store: &Path) -> Result<()> {
+        let mut files = Vec::new();
+        for folder in BLOB_FOLDERS {
+            files.extend(crate::files::files(&store.join(folder))?);
+        }
+        files.sort();
+        for _ in 0..FLIPS {
+            let Some(path) = files.get(self.random.random_range(0..files.len().max(1))) else { return Ok(()) };
+            let size_bytes = fs::metadata(path).map_or(0, |metadata| metadata.len());
+            // It may have been removed meanwhile.
+            let Ok(file) = File::options().read(true).write(true).open(path) else { continue };
+            let (at, mut byte) = (self.random.random_range(0..size_bytes.max(1)), [0]);
+            if file.read_exact_at(&mut byte, at).is_ok() {
+                let [before] = byte;
+                file.write_all_at(&[before ^ (1 << self.random.random_range(0..8_u32))], at)?;
+            }
+        }
+        Ok(())
     }
 
     async fn pause(&mut self, range_ms: std::ops::Range<u64>) {

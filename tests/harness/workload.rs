@@ -18,7 +18,7 @@ use tonic::{Code, Status};
 
 use crate::clients::reapi::action_cache_client::ActionCacheClient;
 use crate::clients::reapi::{ActionResult, Digest, GetActionResultRequest, UpdateActionResultRequest};
-use crate::clients::{AssetName, Client, digest_of};
+use crate::clients::{AssetName, Client, Tls, digest_of};
 use crate::deadline::{eventually, within_deadline};
 use crate::history::{Call, History, Kind, Outcome};
 use crate::load::Content;
@@ -74,6 +74,7 @@ pub struct Running {
 struct Shared {
     workload: Workload,
     authorities: Vec<String>,
+    tls: Option<Tls>,
     history: Arc<History>,
     next_task: AtomicU64,
     next_value: AtomicU64,
@@ -98,9 +99,19 @@ impl Workload {
 
     /// Starts the clients, which speak plaintext to these nodes.
     pub fn start(self, authorities: &[String]) -> Running {
+        self.start_over(authorities, None)
+    }
+
+    /// The same over TLS.
+    pub fn start_tls(self, authorities: &[String], tls: &Tls) -> Running {
+        self.start_over(authorities, Some(tls.clone()))
+    }
+
+    fn start_over(self, authorities: &[String], tls: Option<Tls>) -> Running {
         let shared = Arc::new(Shared {
             workload: self,
             authorities: authorities.to_vec(),
+            tls,
             history: Arc::new(History::new()),
             next_task: AtomicU64::new(0),
             next_value: AtomicU64::new(0),
@@ -235,7 +246,11 @@ struct One {
 
 impl One {
     fn new(shared: Arc<Shared>, number: u64) -> Result<One> {
-        let nodes = shared.authorities.iter().map(|authority| Client::lazy(authority)).collect::<Result<_>>()?;
+        let connect = |authority: &String| match &shared.tls {
+            Some(tls) => Client::lazy_tls(authority, tls),
+            None => Client::lazy(authority),
+        };
+        let nodes = shared.authorities.iter().map(connect).collect::<Result<_>>()?;
         let random = SmallRng::seed_from_u64(shared.workload.seed ^ number.wrapping_mul(0x9E37_79B9_7F4A_7C15));
         Ok(One { shared, nodes, random, node: 0 })
     }

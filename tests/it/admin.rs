@@ -173,6 +173,8 @@ async fn while_a_stream_is_drained_the_node_is_alive_and_not_ready() -> Result<(
     assert_eq!(metrics(admin).await?.get("casbah_node_ready"), Some(&0.0));
     let answer = run(&["status", "--ready", "--admin", &admin.to_string()])?;
     assert_eq!(answer.status.code(), Some(1));
+    let answer = run(&["status", "--live", "--admin", &admin.to_string()])?;
+    assert_eq!(answer.status.code(), Some(0), "a node that finishes its work is not to be killed");
 
     ensure!(upload.send_bytes(&name, 1 << 20, &blob[1 << 20..], true).await);
     upload.finish().await?;
@@ -405,6 +407,7 @@ async fn the_status_command_reads_it_for_people_machines_and_probes() -> Result<
     let json: Value = serde_json::from_str(&text(&["--output", "json"])?)?;
     assert_eq!((json.pointer("/name"), json.pointer("/store/blobs")), (Some(&"node-7".into()), Some(&1.into())));
     assert_eq!(text(&["--ready"])?, "ready\n");
+    assert_eq!(text(&["--live"])?, "alive\n");
 
     let watch = Process::spawn(command(&["status", "--admin", &admin, "--output", "json", "--watch"]))?;
     watch.wait_for_stdout("\"phase\":\"serving\"")?;

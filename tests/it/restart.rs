@@ -1,6 +1,6 @@
 //! Stops, crashes and starts: what was acknowledged stays, and what was not is whole or absent.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,6 +9,7 @@ use casbah_tests::clients::bytestream::ReadRequest;
 use casbah_tests::clients::reapi::Digest;
 use casbah_tests::clients::{Client, digest_of, refused_with};
 use casbah_tests::deadline::eventually;
+use casbah_tests::files::{directories, file_with, files, flip_a_byte_of};
 use casbah_tests::load::{History, Load, new_bytes, test_seed};
 use casbah_tests::process;
 use casbah_tests::target::Node;
@@ -398,54 +399,6 @@ async fn files_that_the_node_did_not_write_do_not_keep_it_from_starting() -> Res
     node.start_again(&[])?;
     assert!(node.client().await?.has(&digest).await?);
     Ok(())
-}
-
-/// Flips one of these bytes, which are somewhere under `dir`.
-fn flip_a_byte_of(dir: &Path, bytes: &[u8]) -> Result<()> {
-    let (path, place) = file_with(dir, bytes)?;
-    let mut content = std::fs::read(&path)?;
-    *content.get_mut(place + bytes.len() / 2).context("the file is shorter now")? ^= 1;
-    Ok(std::fs::write(&path, content)?)
-}
-
-/// The file under `dir` that has these bytes, and where they are in it.
-fn file_with(dir: &Path, bytes: &[u8]) -> Result<(PathBuf, usize)> {
-    for path in files(dir)? {
-        let content = std::fs::read(&path)?;
-        if let Some(place) = content.windows(bytes.len()).position(|window| window == bytes) {
-            return Ok((path, place));
-        }
-    }
-    anyhow::bail!("the blob's bytes are in no file under {}", dir.display())
-}
-
-fn files(dir: &Path) -> Result<Vec<PathBuf>> {
-    let mut files = Vec::new();
-    for dir in directories(dir)? {
-        for entry in std::fs::read_dir(dir)? {
-            let entry = entry?;
-            if entry.file_type()?.is_file() {
-                files.push(entry.path());
-            }
-        }
-    }
-    Ok(files)
-}
-
-/// `dir` and everything below it that is a directory.
-fn directories(dir: &Path) -> Result<Vec<PathBuf>> {
-    let mut all = vec![dir.to_owned()];
-    let mut unread = all.clone();
-    while let Some(dir) = unread.pop() {
-        for entry in std::fs::read_dir(dir)? {
-            let entry = entry?;
-            if entry.file_type()?.is_dir() {
-                all.push(entry.path());
-                unread.push(entry.path());
-            }
-        }
-    }
-    Ok(all)
 }
 
 /// What the files take, as `du` counts. A file that goes meanwhile takes nothing.

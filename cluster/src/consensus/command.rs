@@ -64,6 +64,8 @@ pub enum MemberCommand {
     Remove {
         /// Which one.
         node: NodeId,
+        /// Even if it has a part of the blobs.
+        force: bool,
     },
     /// Places blobs on the members there are: [`ClusterState::begin`].
     Begin,
@@ -80,6 +82,31 @@ pub enum MemberCommand {
         node: NodeId,
         /// What it is.
         part: Part,
+    },
+    /// Asks a node to leave: [`ClusterState::drain`].
+    Drain {
+        /// Which one.
+        node: NodeId,
+    },
+    /// Has it stay: [`ClusterState::undrain`].
+    Undrain {
+        /// Which one.
+        node: NodeId,
+    },
+    /// Gives up a node: [`ClusterState::lost`].
+    Lost {
+        /// Which one.
+        node: NodeId,
+    },
+    /// It is there again: [`ClusterState::returned`].
+    Returned {
+        /// Which one.
+        node: NodeId,
+    },
+    /// Makes the layout that was planned: [`ClusterState::apply`].
+    Apply {
+        /// As which it was planned.
+        epoch: Epoch,
     },
 }
 
@@ -201,7 +228,12 @@ impl MemberCommand {
             MemberCommand::Remove { .. }
             | MemberCommand::Begin
             | MemberCommand::Synced { .. }
-            | MemberCommand::SetPart { .. } => 0,
+            | MemberCommand::SetPart { .. }
+            | MemberCommand::Drain { .. }
+            | MemberCommand::Undrain { .. }
+            | MemberCommand::Lost { .. }
+            | MemberCommand::Returned { .. }
+            | MemberCommand::Apply { .. } => 0,
         }
     }
 }
@@ -222,7 +254,12 @@ pub fn apply_member(state: Option<&ClusterState>, command: &MemberCommand) -> (O
         MemberCommand::Admit { joiner, replaces } => {
             after.admit(joiner.clone(), *replaces).map(|node| MemberReply::Admitted { node })
         }
-        MemberCommand::Remove { node } => after.remove(*node).map(done),
+        MemberCommand::Remove { node, force } => after.remove(*node, *force).map(done),
+        MemberCommand::Drain { node } => after.drain(*node).map(done),
+        MemberCommand::Undrain { node } => after.undrain(*node).map(done),
+        MemberCommand::Lost { node } => after.lost(*node).map(done),
+        MemberCommand::Returned { node } => after.returned(*node).map(done),
+        MemberCommand::Apply { epoch } => after.apply(*epoch).map(done),
         MemberCommand::Synced { node, epoch } => after.synced(*node, *epoch).map(done),
         MemberCommand::Begin => {
             after.begin();
@@ -295,7 +332,7 @@ mod tests {
         assert_eq!((two.layouts.len(), reply), (2, MemberReply::Admitted { node: NodeId(2) }));
         assert_eq!(apply_member(Some(&two), &admit), (None, MemberReply::Admitted { node: NodeId(2) }));
         let refused = MemberReply::Refused(Refusal::UnknownNode { node: NodeId(9) });
-        assert_eq!(apply_member(Some(&two), &MemberCommand::Remove { node: NodeId(9) }), (None, refused));
+        assert_eq!(apply_member(Some(&two), &MemberCommand::Remove { node: NodeId(9), force: true }), (None, refused));
         let part = MemberCommand::SetPart { node: NodeId(2), part: Part::Learner };
         assert_eq!(apply_member(Some(&two), &part).0.unwrap().members[&NodeId(2)].part, Part::Learner);
         for node in [NodeId(1), NodeId(2)] {

@@ -8,8 +8,8 @@ use super::record::{EntryRefV1, EntryV1, LogIdV1, StoredMembershipV1, VoteV1};
 use super::types::{Entry, LogId, SnapshotMeta, StoredMembership, Vote};
 use crate::codec::{self, CodecError};
 
-/// Of all payloads. A node that gets one of a version it does not know refuses it.
-const VERSION: u8 = 1;
+/// Of all payloads. A node that gets one of a version it does not know refuses it. Version 1 knew no standings of members.
+const VERSION: u8 = 2;
 
 /// A batch of entries, or a heartbeat.
 #[derive(Debug, Clone, PartialEq)]
@@ -608,7 +608,7 @@ mod tests {
         for length in 0..bytes.len() {
             assert!(Proposal::decode(&bytes[..length]).is_err(), "cut to {length} bytes");
         }
-        assert!(ProposalAnswer::decode(&[2, 1]).is_err());
+        assert!(ProposalAnswer::decode(&[3, 1]).is_err());
         assert!(AppendCall::decode(b"").is_err());
     }
 }

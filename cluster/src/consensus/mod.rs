@@ -5,6 +5,7 @@
 
 mod command;
 mod messages;
+mod reading;
 mod record;
 mod types;
 
@@ -16,6 +17,7 @@ pub use messages::{
     AppendAnswer, AppendCall, Proposal, ProposalAnswer, ReadIndexAnswer, SnapshotAnswer, SnapshotHead, SnapshotPart,
     SnapshotRecord, TransferAnswer, TransferCall, VoteAnswer, VoteCall,
 };
+pub use reading::{ReadAnswer, ReadCall};
 pub use record::{
     decode_entry, decode_log_id, decode_membership, decode_vote, encode_entry, encode_log_id, encode_membership,
     encode_vote,

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::ids::{ClusterId, Epoch, NodeId};
 use super::introduction::Joiner;
-use super::state::{ClusterState, Layout, LayoutNode, Member, Part};
+use super::state::{ClusterState, Layout, LayoutNode, Member, Part, Rebalance, Standing};
 
 /// Nodes of a cluster, at the most. What placement and the group are made and tested for.
 pub const MEMBERS_MAX: usize = 100;
@@ -58,6 +58,42 @@ pub enum Refusal {
         /// As asked for.
         node: NodeId,
     },
+    /// Nobody leaves, or is given up, before there is something to leave.
+    #[error("the cluster is being formed: blobs have no place yet")]
+    Forming,
+    /// It would leave nobody to hold blobs.
+    #[error("no other node that serves has a part of the blobs than node {node}")]
+    LastServing {
+        /// As asked for.
+        node: NodeId,
+    },
+    /// It holds blobs by a layout that is in force.
+    #[error("node {node} has a part of the blobs")]
+    HoldsBlobs {
+        /// As asked for.
+        node: NodeId,
+    },
+    /// Too few would be left to acknowledge writes.
+    #[error("without node {node} {left} nodes would serve, and a write needs {write_quorum}")]
+    TooFewLeft {
+        /// As asked for.
+        node: NodeId,
+        /// Nodes that would serve.
+        left: usize,
+        /// Copies that make a write acknowledged.
+        write_quorum: u8,
+    },
+    /// What was looked at is not what would be done now.
+    #[error("the plan for epoch {epoch} is stale: the next layout would be that of epoch {planned}")]
+    StalePlan {
+        /// As asked for.
+        epoch: Epoch,
+        /// Of the plan as it is now.
+        planned: Epoch,
+    },
+    /// Blobs lie as the members want it.
+    #[error("nothing waits to be applied")]
+    NothingToApply,
     /// Nothing moves to a layout that is not in force.
     #[error("the layout of epoch {epoch} is not in force")]
     UnknownLayout {
@@ -82,11 +118,14 @@ impl ClusterState {
             write_quorum,
             next_node_id: NodeId(1),
             expected_members,
+            rebalance: Rebalance::Automatic,
+            planned: Epoch(1),
             members: BTreeMap::new(),
             layouts: Vec::new(),
         };
-        let founder = state.add(founder);
+        let founder = state.add(founder, None);
         state.set_part(founder, Part::Voter);
+        state.settle(&BTreeMap::new());
         state
     }
 
@@ -108,48 +147,60 @@ impl ClusterState {
             None if known.is_none() && self.members.len() >= MEMBERS_MAX => return Err(Refusal::Full),
             _ => {}
         }
-        if let Some(node) = namesake {
-            self.members.remove(&node);
+        // A member that takes another one's name is to hold blobs if nobody else would.
+        if let Some(node) = namesake
+            && let Some(id) = known
+            && self.members.get(&id).is_some_and(|member| member.standing != Standing::Serving)
+        {
+            self.leaves_others(node)?;
         }
+        let before = self.proposed();
+        let replaced = namesake.and_then(|node| self.members.remove(&node));
         let id = match known.and_then(|id| Some((id, self.members.get_mut(&id)?))) {
             Some((id, member)) => {
                 let Joiner { name, address, volume, zone, weight } = joiner;
-                *member = Member { name, address, volume, zone, weight, part: member.part, synced: member.synced };
+                (member.name, member.address, member.volume) = (name, address, volume);
+                (member.zone, member.weight) = (zone, weight);
+                member.placed = member.placed.take().or_else(|| replaced?.placed);
                 id
             }
-            None => self.add(joiner),
+            None => self.add(joiner, replaced),
         };
-        self.settle();
+        self.settle(&before);
         Ok(id)
     }
 
-    /// Takes a node out. It is not let in again under this id.
+    /// Takes a node out: one that holds nothing by any layout in force, or is lost; or any, if that is forced. It is not let
+    /// in again under this id.
     ///
     /// # Errors
     /// [`Refusal`]; nothing is changed then.
-    pub fn remove(&mut self, node: NodeId) -> Result<(), Refusal> {
-        if !self.members.contains_key(&node) {
-            return Err(Refusal::UnknownNode { node });
-        }
+    pub fn remove(&mut self, node: NodeId, force: bool) -> Result<(), Refusal> {
+        let member = self.members.get(&node).ok_or(Refusal::UnknownNode { node })?;
         if self.members.len() == 1 {
             return Err(Refusal::LastNode { node });
         }
+        if !force && member.standing != Standing::Lost && self.holds_blobs(node) {
+            return Err(Refusal::HoldsBlobs { node });
+        }
+        self.leaves_others(node)?;
+        let before = self.proposed();
         self.members.remove(&node);
-        self.retire();
-        self.settle();
+        self.settle(&before);
         Ok(())
     }
 
     /// Places blobs on the members that there are, without waiting for others. For a founder whose peers are late.
     pub fn begin(&mut self) {
         if self.layouts.is_empty() {
+            let before = self.proposed();
             self.expected_members = 0;
-            self.settle();
+            self.settle(&before);
         }
     }
 
     /// A node has all that the layout of this epoch gives it, and decides by nothing older. When every member has, the older
-    /// layouts are retired: also those members that hold nothing, as they decide too.
+    /// layouts are retired: also those members that hold nothing, as they decide too, but not those that are lost.
     ///
     /// # Errors
     /// [`Refusal`]; nothing is changed then.
@@ -159,8 +210,8 @@ impl ClusterState {
         }
         let member = self.members.get_mut(&node).ok_or(Refusal::UnknownNode { node })?;
         member.synced = member.synced.max(epoch);
-        self.retire();
-        self.settle();
+        let unchanged = self.proposed();
+        self.settle(&unchanged);
         Ok(())
     }
 
@@ -171,213 +222,90 @@ impl ClusterState {
         }
     }
 
-    fn add(&mut self, joiner: Joiner) -> NodeId {
+    /// The nodes of the layout that all that is configured now would make.
+    pub fn proposed(&self) -> BTreeMap<NodeId, LayoutNode> {
+        let serving = self.members.iter().filter(|(_, member)| member.standing == Standing::Serving);
+        serving.map(|(id, member)| (*id, member.configured())).collect()
+    }
+
+    /// The nodes of the layout that is made now: those that serve, as they were placed last.
+    pub(super) fn wanted(&self) -> BTreeMap<NodeId, LayoutNode> {
+        let serving = self.members.iter().filter(|(_, member)| member.standing == Standing::Serving);
+        serving.filter_map(|(id, member)| Some((*id, member.placed.clone()?))).collect()
+    }
+
+    /// Whether a node is in a layout in force.
+    pub fn holds_blobs(&self, node: NodeId) -> bool {
+        self.layouts.iter().any(|layout| layout.nodes.contains_key(&node))
+    }
+
+    /// How many others hold blobs if this node does not: some, or none while the cluster is formed.
+    ///
+    /// # Errors
+    /// [`Refusal::LastServing`] when nobody would be left.
+    pub(super) fn leaves_others(&self, node: NodeId) -> Result<usize, Refusal> {
+        let others = self.wanted().into_keys().filter(|other| *other != node).count();
+        if self.layouts.is_empty() || others > 0 { Ok(others) } else { Err(Refusal::LastServing { node }) }
+    }
+
+    /// A new member; in the place of another one it has that one's part of the blobs, and goes on leaving.
+    fn add(&mut self, joiner: Joiner, replaced: Option<Member>) -> NodeId {
         let id = self.next_node_id;
         self.next_node_id = NodeId(id.0 + 1);
         let Joiner { name, address, volume, zone, weight } = joiner;
-        let member = Member { name, address, volume, zone, weight, part: Part::Watcher, synced: Epoch::default() };
+        let leaves = replaced.as_ref().is_some_and(|replaced| replaced.leaves);
+        let member = Member {
+            name,
+            address,
+            volume,
+            zone,
+            weight,
+            part: Part::Watcher,
+            synced: Epoch::default(),
+            standing: if leaves { Standing::Draining } else { Standing::Serving },
+            leaves,
+            placed: replaced.and_then(|replaced| replaced.placed),
+        };
         self.members.insert(id, member);
-        self.settle();
         id
     }
 
-    /// Appends the layout that the members make, if it is another one than the newest and there is room for it.
-    fn settle(&mut self) {
+    /// Does what follows from a change: retires layouts, and appends the layout that the members make, if it is another one
+    /// than the newest and there is room for it. `before` is what was [proposed](ClusterState::proposed) before the change.
+    pub(super) fn settle(&mut self, before: &BTreeMap<NodeId, LayoutNode>) {
+        self.retire();
+        let waits = self.rebalance == Rebalance::OnApply && !self.layouts.is_empty();
+        if !waits {
+            self.place_all();
+        }
         let is_forming = self.layouts.is_empty() && (self.members.len() as u64) < u64::from(self.expected_members);
-        let node = |member: &Member| LayoutNode { zone: member.zone.clone(), weight: member.weight };
-        let nodes: BTreeMap<NodeId, LayoutNode> = self.members.iter().map(|(id, m)| (*id, node(m))).collect();
         let newest = self.layouts.last();
-        if is_forming || newest.is_some_and(|layout| layout.nodes == nodes) || self.layouts.len() >= LAYOUTS_MAX {
+        let next = Epoch(newest.map_or(0, |layout| layout.epoch.0) + 1).max(self.planned);
+        let nodes = self.wanted();
+        let is_same = newest.is_some_and(|layout| layout.nodes == nodes);
+        if is_forming || is_same || nodes.is_empty() || self.layouts.len() >= LAYOUTS_MAX {
+            let is_another_plan = waits && self.proposed() != *before;
+            self.planned = if is_another_plan { Epoch(next.0 + 1) } else { next };
             return;
         }
-        let epoch = Epoch(newest.map_or(0, |layout| layout.epoch.0) + 1);
-        self.layouts.push(Layout { epoch, nodes });
+        self.planned = Epoch(next.0 + 1);
+        self.layouts.push(Layout { epoch: next, nodes });
+    }
+
+    /// Has the next layout made with what is configured.
+    pub(super) fn place_all(&mut self) {
+        for member in self.members.values_mut() {
+            member.placed = Some(member.configured());
+        }
     }
 
     /// Drops the layouts before the newest one that all members have synced to.
     fn retire(&mut self) {
-        let all_synced = |epoch| self.members.values().all(|member| member.synced >= epoch);
-        if let Some(at) = self.layouts.iter().rposition(|layout| all_synced(layout.epoch)) {
+        let mut waited_for = self.members.values().filter(|member| member.standing != Standing::Lost).peekable();
+        let Some(_somebody) = waited_for.peek() else { return };
+        let synced = waited_for.map(|member| member.synced).min().unwrap_or_default();
+        if let Some(at) = self.layouts.iter().rposition(|layout| layout.epoch <= synced) {
             self.layouts.drain(..at);
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::membership::VolumeId;
-
-    fn joiner(name: &str, volume: u8) -> Joiner {
-        let address = format!("{name}.test:7980");
-        Joiner { name: name.to_owned(), address, volume: VolumeId([volume; 16]), zone: String::new(), weight: 100 }
-    }
-
-    fn formed(expected: u32) -> ClusterState {
-        ClusterState::formed(ClusterId([1; 16]), "farm".to_owned(), (2, 2), expected, joiner("a", 1))
-    }
-
-    /// Formed of three.
-    fn three() -> ClusterState {
-        let mut state = formed(3);
-        state.admit(joiner("b", 2), None).unwrap();
-        state.admit(joiner("c", 3), None).unwrap();
-        state
-    }
-
-    fn layouts(state: &ClusterState) -> Vec<(u64, Vec<u64>)> {
-        let nodes = |layout: &Layout| layout.nodes.keys().map(|node| node.0).collect();
-        state.layouts.iter().map(|layout| (layout.epoch.0, nodes(layout))).collect()
-    }
-
-    #[test]
-    fn a_cluster_of_one_places_blobs_at_once() {
-        for expected in [0, 1] {
-            let state = formed(expected);
-            assert_eq!(layouts(&state), [(1, vec![1])]);
-            assert_eq!(state.members[&NodeId(1)].part, Part::Voter);
-        }
-    }
-
-    #[test]
-    fn a_cluster_of_several_begins_with_one_layout_of_all() {
-        let mut state = formed(3);
-        assert_eq!(layouts(&state), []);
-        assert_eq!(state.admit(joiner("b", 2), None), Ok(NodeId(2)));
-        assert_eq!(layouts(&state), []);
-        assert_eq!(state.admit(joiner("c", 3), None), Ok(NodeId(3)));
-        assert_eq!(layouts(&state), [(1, vec![1, 2, 3])]);
-        assert_eq!(state, three());
-    }
-
-    #[test]
-    fn a_founder_may_begin_with_those_who_came() {
-        let mut state = formed(3);
-        state.admit(joiner("b", 2), None).unwrap();
-        state.begin();
-        assert_eq!(layouts(&state), [(1, vec![1, 2])]);
-        state.begin();
-        state.admit(joiner("c", 3), None).unwrap();
-        assert_eq!(layouts(&state), [(1, vec![1, 2]), (2, vec![1, 2, 3])]);
-    }
-
-    #[test]
-    fn a_node_whose_directory_is_known_gets_its_old_id_and_says_anew_where_it_is() {
-        let mut state = three();
-        let moved = Joiner { address: "elsewhere.test:7980".to_owned(), ..joiner("b", 2) };
-        assert_eq!(state.admit(moved, None), Ok(NodeId(2)));
-        assert_eq!(state.members[&NodeId(2)].address, "elsewhere.test:7980");
-        assert_eq!(layouts(&state).len(), 1, "an address is no matter of layouts");
-        let heavier = Joiner { weight: 300, name: "b2".to_owned(), ..joiner("b", 2) };
-        assert_eq!(state.admit(heavier, None), Ok(NodeId(2)));
-        assert_eq!(layouts(&state).len(), 2);
-        assert_eq!(state.layouts[1].nodes[&NodeId(2)].weight, 300);
-        assert_eq!(state.next_node_id, NodeId(4));
-    }
-
-    #[test]
-    fn a_node_that_comes_back_with_an_empty_directory_takes_the_place_of_the_old_one() {
-        let mut state = three();
-        assert_eq!(state.admit(joiner("b", 9), Some(NodeId(2))), Ok(NodeId(4)));
-        assert_eq!(state.members.keys().map(|id| id.0).collect::<Vec<_>>(), [1, 3, 4]);
-        // The old one's place stays asked for until the new one has been filled.
-        assert_eq!(layouts(&state), [(1, vec![1, 2, 3]), (2, vec![1, 3, 4])]);
-    }
-
-    #[test]
-    fn a_name_is_not_taken_from_a_node_that_is_there() {
-        let mut state = three();
-        let before = state.clone();
-        let taken = Refusal::NameTaken { name: "b".to_owned(), node: NodeId(2) };
-        assert_eq!(state.admit(joiner("b", 9), None), Err(taken.clone()));
-        assert_eq!(state.admit(joiner("b", 9), Some(NodeId(3))), Err(taken.clone()));
-        assert_eq!(state.admit(joiner("b", 3), None), Err(taken), "nor by a member");
-        assert_eq!(state.admit(joiner("", 9), None), Err(Refusal::NoName));
-        assert_eq!(state, before);
-    }
-
-    #[test]
-    fn a_member_that_is_gone_is_replaced_only_by_its_name() {
-        let mut state = three();
-        assert_eq!(state.admit(joiner("d", 9), Some(NodeId(2))), Ok(NodeId(4)));
-        assert!(state.members.contains_key(&NodeId(2)));
-    }
-
-    #[test]
-    fn an_id_is_never_given_again() {
-        let mut state = three();
-        state.remove(NodeId(3)).unwrap();
-        assert_eq!(state.admit(joiner("c", 3), None), Ok(NodeId(4)));
-        assert_eq!(layouts(&state), [(1, vec![1, 2, 3]), (2, vec![1, 2]), (3, vec![1, 2, 4])]);
-    }
-
-    #[test]
-    fn neither_a_stranger_nor_the_last_node_is_removed() {
-        let mut state = formed(1);
-        assert_eq!(state.remove(NodeId(7)), Err(Refusal::UnknownNode { node: NodeId(7) }));
-        assert_eq!(state.remove(NodeId(1)), Err(Refusal::LastNode { node: NodeId(1) }));
-        assert_eq!(state, formed(1));
-    }
-
-    #[test]
-    fn an_older_layout_is_retired_when_all_have_synced_and_not_before() {
-        let mut state = three();
-        state.admit(joiner("d", 4), None).unwrap();
-        for node in [1, 2, 3] {
-            state.synced(NodeId(node), Epoch(2)).unwrap();
-            state.synced(NodeId(node), Epoch(2)).unwrap();
-            assert_eq!(state.layouts.len(), 2);
-        }
-        state.synced(NodeId(4), Epoch(1)).unwrap();
-        assert_eq!(state.layouts.len(), 2);
-        state.synced(NodeId(4), Epoch(2)).unwrap();
-        assert_eq!(layouts(&state), [(2, vec![1, 2, 3, 4])]);
-    }
-
-    #[test]
-    fn a_node_that_is_removed_is_not_waited_for() {
-        let mut state = three();
-        state.admit(joiner("d", 4), None).unwrap();
-        for node in [1, 2, 3] {
-            state.synced(NodeId(node), Epoch(2)).unwrap();
-        }
-        state.remove(NodeId(4)).unwrap();
-        assert_eq!(layouts(&state), [(2, vec![1, 2, 3, 4]), (3, vec![1, 2, 3])]);
-    }
-
-    #[test]
-    fn nobody_syncs_to_a_layout_that_is_not_in_force() {
-        let mut state = three();
-        assert_eq!(state.synced(NodeId(1), Epoch(2)), Err(Refusal::UnknownLayout { epoch: Epoch(2) }));
-        assert_eq!(state.synced(NodeId(8), Epoch(1)), Err(Refusal::UnknownNode { node: NodeId(8) }));
-        assert_eq!(state, three());
-    }
-
-    #[test]
-    fn beyond_so_many_layouts_changes_wait_and_then_go_into_one() {
-        let mut state = formed(1);
-        for at in 2..=9_u8 {
-            state.admit(joiner(&format!("n{at}"), at), None).unwrap();
-        }
-        assert_eq!(state.members.len(), 9);
-        assert_eq!(state.layouts.len(), LAYOUTS_MAX);
-        let newest = state.layouts.last().unwrap();
-        assert_eq!((newest.epoch, newest.nodes.len()), (Epoch(4), 4));
-        for node in 1..=9 {
-            state.synced(NodeId(node), Epoch(4)).unwrap();
-        }
-        assert_eq!(layouts(&state), [(4, (1..=4).collect()), (5, (1..=9).collect())]);
-    }
-
-    #[test]
-    fn a_cluster_has_an_end() {
-        let mut state = formed(1);
-        let name = |at: usize| format!("n{at}");
-        for at in 1..MEMBERS_MAX {
-            state.admit(joiner(&name(at), u8::try_from(at + 1).unwrap()), None).unwrap();
-        }
-        assert_eq!(state.admit(joiner("more", 200), None), Err(Refusal::Full));
-        assert_eq!(state.admit(joiner(&name(1), 201), Some(NodeId(2))), Ok(NodeId(101)), "one for another");
-        assert!(state.admit(joiner("a", 1), None).is_ok(), "those who are in it");
     }
 }

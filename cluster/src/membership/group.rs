@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::ids::NodeId;
-use super::state::{ClusterState, Part};
+use super::state::{ClusterState, Part, Standing};
 
 /// Voters of a cluster that has as many nodes: one may be lost.
 const VOTERS: usize = 3;
@@ -11,7 +11,7 @@ const VOTERS: usize = 3;
 const VOTERS_OF_MANY: usize = 5;
 /// From so many nodes on a cluster is a large one.
 const MANY_NODES: usize = 10;
-/// Nodes beside the voters that have the log. Each costs the leader a stream; a dozen answer the reads of a hundred.
+/// Nodes beside the voters that have the log, at the most. Each costs the leader a stream; a dozen answer the reads of a hundred.
 pub const LEARNERS_MAX: usize = 12;
 
 /// For how long a voter is away before another one takes its place: longer than a restart takes, shorter than it takes
@@ -29,6 +29,8 @@ pub enum GroupStep {
     RemoveVoter(NodeId),
     /// Have a learner learn no longer.
     RemoveLearner(NodeId),
+    /// Have another voter lead: this one is to leave.
+    HandOver(NodeId),
     /// Note a member's part in the cluster's state: it is so already.
     Record(NodeId, Part),
 }
@@ -40,10 +42,12 @@ struct Group<'a> {
     voters: &'a BTreeSet<NodeId>,
     learners: &'a BTreeSet<NodeId>,
     alive: &'a BTreeSet<NodeId>,
+    learners_max: usize,
 }
 
 /// What the leader changes next, if anything. `alive` are the members that have been heard from within
-/// [`VOTER_LOST_AFTER_MS`], the leader among them.
+/// [`VOTER_LOST_AFTER_MS`], the leader among them; of those that do not vote, `learners_max` have the log, and no more than
+/// [`LEARNERS_MAX`].
 ///
 /// A voter is replaced by adding before removing, so that there are never fewer than wanted; each step changes one voter, so
 /// that any majority before and any after it have a node in common.
@@ -53,13 +57,31 @@ pub fn next_step(
     voters: &BTreeSet<NodeId>,
     learners: &BTreeSet<NodeId>,
     alive: &BTreeSet<NodeId>,
+    learners_max: usize,
 ) -> Option<GroupStep> {
-    let group = Group { state, leader, voters, learners, alive };
-    let steps = [Group::former_member, Group::voter, Group::surplus_voter, Group::learner, Group::record];
+    let group = Group { state, leader, voters, learners, alive, learners_max: learners_max.min(LEARNERS_MAX) };
+    let steps = [
+        Group::hand_over,
+        Group::former_member,
+        Group::voter,
+        Group::surplus_voter,
+        Group::surplus_learner,
+        Group::learner,
+        Group::record,
+    ];
     steps.iter().find_map(|step| step(&group))
 }
 
 impl Group<'_> {
+    /// Has a voter lead that stays, if the leader is to leave.
+    fn hand_over(&self) -> Option<GroupStep> {
+        if self.stays(self.leader) {
+            return None;
+        }
+        let mut others = self.voters.iter().filter(|voter| **voter != self.leader && self.is_fit(**voter));
+        others.next().map(|voter| GroupStep::HandOver(*voter))
+    }
+
     /// Removes who is no member any more, voters last: where most voters are gone, the group cannot decide anyway.
     fn former_member(&self) -> Option<GroupStep> {
         let gone = |nodes: &BTreeSet<NodeId>| nodes.iter().find(|node| !self.is_member(**node)).copied();
@@ -71,9 +93,9 @@ impl Group<'_> {
 
     /// Adds a voter where one is wanted: there are too few, one is lost, or a zone without one could have one of two.
     fn voter(&self) -> Option<GroupStep> {
-        let living = self.voters.intersection(self.alive).count();
+        let living = self.voters.iter().filter(|voter| self.alive.contains(voter) && self.is_fit(**voter)).count();
         let is_wanted = living < self.wanted_voters() && self.voters.len() <= self.wanted_voters();
-        let candidates = self.state.members.keys().filter(|node| !self.voters.contains(node) && self.is_alive(**node));
+        let candidates = self.state.members.keys().filter(|node| !self.voters.contains(node) && self.is_fit(**node));
         // From the zone with the fewest living voters; those who learn before others; the oldest first.
         let rank = |node: &NodeId| (self.voters_in(self.zone(*node)), !self.learners.contains(node), *node);
         let best = candidates.min_by_key(|node| rank(node)).copied()?;
@@ -86,21 +108,32 @@ impl Group<'_> {
         Some(if self.learners.contains(&best) { GroupStep::AddVoter(best) } else { GroupStep::AddLearner(best) })
     }
 
-    /// Removes a voter where there are too many: a lost one, or else one of the zone that has most. Never the leader.
+    /// Removes a voter where there are too many: a lost one or one that is to leave, or else one of the zone that has most. Never
+    /// the leader.
     fn surplus_voter(&self) -> Option<GroupStep> {
         if self.voters.len() <= self.wanted_voters() {
             return None;
         }
         let others = self.voters.iter().filter(|voter| **voter != self.leader);
-        let rank = |node: &NodeId| (!self.is_alive(*node), self.voters_in(self.zone(*node)), *node);
+        let rank =
+            |node: &NodeId| (!self.is_alive(*node), !self.is_fit(*node), self.voters_in(self.zone(*node)), *node);
         others.max_by_key(|voter| rank(voter)).map(|voter| GroupStep::RemoveVoter(*voter))
+    }
+
+    /// Removes a learner where there are too many, as whoever loses the vote learns on: a lost one, or else the newest.
+    fn surplus_learner(&self) -> Option<GroupStep> {
+        if self.learners.len() <= self.learners_max {
+            return None;
+        }
+        let rank = |node: &NodeId| (!self.is_alive(*node), *node);
+        self.learners.iter().max_by_key(|learner| rank(learner)).map(|learner| GroupStep::RemoveLearner(*learner))
     }
 
     /// Has living members learn while there is room, and lost learners give theirs to others.
     fn learner(&self) -> Option<GroupStep> {
         let mut outside = self.state.members.keys().filter(|node| !self.has_log(**node) && self.is_alive(**node));
         let next = *outside.next()?;
-        if self.learners.len() < LEARNERS_MAX {
+        if self.learners.len() < self.learners_max {
             return Some(GroupStep::AddLearner(next));
         }
         let lost = self.learners.iter().find(|learner| !self.is_alive(**learner))?;
@@ -130,6 +163,16 @@ impl Group<'_> {
         self.state.members.contains_key(&node)
     }
 
+    /// Whether it is a member, and is to remain one.
+    fn stays(&self, node: NodeId) -> bool {
+        self.state.members.get(&node).is_some_and(|member| member.standing != Standing::Draining)
+    }
+
+    /// Whether it may vote.
+    fn is_fit(&self, node: NodeId) -> bool {
+        self.is_alive(node) && self.stays(node)
+    }
+
     fn is_alive(&self, node: NodeId) -> bool {
         node == self.leader || self.alive.contains(&node)
     }
@@ -144,6 +187,6 @@ impl Group<'_> {
 
     /// Living voters in a zone.
     fn voters_in(&self, zone: &str) -> usize {
-        self.voters.iter().filter(|voter| self.is_alive(**voter) && self.zone(**voter) == zone).count()
+        self.voters.iter().filter(|voter| self.is_fit(**voter) && self.zone(**voter) == zone).count()
     }
 }

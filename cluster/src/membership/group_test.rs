@@ -6,7 +6,7 @@ use rand::RngExt as _;
 
 use super::group::{GroupStep, LEARNERS_MAX, next_step};
 use super::ids::NodeId;
-use super::state::{ClusterState, Part};
+use super::state::{ClusterState, Part, Standing};
 use crate::testing::{layout, random, seed, state};
 
 struct Group {
@@ -15,6 +15,7 @@ struct Group {
     voters: BTreeSet<NodeId>,
     learners: BTreeSet<NodeId>,
     alive: BTreeSet<NodeId>,
+    learners_max: usize,
 }
 
 impl Group {
@@ -25,11 +26,12 @@ impl Group {
         let mut state = state(2, 2, vec![layout(1, nodes)]);
         state.members.values_mut().for_each(|member| member.part = Part::Watcher);
         let alive = state.members.keys().copied().collect();
-        Group { state, leader: NodeId(1), voters: BTreeSet::from([NodeId(1)]), learners: BTreeSet::new(), alive }
+        let (leader, voters, learners) = (NodeId(1), BTreeSet::from([NodeId(1)]), BTreeSet::new());
+        Group { state, leader, voters, learners, alive, learners_max: LEARNERS_MAX }
     }
 
     fn step(&self) -> Option<GroupStep> {
-        next_step(&self.state, self.leader, &self.voters, &self.learners, &self.alive)
+        next_step(&self.state, self.leader, &self.voters, &self.learners, &self.alive, self.learners_max)
     }
 
     /// Steps until there is nothing to do. Returns how many voters there were at the least.
@@ -50,6 +52,10 @@ impl Group {
                     assert!(self.voters.remove(&node) && self.learners.insert(node));
                 }
                 GroupStep::RemoveLearner(node) => assert!(self.learners.remove(&node)),
+                GroupStep::HandOver(node) => {
+                    assert!(self.voters.contains(&node) && self.alive.contains(&node));
+                    self.leader = node;
+                }
                 GroupStep::Record(node, part) => self.state.set_part(node, part),
             }
             assert!(self.voters.len().abs_diff(voters) <= 1);
@@ -134,6 +140,39 @@ fn a_node_that_is_a_member_no_more_leaves_the_group() {
 }
 
 #[test]
+fn a_node_that_is_to_leave_hands_over_and_gives_its_vote_to_one_that_stays() {
+    let mut group = Group::new(5, &[""]);
+    group.settle();
+    group.state.members.get_mut(&NodeId(1)).unwrap().standing = Standing::Draining;
+    assert_eq!(group.step(), Some(GroupStep::HandOver(NodeId(2))));
+    assert_eq!(group.settle(), 3);
+    assert_eq!(group.voters, BTreeSet::from([2, 3, 4].map(NodeId)));
+    assert!(group.learners.contains(&NodeId(1)), "it has the log as long as it is there");
+}
+
+#[test]
+fn a_node_that_is_to_leave_votes_while_nobody_can_take_its_place() {
+    let mut group = Group::new(3, &[""]);
+    group.settle();
+    group.state.members.get_mut(&NodeId(1)).unwrap().standing = Standing::Draining;
+    assert_eq!(group.settle(), 3);
+    assert_eq!((group.leader, group.voters.len()), (NodeId(2), 3));
+    group.state.members.remove(&NodeId(1));
+    group.settle();
+    assert_eq!(group.voters, BTreeSet::from([2, 3].map(NodeId)));
+}
+
+#[test]
+fn a_leader_that_was_removed_hands_over_first() {
+    let mut group = Group::new(3, &[""]);
+    group.settle();
+    group.state.members.remove(&NodeId(1));
+    assert_eq!(group.step(), Some(GroupStep::HandOver(NodeId(2))));
+    group.settle();
+    assert_eq!(group.voters, BTreeSet::from([2, 3].map(NodeId)));
+}
+
+#[test]
 fn a_learner_that_is_lost_makes_room_for_a_watcher_only() {
     let mut group = Group::new(18, &[""]);
     group.settle();
@@ -147,12 +186,38 @@ fn a_learner_that_is_lost_makes_room_for_a_watcher_only() {
 }
 
 #[test]
+fn as_many_learn_as_are_wanted_and_never_more_than_a_dozen() {
+    for (wanted, learners) in [(0, 0), (1, 1), (12, 12), (50, 12)] {
+        let mut group = Group { learners_max: wanted, ..Group::new(30, &["a", "b"]) };
+        group.settle();
+        assert_eq!((group.voters.len(), group.learners.len()), (5, learners), "{wanted} wanted");
+        assert_eq!(group.parts(Part::Watcher), 25 - learners);
+        // Fewer than there are.
+        group.learners_max = wanted / 2;
+        group.settle();
+        assert_eq!(group.parts(Part::Learner), learners.min(wanted / 2));
+    }
+}
+
+#[test]
+fn a_voter_that_is_replaced_does_not_make_a_learner_too_many() {
+    let mut group = Group { learners_max: 0, ..Group::new(5, &[""]) };
+    group.settle();
+    let lost = *group.voters.last().unwrap();
+    group.alive.remove(&lost);
+    group.settle();
+    assert_eq!((group.voters.len(), group.learners.len()), (3, 0));
+    assert_eq!(group.state.members[&lost].part, Part::Watcher);
+}
+
+#[test]
 fn whatever_happens_the_group_comes_to_rest_with_as_many_living_voters_as_there_can_be() {
     let mut random = random(seed());
     for _ in 0..300 {
         let nodes = random.random_range(1..=20_u64);
         let zones: Vec<&str> = ["a", "b", "c", "d"].into_iter().take(random.random_range(1..=4)).collect();
-        let mut group = Group::new(nodes, &zones);
+        let learners_max = random.random_range(0..=LEARNERS_MAX);
+        let mut group = Group { learners_max, ..Group::new(nodes, &zones) };
         for _ in 0..5 {
             group.settle();
             let ids: Vec<NodeId> = group.state.members.keys().copied().collect();
@@ -170,6 +235,7 @@ fn whatever_happens_the_group_comes_to_rest_with_as_many_living_voters_as_there_
         let living = group.state.members.keys().filter(|id| group.alive.contains(id)).count();
         let wanted = members.min(if members >= 10 { 5 } else { 3 });
         assert!(group.voters.len() <= wanted);
+        assert!(group.learners.len() <= learners_max);
         assert_eq!(group.voters.iter().filter(|id| group.alive.contains(id)).count(), wanted.min(living));
     }
 }

@@ -17,7 +17,7 @@ pub struct Roster {
 
 /// What a roster says of a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Standing {
+pub enum Belonging {
     /// It is a member.
     Member,
     /// It has been one, or its id was never given.
@@ -67,13 +67,13 @@ impl Roster {
     }
 
     /// Whether a node belongs to the cluster.
-    pub fn standing(&self, node: NodeId) -> Standing {
+    pub fn belonging(&self, node: NodeId) -> Belonging {
         if self.members.contains_key(&node) {
-            Standing::Member
+            Belonging::Member
         } else if node < self.next_node_id {
-            Standing::Gone
+            Belonging::Gone
         } else {
-            Standing::Newer
+            Belonging::Newer
         }
     }
 }
@@ -81,7 +81,7 @@ impl Roster {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::membership::{Layout, Member, Part, VolumeId};
+    use crate::membership::{Layout, Member, Part, Rebalance, Standing, VolumeId};
 
     fn state() -> ClusterState {
         let member = |number: u8| Member {
@@ -92,6 +92,9 @@ mod tests {
             weight: 100,
             part: Part::Voter,
             synced: Epoch(0),
+            standing: Standing::Serving,
+            leaves: false,
+            placed: None,
         };
         ClusterState {
             id: ClusterId([7; 16]),
@@ -101,6 +104,8 @@ mod tests {
             next_node_id: NodeId(5),
             members: BTreeMap::from([1, 2, 4].map(|number| (NodeId(u64::from(number)), member(number)))),
             expected_members: 0,
+            rebalance: Rebalance::Automatic,
+            planned: Epoch(5),
             layouts: [3, 4].map(|epoch| Layout { epoch: Epoch(epoch), nodes: BTreeMap::new() }).to_vec(),
         }
     }
@@ -119,10 +124,10 @@ mod tests {
     #[test]
     fn a_node_that_is_gone_is_told_from_one_that_is_to_come() {
         let roster = Roster::of(NodeId(2), &state());
-        assert_eq!(roster.standing(NodeId(1)), Standing::Member);
-        assert_eq!(roster.standing(NodeId(3)), Standing::Gone);
-        assert_eq!(roster.standing(NodeId(0)), Standing::Gone);
-        assert_eq!(roster.standing(NodeId(5)), Standing::Newer);
-        assert_eq!(Roster::default().standing(NodeId(1)), Standing::Newer);
+        assert_eq!(roster.belonging(NodeId(1)), Belonging::Member);
+        assert_eq!(roster.belonging(NodeId(3)), Belonging::Gone);
+        assert_eq!(roster.belonging(NodeId(0)), Belonging::Gone);
+        assert_eq!(roster.belonging(NodeId(5)), Belonging::Newer);
+        assert_eq!(Roster::default().belonging(NodeId(1)), Belonging::Newer);
     }
 }

@@ -26,6 +26,11 @@ pub struct ClusterState {
     pub next_node_id: NodeId,
     /// How many members there are to be before blobs are placed for the first time.
     pub expected_members: u32,
+    /// When members that have joined, or have another weight or zone than before, get their part of the blobs.
+    pub rebalance: Rebalance,
+    /// The epoch that the next layout will have. While a change waits to be applied it grows with all that would make another
+    /// layout, so that it tells one plan from another.
+    pub planned: Epoch,
     /// Every node that belongs to the cluster.
     pub members: BTreeMap<NodeId, Member>,
     /// The layouts in force, oldest first: the last is the one that blobs move to, the others are those that some blobs still
@@ -50,6 +55,33 @@ pub struct Member {
     pub part: Part,
     /// The newest layout that it has reported to hold all of its part of.
     pub synced: Epoch,
+    /// Whether blobs are placed on it.
+    pub standing: Standing,
+    /// It has been asked to leave: what it goes back to should it be lost, and return.
+    pub leaves: bool,
+    /// What layouts are made with; `None` for a node that has joined and waits for its part of the blobs.
+    pub placed: Option<LayoutNode>,
+}
+
+/// Whether blobs are placed on a member.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Standing {
+    /// They are.
+    Serving,
+    /// It is asked to leave: what it has goes to others. It still takes any request.
+    Draining,
+    /// It has been gone for so long that others are given what it had. Nobody waits for it.
+    Lost,
+}
+
+/// When a change of members moves blobs. That a node leaves or is lost always does, at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum Rebalance {
+    /// At once.
+    #[default]
+    Automatic,
+    /// When somebody has looked at what would move, and says so.
+    OnApply,
 }
 
 /// A member's part in the Raft group.
@@ -72,7 +104,7 @@ pub struct Layout {
     pub nodes: BTreeMap<NodeId, LayoutNode>,
 }
 
-/// A node that holds blobs.
+/// A node that holds blobs, or is to.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LayoutNode {
     /// What fails together with it.
@@ -82,7 +114,7 @@ pub struct LayoutNode {
 }
 
 /// Of a state that travels by itself. In the log and in snapshots it is part of records with versions of their own.
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 
 impl ClusterState {
     /// As it travels.
@@ -113,6 +145,11 @@ impl ClusterState {
 }
 
 impl Member {
+    /// What a layout would be made with, as it is configured now.
+    pub fn configured(&self) -> LayoutNode {
+        LayoutNode { zone: self.zone.clone(), weight: self.weight }
+    }
+
     /// Whether all that a node says of itself is known already.
     pub fn is_as(&self, joiner: &Joiner) -> bool {
         let Joiner { name, address, volume, zone, weight } = joiner;

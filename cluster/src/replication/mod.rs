@@ -18,6 +18,6 @@ mod testing;
 #[cfg(test)]
 mod write_test;
 
-pub use read::{ReadDecision, Verdict};
+pub use read::{MISS_WITHIN_MS, ReadDecision, Verdict};
 pub use version::{MAX_CLOCK_AHEAD_MS, Version, VersionClock, VersionError};
 pub use write::{Next, WriteDecision};

@@ -4,6 +4,11 @@ use super::policy::{Candidate, Candidates};
 use crate::membership::{Epoch, NodeId};
 use crate::view::View;
 
+/// For how long a search may take that says that there is nothing. Copies move while it asks one node after the other, and stay
+/// where they were for [`DROP_AFTER_MS`](crate::repair::DROP_AFTER_MS) after they have come to where they belong: what a node has
+/// said before that may not be so any more, and the search has to begin anew. By a clock that does not stop with the process.
+pub const MISS_WITHIN_MS: u64 = 30_000;
+
 /// A read that has not found its blob yet.
 ///
 /// It asks one node after the other ([`verdict`](ReadDecision::verdict)), or several at once ([`ask_next`](ReadDecision::ask_next)).
@@ -88,6 +93,14 @@ impl ReadDecision {
         }
         let asked = self.candidates.nodes.iter().any(|candidate| candidate.state == State::Asked);
         if asked { Verdict::Wait } else { Verdict::Unavailable }
+    }
+
+    /// The same for a search that has taken so long: after [`MISS_WITHIN_MS`] there is no miss.
+    pub fn verdict_after(&self, elapsed_ms: u64) -> Verdict {
+        match self.verdict() {
+            Verdict::Missing if elapsed_ms > MISS_WITHIN_MS => Verdict::Unavailable,
+            verdict => verdict,
+        }
     }
 
     /// The nearest owner not asked yet; once an owner has failed, the nearest other node; and in the end those away.

@@ -1,7 +1,7 @@
 //! Reads, step by step.
 
 use super::testing::{view, view_by};
-use super::{ReadDecision, Verdict};
+use super::{MISS_WITHIN_MS, ReadDecision, Verdict};
 use crate::membership::{Epoch, NodeId};
 use crate::ring::PARTITIONS;
 use crate::testing::plain_layout;
@@ -136,4 +136,15 @@ fn a_no_by_a_newer_layout_is_no_fact_before_the_view_has_it() {
 fn without_nodes_nothing_is_a_fact() {
     let view = view_by(2, 2, vec![plain_layout(1, [])]);
     assert_eq!(ReadDecision::new(&view, 9, near).verdict(), Verdict::Unavailable);
+}
+
+#[test]
+fn a_search_that_took_long_does_not_say_that_there_is_nothing() {
+    let view = view(5, 2, 2);
+    let mut read = ReadDecision::new(&view, 9, |node| Some(node.0));
+    while let Some(node) = read.ask_next() {
+        read.answered_no(node);
+    }
+    assert_eq!(read.verdict_after(MISS_WITHIN_MS), Verdict::Missing);
+    assert_eq!(read.verdict_after(MISS_WITHIN_MS + 1), Verdict::Unavailable);
 }

@@ -5,7 +5,6 @@
 //! every node, on every architecture, and every later version of the program must come to the same table.
 
 mod placement;
-#[cfg(test)]
 mod plan;
 #[expect(clippy::module_inception, reason = "the folder is placement, the file the ring that it walks")]
 mod ring;
@@ -20,5 +19,4 @@ mod movement_test;
 mod placement_test;
 
 pub use placement::{FALLBACKS, PARTITIONS, Placement, partition_of};
-#[cfg(test)]
-pub(crate) use plan::Plan;
+pub use plan::{Change, Plan};

@@ -97,6 +97,13 @@ impl Placement {
         Placement { epoch: layout.epoch, owner_count, row_width, rows: table.ids() }
     }
 
+    /// The first partitions of it alone; nobody owns the others. For simulations, in which few blobs make many moves.
+    #[must_use]
+    pub fn first(&self, partitions: usize) -> Placement {
+        let rows = self.rows.iter().take(partitions.saturating_mul(self.row_width)).copied().collect();
+        Placement { rows, ..self.clone() }
+    }
+
     /// The layout that it is the table of.
     pub fn epoch(&self) -> Epoch {
         self.epoch

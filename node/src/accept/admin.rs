@@ -1,4 +1,7 @@
-//! The admin port: probes, metrics and status, in plain HTTP/1.1. It says how the node is, and changes nothing.
+//! The admin port: probes, metrics and status, in plain HTTP/1.1; and orders of whoever operates the cluster.
+//!
+//! Everything but orders only tells, and changes nothing. Orders are taken from this machine alone, whatever the address of the
+//! port: who may connect from elsewhere may look. And never from a browser, which sends what any page on the web wants.
 //!
 //! A connection carries one request and lives for a few seconds. When there are too many, the oldest one is cut: an
 //! answer takes a moment, so that the oldest is one that is slow or says nothing, and a probe comes through.
@@ -13,8 +16,8 @@ use bytes::Bytes;
 use casbah_cluster::digest::Digest;
 use http::header::{self, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
-use http_body_util::Full;
-use hyper::body::Incoming;
+use http_body_util::{BodyExt as _, Full, Limited};
+use hyper::body::{Body, Incoming};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -25,6 +28,7 @@ use tokio::task::{AbortHandle, JoinSet};
 use crate::accept::listener::{ACCEPT_PAUSE, BindError, sockets};
 use crate::config::ListenAddress;
 use crate::observe::counters::COUNTERS;
+use crate::observe::orders::{Order, OrderError};
 use crate::observe::snapshot::{Observed, Phase, Snapshot};
 use crate::observe::{exposition, metrics, page};
 
@@ -39,6 +43,18 @@ const HEAD_DEADLINE: Duration = Duration::from_secs(5);
 
 /// Bytes of the head of a request: those of a browser with many cookies, and the least that the library allows.
 const HEAD_BYTES_MAX: usize = 8 << 10;
+
+/// Bytes of an order: each names a node or an epoch.
+const ORDER_BYTES_MAX: usize = 4 << 10;
+
+/// Where orders are given.
+const ORDERS: &str = "/orders";
+
+/// What an order carries: no form of a page has it, and a script would have to ask for leave, which is not given.
+const ORDER_HEADER: &str = "casbah-order";
+
+/// What only browsers send.
+const BROWSER_HEADERS: [&str; 3] = ["origin", "sec-fetch-site", "referer"];
 
 /// Nothing from elsewhere is loaded, nothing runs, and no other page shows this one.
 const CONTENT_POLICY: HeaderValue =
@@ -59,6 +75,7 @@ enum Route {
     Metrics,
     Status,
     Ring,
+    Layout,
     Blob(Digest),
     Page,
 }
@@ -107,14 +124,15 @@ async fn accept(socket: TcpListener, node: Arc<dyn Observed>) {
     loop {
         tokio::select! {
             accepted = socket.accept() => match accepted {
-                Ok((stream, _)) => {
+                Ok((stream, from)) => {
                     by_age.retain(|connection| !connection.is_finished());
                     while by_age.len() >= CONNECTIONS_MAX {
                         if let Some(oldest) = by_age.pop_front() {
                             oldest.abort();
                         }
                     }
-                    by_age.push_back(connections.spawn(serve(stream, Arc::clone(&node))));
+                    let is_local = from.ip().to_canonical().is_loopback();
+                    by_age.push_back(connections.spawn(serve(stream, is_local, Arc::clone(&node))));
                 }
                 Err(error) => {
                     tracing::warn!(%error, "a connection to the admin port could not be accepted");
@@ -132,10 +150,15 @@ async fn accept(socket: TcpListener, node: Arc<dyn Observed>) {
     }
 }
 
-async fn serve(stream: TcpStream, node: Arc<dyn Observed>) {
+async fn serve(stream: TcpStream, is_local: bool, node: Arc<dyn Observed>) {
     let answer = service_fn(move |request: Request<Incoming>| {
         let node = Arc::clone(&node);
-        async move { Ok::<_, Infallible>(answer(request.method(), request.uri().path(), &node).await) }
+        async move {
+            Ok::<_, Infallible>(match request.uri().path() == ORDERS {
+                true => take_order(request, is_local, &node).await,
+                false => answer(request.method(), request.uri().path(), &node).await,
+            })
+        }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -159,6 +182,7 @@ impl Route {
             "/metrics" => Route::Metrics,
             "/status.json" => Route::Status,
             "/ring.json" => Route::Ring,
+            "/layout.json" => Route::Layout,
             "/" => Route::Page,
             _ => return path.strip_prefix("/blobs/")?.parse().ok().map(Route::Blob),
         })
@@ -192,7 +216,41 @@ async fn answer(method: &Method, path: &str, node: &Arc<dyn Observed>) -> Respon
             None => text(StatusCode::INTERNAL_SERVER_ERROR, "the node could not be looked at"),
         },
         Route::Ring => json_or_none(node.ring().as_ref()),
+        Route::Layout => json_or_none(node.layout().as_ref()),
         Route::Blob(digest) => json_or_none(node.whereabouts(&digest).await.as_ref()),
+    }
+}
+
+/// Does what is asked for, if it comes from whoever operates this machine.
+async fn take_order<B>(request: Request<B>, is_local: bool, node: &Arc<dyn Observed>) -> Response<Full<Bytes>>
+where
+    B: Body,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    if request.method() != Method::POST {
+        let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "orders are given by POST");
+        response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("POST"));
+        return response;
+    }
+    let headers = request.headers();
+    if !is_local {
+        return text(StatusCode::FORBIDDEN, "orders are taken from the node's own machine only");
+    }
+    if !headers.contains_key(ORDER_HEADER) || BROWSER_HEADERS.iter().any(|name| headers.contains_key(*name)) {
+        return text(StatusCode::FORBIDDEN, "orders are taken from the program's own commands, and from no browser");
+    }
+    let Ok(body) = Limited::new(request.into_body(), ORDER_BYTES_MAX).collect().await else {
+        return text(StatusCode::PAYLOAD_TOO_LARGE, "this is no order: it is too long, or broke off");
+    };
+    let order: Order = match serde_json::from_slice(&body.to_bytes()) {
+        Ok(order) => order,
+        Err(error) => return text(StatusCode::BAD_REQUEST, &format!("this is no order: {error}")),
+    };
+    match node.carry_out(order).await {
+        Some(Ok(())) => text(StatusCode::OK, "done"),
+        Some(Err(OrderError::Refused { reason })) => text(StatusCode::CONFLICT, &reason),
+        Some(Err(OrderError::NotNow { reason })) => text(StatusCode::SERVICE_UNAVAILABLE, &reason),
+        None => text(StatusCode::SERVICE_UNAVAILABLE, "the node is in no cluster (yet)"),
     }
 }
 
@@ -250,9 +308,8 @@ fn response(status: StatusCode, content_type: HeaderValue, body: String) -> Resp
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::observe::cluster::{Copy, Holder, Ring, Whereabouts};
+    use crate::observe::cluster::{Copy, Holder, Layouts, Ring, Whereabouts};
     use futures_util::future::BoxFuture;
-    use http_body_util::BodyExt as _;
 
     struct Fixed(Phase);
 
@@ -267,6 +324,21 @@ mod tests {
 
         fn ring(&self) -> Option<Ring> {
             None
+        }
+
+        fn layout(&self) -> Option<Layouts> {
+            None
+        }
+
+        fn carry_out(&self, order: Order) -> BoxFuture<'_, Option<Result<(), OrderError>>> {
+            Box::pin(async move {
+                match order {
+                    Order::Drain { node: 3 } => Some(Ok(())),
+                    Order::Drain { .. } => Some(Err(OrderError::Refused { reason: "there is no node 4".into() })),
+                    Order::Undrain { .. } => Some(Err(OrderError::NotNow { reason: "nobody leads".into() })),
+                    _ => None,
+                }
+            })
         }
 
         fn whereabouts<'a>(&'a self, digest: &'a Digest) -> BoxFuture<'a, Option<Whereabouts>> {
@@ -309,6 +381,58 @@ mod tests {
             let response = answer(&method, "/readyz", &node).await;
             assert_eq!(response.status(), StatusCode::METHOD_NOT_ALLOWED);
             assert_eq!(response.headers()[header::ALLOW], "GET, HEAD");
+        }
+    }
+
+    async fn give(order: &str, is_local: bool, header: (&str, &str)) -> (u16, String) {
+        let node: Arc<dyn Observed> = Arc::new(Fixed(Phase::Serving));
+        let request = Request::builder().method(Method::POST).uri(ORDERS).header(header.0, header.1);
+        let request = request.body(Full::new(Bytes::from(order.to_owned()))).unwrap();
+        let response = take_order(request, is_local, &node).await;
+        let status = response.status().as_u16();
+        let body = response.into_body().collect().await.unwrap().to_bytes();
+        (status, String::from_utf8(body.to_vec()).unwrap())
+    }
+
+    #[tokio::test]
+    async fn an_order_is_carried_out_and_what_came_of_it_is_told() {
+        let own = (ORDER_HEADER, "1");
+        for (order, status, told) in [
+            (r#"{"order":"drain","node":3}"#, 200, "done\n"),
+            (r#"{"order":"drain","node":4}"#, 409, "there is no node 4\n"),
+            (r#"{"order":"undrain","node":4}"#, 503, "nobody leads\n"),
+            (r#"{"order":"apply","epoch":4}"#, 503, "the node is in no cluster (yet)\n"),
+        ] {
+            assert_eq!(give(order, true, own).await, (status, told.to_owned()), "{order}");
+        }
+        let long = format!(r#"{{"order":"drain","node":{}}}"#, "3".repeat(5000));
+        for (order, status) in [
+            ("", 400),
+            (r#"{"order":"stop"}"#, 400),
+            (r#"{"order":"drain"}"#, 400),
+            (r#"{"order":"drain","node":3,"force":true}"#, 400),
+            (&long, 413),
+        ] {
+            assert_eq!(give(order, true, own).await.0, status, "{order}");
+        }
+    }
+
+    #[tokio::test]
+    async fn orders_come_from_this_machine_and_from_no_browser() {
+        let order = r#"{"order":"drain","node":3}"#;
+        assert_eq!(give(order, false, (ORDER_HEADER, "1")).await.0, 403);
+        assert_eq!(give(order, true, ("content-type", "application/json")).await.0, 403);
+        let node: Arc<dyn Observed> = Arc::new(Fixed(Phase::Serving));
+        for name in BROWSER_HEADERS {
+            let request = Request::builder().method(Method::POST).header(ORDER_HEADER, "1").header(name, "x");
+            let request = request.body(Full::new(Bytes::from(order))).unwrap();
+            assert_eq!(take_order(request, true, &node).await.status(), StatusCode::FORBIDDEN, "{name}");
+        }
+        for method in [Method::GET, Method::PUT, Method::OPTIONS] {
+            let request = Request::builder().method(method).body(Full::new(Bytes::new())).unwrap();
+            let response = take_order(request, true, &node).await;
+            assert_eq!(response.status(), StatusCode::METHOD_NOT_ALLOWED);
+            assert_eq!(response.headers()[header::ALLOW], "POST");
         }
     }
 

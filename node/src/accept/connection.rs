@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use hyper::body::Incoming;
 use hyper::server::conn::http2;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
@@ -18,6 +18,7 @@ use tonic::body::Body;
 use tower::Service;
 use tower::util::BoxCloneSyncService;
 
+use crate::accept::calls::Calls;
 use crate::accept::end::Ended;
 use crate::accept::linger::Linger;
 use crate::config::limits;
@@ -60,13 +61,16 @@ pub(super) struct Bounds {
     keepalive: (Duration, Duration),
     /// After this time the client is asked to connect again.
     age: Option<Duration>,
+    /// How long a client may take nothing of an answer.
+    stall: Duration,
 }
 
 // === impl Bounds ===
 
 impl Bounds {
-    /// Of one client, who may be anyone, and whose connection may become about as old as this.
-    pub(super) fn client(age: Option<Duration>) -> Bounds {
+    /// Of one client, who may be anyone, whose connection may become about as old as this, and who may take nothing of an answer
+    /// for so long.
+    pub(super) fn client(age: Option<Duration>, stall: Duration) -> Bounds {
         Bounds {
             stream_window_bytes: limits::STREAM_WINDOW_BYTES,
             window_bytes: limits::CONNECTION_WINDOW_BYTES,
@@ -75,6 +79,7 @@ impl Bounds {
             faulty_streams: Some(1024),
             keepalive: KEEPALIVE,
             age: age.map(|age| age.mul_f64(rand::random_range(1.0 - AGE_SPREAD..=1.0 + AGE_SPREAD))),
+            stall,
         }
     }
 
@@ -87,6 +92,7 @@ impl Bounds {
         faulty_streams: None,
         keepalive: KEEPALIVE,
         age: None,
+        stall: Duration::MAX,
     };
 
     /// Of another node, which gives up calls by the hundred when one of its clients goes away.
@@ -98,6 +104,7 @@ impl Bounds {
         faulty_streams: None,
         keepalive: (limits::PEER_KEEPALIVE_INTERVAL, limits::PEER_KEEPALIVE_TIMEOUT),
         age: None,
+        stall: Duration::MAX,
     };
 }
 
@@ -121,7 +128,7 @@ pub(super) async fn serve<I, S>(
     let received = Arc::new(AtomicUsize::new(0));
     let has_begun = || received.load(Ordering::Relaxed) >= PREFACE_BYTES;
     let io = Stream { io, received: Arc::clone(&received), linger: None };
-    let connection = http2::Builder::new(TokioExecutor::new())
+    let connection = http2::Builder::new(Calls::new(bounds.stall))
         .timer(TokioTimer::new())
         .initial_stream_window_size(bounds.stream_window_bytes)
         .initial_connection_window_size(bounds.window_bytes)
@@ -249,10 +256,10 @@ mod tests {
     #[test]
     fn connections_that_came_together_do_not_end_together() {
         let hour = Duration::from_secs(3600);
-        let ages: Vec<Duration> = (0..100).filter_map(|_| Bounds::client(Some(hour)).age).collect();
+        let ages: Vec<Duration> = (0..100).filter_map(|_| Bounds::client(Some(hour), hour).age).collect();
         assert!(ages.iter().all(|age| (hour.mul_f64(0.899)..=hour.mul_f64(1.101)).contains(age)), "{ages:?}");
         let (first, last) = (ages.iter().min().unwrap(), ages.iter().max().unwrap());
         assert!(*last - *first > Duration::from_secs(60), "{ages:?}");
-        assert_eq!(Bounds::client(None).age, None);
+        assert_eq!(Bounds::client(None, hour).age, None);
     }
 }

@@ -119,11 +119,12 @@ impl Bound {
     }
 
     /// Accepts connections and serves `app` on them until `ended`; returns when the last connection is finished. Looks
-    /// at the certificates every second, and whenever `reload_now` changes.
+    /// at the certificates every second, and whenever `reload_now` changes. Calls whose clients take nothing of the answer for as
+    /// long as `stall` are ended.
     ///
     /// # Cancel safety
     /// Dropped, every connection is cut.
-    pub async fn serve(self, app: App, reload_now: watch::Receiver<()>, mut ended: Ended) {
+    pub async fn serve(self, app: App, stall: Duration, reload_now: watch::Receiver<()>, mut ended: Ended) {
         let Bound { kind, address, sockets, port, tls } = self;
         let places = match kind {
             Kind::Clients(_) => limits::CONNECTIONS_MAX,
@@ -140,7 +141,7 @@ impl Bound {
         let kind = Arc::new(kind);
         for socket in sockets {
             let (kind, tls, app, reloaded) = (Arc::clone(&kind), tls.clone(), app.clone(), reloaded.clone());
-            let newcomer = Newcomer { kind, tls, app, reloaded };
+            let newcomer = Newcomer { kind, tls, app, stall, reloaded };
             tasks.spawn(accept(socket, newcomer, Arc::clone(&places), ended.clone()));
         }
         ended.reached().await;
@@ -213,6 +214,8 @@ struct Newcomer {
     kind: Arc<Kind>,
     tls: Option<Arc<ListenerTls>>,
     app: App,
+    /// How long a client may take nothing of an answer.
+    stall: Duration,
     /// Changes when certificates were read again.
     reloaded: watch::Receiver<()>,
 }
@@ -301,11 +304,11 @@ impl Newcomer {
             return;
         }
         let bounds = match &*self.kind {
-            Kind::Clients(config) => Bounds::client(config.connection_age),
+            Kind::Clients(config) => Bounds::client(config.connection_age, self.stall),
             Kind::Peers => Bounds::PEER,
         };
         let Some(tls) = self.tls.clone() else {
-            let service = self.admitted(Identity::anonymous());
+            let service = self.admitted(Identity::anonymous(), from);
             return connection::serve(stream, service, bounds, ended, std::future::pending()).await;
         };
         // However many handshakes there are, they cost memory within the bound on connections, and the processor in turns.
@@ -318,7 +321,7 @@ impl Newcomer {
         match tokio::time::timeout(HANDSHAKE_DEADLINE, tls.accept(stream)).await {
             Ok(Ok((stream, identity))) => {
                 tracing::debug!(%from, %identity, "connected");
-                let service = self.admitted(identity.clone());
+                let service = self.admitted(identity.clone(), from);
                 connection::serve(stream, service, bounds, ended, self.withdrawn(&tls, &identity)).await;
             }
             Ok(Err(error)) => {
@@ -345,11 +348,13 @@ impl Newcomer {
     }
 
     /// What answers the requests of this connection.
-    fn admitted(&self, identity: Identity) -> Admitted {
+    fn admitted(&self, identity: Identity, from: SocketAddr) -> Admitted {
         let inner = match &*self.kind {
             Kind::Clients(config) => {
                 let who = identity.to_string().into();
-                let access = Access { who, permissions: config.allow, services: config.services };
+                // What a client is counted by: its certificate, or else where it is.
+                let from = identity.certificate().is_none().then(|| from.ip().to_canonical());
+                let access = Access { who, permissions: config.allow, services: config.services, from };
                 Inner::Clients(Gate::new(self.app.clone(), access, config.reflection))
             }
             Kind::Peers => Inner::Peers(self.app.clone()),

@@ -1,11 +1,14 @@
 //! Listeners: bind, accept, TLS, limits, and the way out; and the admin port.
 
 mod admin;
+mod calls;
 mod connection;
 mod end;
 mod linger;
 mod listener;
 mod owner_socket;
+#[cfg(test)]
+mod peers_inventories_test;
 #[cfg(test)]
 mod peers_refused_test;
 #[cfg(test)]

@@ -24,6 +24,7 @@ use super::tls::Reloaded;
 use crate::authenticate::test_certificates::{DOCUMENTED_CLIENT, Made, authority_params, params};
 use crate::authenticate::{crypto, load_key};
 use crate::forward::{PeerError, message_frame};
+use crate::store::Presence;
 
 const ONE: NodeId = NodeId(1);
 const TWO: NodeId = NodeId(2);
@@ -288,7 +289,7 @@ async fn another_node_under_a_nodes_address_does_not_speak_for_it() {
 async fn a_node_that_is_no_member_any_more_is_refused() {
     let (mut site, one, two) = Site::pair().await;
     let digest = Digest::of(DigestFunction::Sha256, b"x");
-    assert_eq!(one.peers.find(TWO, &[digest], false).await.unwrap(), [false]);
+    assert_eq!(one.peers.find(TWO, &[digest], false).await.unwrap(), [Presence::Absent]);
     site.addresses.remove(&ONE);
     site.tell(&[&two]);
     let began = Instant::now();

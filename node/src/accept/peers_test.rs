@@ -13,7 +13,7 @@ use rand::{Rng as _, SeedableRng as _};
 use super::peers_testing::{Node, Proxy, Site};
 use crate::config::{Compression, limits};
 use crate::forward::{Form, PeerError, PeerRead, Unreachable};
-use crate::store::ReadError;
+use crate::store::{Presence, ReadError};
 
 const ONE: NodeId = NodeId(1);
 const TWO: NodeId = NodeId(2);
@@ -160,7 +160,7 @@ async fn batches_have_an_outcome_for_each_blob_in_order() {
     let failed: Vec<usize> = (0..300).filter(|at| outcomes[*at].is_err()).collect();
     assert_eq!(failed, [7]);
     let found = one.peers.find(TWO, &digests, true).await.unwrap();
-    assert_eq!((0..300).filter(|at| !found[*at]).collect::<Vec<_>>(), [7]);
+    assert_eq!((0..300).filter(|at| found[*at] != Presence::Here).collect::<Vec<_>>(), [7]);
     let read = one.peers.read_batch(TWO, &digests, 80_000, false).await.unwrap();
     for (at, outcome) in read.into_iter().enumerate() {
         match outcome {
@@ -171,7 +171,7 @@ async fn batches_have_an_outcome_for_each_blob_in_order() {
         }
     }
     assert_eq!(two.store.status().blobs, 298, "the first one is empty");
-    assert_eq!(one.peers.find(TWO, &[], false).await.unwrap(), [false; 0]);
+    assert_eq!(one.peers.find(TWO, &[], false).await.unwrap(), []);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -240,6 +240,26 @@ async fn messages_of_the_group_and_snapshots_reach_it_and_what_breaks_off_is_not
     let taken = two.inner.snapshots.lock().unwrap().clone();
     assert_eq!(taken.first(), Some(&Ok(data.to_vec())));
     assert!(taken.get(1).is_none_or(|second| second.is_err()), "{} bytes", data.len());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_without_the_log_is_told_of_the_cluster_until_the_stream_breaks() {
+    use crate::index::{Network, NetworkError, WatchPart};
+    use futures_util::StreamExt as _;
+    let (_site, one, mut two) = Site::pair().await;
+    let refused = one.peers.watch_state(TWO).await.map(drop).unwrap_err();
+    assert!(matches!(refused, PeerError::Full { .. }), "{refused}");
+    let state = Some(Bytes::from_static(b"state"));
+    let first = WatchPart { position: 7, state, leader: Some(TWO), is_current: false };
+    let sign = WatchPart { position: 0, state: None, leader: None, is_current: true };
+    *two.inner.told.lock().unwrap() = vec![first.clone(), sign.clone()];
+    let mut parts = Network::watch(&one.peers, TWO).await.unwrap();
+    assert_eq!(parts.next().await.unwrap().unwrap(), first);
+    assert_eq!(parts.next().await.unwrap().unwrap(), sign);
+    two.kill().await;
+    let broken = tokio::time::timeout(Duration::from_secs(20), parts.next()).await.expect("nobody told that it broke");
+    assert!(matches!(broken, Some(Err(NetworkError::Failed { node: TWO, .. }))), "{broken:?}");
+    assert!(Network::watch(&one.peers, TWO).await.is_err());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -341,7 +361,7 @@ async fn a_node_that_falls_silent_is_away_within_three_seconds_and_so_are_calls_
     // New connections get through, which are made although nobody has closed the old ones.
     proxy.silent.send_replace(false);
     until(|| one.peers.health(TWO).reachable).await;
-    assert_eq!(one.peers.find(TWO, &[digest], false).await.unwrap(), [true]);
+    assert_eq!(one.peers.find(TWO, &[digest], false).await.unwrap(), [Presence::Here]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

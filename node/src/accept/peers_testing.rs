@@ -8,7 +8,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
-use casbah_cluster::membership::{ClusterId, ClusterState, Epoch, Layout, Member, NodeId, Part, Roster, VolumeId};
+use casbah_cluster::membership::{
+    ClusterId, ClusterState, Epoch, Layout, Member, NodeId, Part, Rebalance, Roster, Standing, VolumeId,
+};
 use casbah_proto::peer::v1 as api;
 use futures_util::StreamExt as _;
 use futures_util::stream::BoxStream;
@@ -22,7 +24,7 @@ use crate::accept::{App, Bound, End, ListenerTls};
 use crate::authenticate::test_certificates::{Made, authority_params, params};
 use crate::config::{Compression, PeersConfig, SyncPolicy, TlsConfig};
 use crate::forward::{Dialler, Discovery, Peers, PeersParts};
-use crate::index::{ActionIndex, GroupError, RaftCall};
+use crate::index::{ActionIndex, GroupError, RaftCall, WatchPart};
 use crate::serve::peer::{self, Members, MembersError, RaftGroup};
 use crate::store::{Store, StoreOptions};
 
@@ -32,6 +34,7 @@ pub const CLUSTER: ClusterId = ClusterId([7; 16]);
 pub struct Node {
     pub id: NodeId,
     pub store: Store,
+    pub results: ActionIndex,
     pub peers: Peers,
     pub roster: watch::Sender<Arc<Roster>>,
     pub tls: Arc<ListenerTls>,
@@ -52,6 +55,8 @@ pub struct Inner {
     pub snapshots: Mutex<Vec<Result<Vec<u8>, ()>>>,
     pub heard: Mutex<Vec<NodeId>>,
     pub writable: Mutex<bool>,
+    /// What those who watch are told; where it is empty, nobody is.
+    pub told: Mutex<Vec<WatchPart>>,
 }
 
 /// The authorities and where nodes are found.
@@ -90,6 +95,9 @@ impl Site {
             weight: 100,
             part: Part::Voter,
             synced: Epoch(0),
+            standing: Standing::Serving,
+            leaves: false,
+            placed: None,
         };
         let members: BTreeMap<NodeId, Member> = self.addresses.iter().map(|(id, port)| (*id, member(port))).collect();
         let next = members.keys().last().map_or(1, |last| last.0 + 1);
@@ -101,6 +109,8 @@ impl Site {
             write_quorum: 2,
             next_node_id: NodeId(next),
             expected_members: 0,
+            rebalance: Rebalance::Automatic,
+            planned: Epoch::default(),
             members,
             layouts,
         };
@@ -138,23 +148,40 @@ impl Node {
         let (port, tls) = (bound.port(), bound.tls().unwrap());
         let roster = watch::Sender::new(Arc::new(Roster::joined(CLUSTER, id)));
         let inner = Arc::new(Inner { writable: Mutex::new(true), ..Inner::default() });
+        let results = ActionIndex::open(&dir.path().join("actions.redb"), 1000).unwrap();
         let parts = peer::Parts {
             store: store.clone(),
-            results: ActionIndex::open(&dir.path().join("actions.redb"), 1000).unwrap(),
+            results: results.clone(),
             group: inner.clone(),
             members: inner.clone(),
             roster: roster.subscribe(),
+            memory_bytes: 256 << 20,
         };
         let (end, ended) = End::new();
         let mut serving = JoinSet::new();
         let reload_now = watch::Sender::new(());
-        serving.spawn(bound.serve(App::new(peer::services(parts)), reload_now.subscribe(), ended));
+        serving.spawn(bound.serve(App::new(peer::services(parts)), Duration::MAX, reload_now.subscribe(), ended));
         let dialler = Dialler::new(tls.clone(), None);
         let report = inner.clone();
         let report = Arc::new(move || report.report());
         let peers = Peers::new(PeersParts { roster: roster.subscribe(), dialler, report });
         let (end, watching) = (Some(end), JoinSet::new());
-        Node { id, store, peers, roster, tls, config, port, reload_now, inner, end, serving, watching, _dir: dir }
+        Node {
+            id,
+            store,
+            results,
+            peers,
+            roster,
+            tls,
+            config,
+            port,
+            reload_now,
+            inner,
+            end,
+            serving,
+            watching,
+            _dir: dir,
+        }
     }
 
     /// Begins to ask others how they are.
@@ -172,6 +199,18 @@ impl Node {
     /// Finds nodes as this one does.
     pub fn discovery(&self) -> Discovery {
         Discovery::new(Dialler::new(self.tls.clone(), None))
+    }
+
+    /// Flips a bit of every large blob that it has.
+    pub fn damage_files(&self) {
+        for directory in std::fs::read_dir(self._dir.path().join("store/blobs")).unwrap() {
+            for file in std::fs::read_dir(directory.unwrap().path()).unwrap() {
+                let path = file.unwrap().path();
+                let mut bytes = std::fs::read(&path).unwrap();
+                bytes[1000] ^= 1;
+                std::fs::write(path, bytes).unwrap();
+            }
+        }
     }
 
     pub fn address(&self) -> SocketAddr {
@@ -200,6 +239,13 @@ impl RaftGroup for Inner {
         match call {
             RaftCall::Propose => Err(GroupError::NoLeader),
             call => Ok([format!("{call:?} ").as_bytes(), &payload].concat().into()),
+        }
+    }
+
+    fn watch(&self) -> Result<BoxStream<'static, WatchPart>, GroupError> {
+        match self.told.lock().unwrap().clone() {
+            parts if parts.is_empty() => Err(GroupError::NoLog),
+            parts => Ok(futures_util::stream::iter(parts).chain(futures_util::stream::pending()).boxed()),
         }
     }
 

@@ -154,7 +154,8 @@ mod tests {
     const ASK: &str = "/build.bazel.remote.execution.v2.Capabilities/GetCapabilities";
 
     fn access(read: bool, write: bool, services: Services) -> Access {
-        Access { who: "somebody".into(), permissions: Permissions { read, write, admin: true }, services }
+        let permissions = Permissions { read, write, admin: true };
+        Access { who: "somebody".into(), permissions, services, from: None }
     }
 
     fn code(path: &str, access: &Access) -> Code {

@@ -37,13 +37,13 @@ pub enum Command {
     ///
     /// The node's configuration sets admin.address; a node of `casbah dev` has an admin port.
     Status(StatusArguments),
-    /// Look at the nodes of a cluster, through any of them
+    /// Look at the nodes of a cluster, through any of them, and have them come and go
     #[command(subcommand)]
     Node(NodeCommand),
-    /// Look at which node owns what
+    /// Look at which node owns what, and at what a change would move
     #[command(subcommand)]
     Ring(RingCommand),
-    /// Look at the Raft group, which holds the index and the membership
+    /// Look at the Raft group, which holds the index and the membership, and choose who leads it
     #[command(subcommand)]
     Raft(RaftCommand),
     /// Check a configuration, show it, or start one
@@ -173,6 +173,10 @@ pub struct StatusArguments {
     /// Say only whether the node takes requests; the exit code is 0 or 1, as probes of containers want it
     #[arg(long, conflicts_with_all = ["watch", "output"])]
     pub ready: bool,
+    /// Say only whether the node answers at all, in the same way; a health check by which a container is started again asks
+    /// this
+    #[arg(long, conflicts_with_all = ["watch", "output", "ready"])]
+    pub live: bool,
 }
 
 /// Which node is asked, and how its answer is printed.
@@ -192,12 +196,48 @@ pub enum NodeCommand {
     /// Print the nodes of the cluster, and how the one that is asked sees them
     List(AskArguments),
     /// Print what is known of one node
-    Show(NodeShowArguments),
+    Show(NodeArguments),
+    /// Have a node leave: what it has is moved to others, and it leads no longer
+    ///
+    /// It takes requests all the while. It is not stopped, and remains a member until `casbah node remove`.
+    Drain(NodeDrainArguments),
+    /// Have a node stay that was asked to leave
+    Undrain(NodeArguments),
+    /// Take a node out of the cluster that has no part of the blobs, or is lost
+    Remove(NodeRemoveArguments),
 }
 
-/// Arguments of `casbah node show`.
+/// Arguments of `casbah node drain`.
 #[derive(Debug, Args)]
-pub struct NodeShowArguments {
+pub struct NodeDrainArguments {
+    /// Its name or its id
+    #[arg(value_name = "NODE")]
+    pub node: String,
+    /// Wait until it may be stopped, and show how far it is
+    #[arg(long)]
+    pub wait: bool,
+    #[command(flatten)]
+    #[expect(missing_docs, reason = "described at its type; a comment here would become a help text")]
+    pub ask: AskArguments,
+}
+
+/// Arguments of `casbah node remove`.
+#[derive(Debug, Args)]
+pub struct NodeRemoveArguments {
+    /// Its name or its id
+    #[arg(value_name = "NODE")]
+    pub node: String,
+    /// Even if it has a part of the blobs: what nobody else has is lost
+    #[arg(long)]
+    pub force: bool,
+    #[command(flatten)]
+    #[expect(missing_docs, reason = "described at its type; a comment here would become a help text")]
+    pub ask: AskArguments,
+}
+
+/// Arguments of commands about one node.
+#[derive(Debug, Args)]
+pub struct NodeArguments {
     /// Its name or its id
     #[arg(value_name = "NODE")]
     pub node: String,
@@ -213,6 +253,39 @@ pub enum RingCommand {
     ///
     /// A partition is the first 12 bits of a hash. As JSON, the owners of each partition are printed.
     Show(AskArguments),
+    /// Print what would move if all that waits were applied, or if nodes were otherwise
+    ///
+    /// Nothing is changed. Bytes are estimated from what the nodes hold now.
+    Plan(RingPlanArguments),
+    /// Make the layout that was planned
+    ///
+    /// Refused when another one would be made than the one that was looked at.
+    Apply(RingApplyArguments),
+}
+
+/// Arguments of `casbah ring plan`.
+#[derive(Debug, Args)]
+pub struct RingPlanArguments {
+    /// As if this node were not there; may be given several times
+    #[arg(long, value_name = "NODE")]
+    pub without: Vec<String>,
+    /// As if this node had another weight; may be given several times
+    #[arg(long, value_name = "NODE=WEIGHT")]
+    pub weight: Vec<String>,
+    #[command(flatten)]
+    #[expect(missing_docs, reason = "described at its type; a comment here would become a help text")]
+    pub ask: AskArguments,
+}
+
+/// Arguments of `casbah ring apply`.
+#[derive(Debug, Args)]
+pub struct RingApplyArguments {
+    /// As `casbah ring plan` printed it
+    #[arg(long, value_name = "EPOCH")]
+    pub epoch: u64,
+    #[command(flatten)]
+    #[expect(missing_docs, reason = "described at its type; a comment here would become a help text")]
+    pub ask: AskArguments,
 }
 
 /// `casbah raft`.
@@ -220,6 +293,8 @@ pub enum RingCommand {
 pub enum RaftCommand {
     /// Print who leads, who votes, and how far the node that is asked has come
     Status(AskArguments),
+    /// Have another voter lead: to be asked of the node that leads
+    Transfer(NodeArguments),
 }
 
 /// `casbah config`.

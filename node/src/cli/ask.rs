@@ -9,6 +9,7 @@ use super::error::Failure;
 use super::{http, output};
 use crate::config::{AddressError, ListenAddress};
 use crate::observe::cluster::Cluster;
+use crate::observe::orders::Order;
 use crate::observe::snapshot::{FORMAT, Snapshot};
 
 /// The address of an admin port.
@@ -60,6 +61,25 @@ pub(super) fn cluster(arguments: &AskArguments) -> Result<Cluster, Failure> {
         Failure::new(format!("the node {} at {admin} is in no cluster (yet)", snapshot.name))
             .hint("its log says what it waits for: other nodes (cluster.bootstrap_expect, cluster.join), or a leader")
     })
+}
+
+/// Has something done to the cluster. `hint` is what helps when it is refused.
+///
+/// # Errors
+/// When it is refused, or cannot be done now, and when the node cannot be asked.
+pub(super) fn order(admin: &ListenAddress, order: &Order, hint: &str) -> Result<(), Failure> {
+    let json = serde_json::to_string(order).map_err(|error| Failure::from_error(&error))?;
+    let answer = http::order(admin, &json).map_err(|error| unreachable(admin, &error))?;
+    let reason = answer.body.trim_end().to_owned();
+    match answer.status {
+        200 => Ok(()),
+        409 => Err(Failure::new(reason).hint(hint)),
+        403 => Err(Failure::new(format!("{admin}: {reason}"))
+            .hint("give the command on the machine of any node of the cluster; in a container: inside of it")),
+        503 => Err(Failure::new(reason).hint("casbah raft status says whether somebody leads; try again then")),
+        _ => Err(Failure::new(format!("{admin} did not answer as the admin port of a node does"))
+            .hint("look at admin.address in the node's configuration, and use the program that the node runs")),
+    }
 }
 
 /// Prints for eyes or for machines.

@@ -128,7 +128,12 @@ mod tests {
     }
 
     fn config(line: &str) -> Result<Config, String> {
-        let machine = Machine { host_name: "h".into(), current_dir: "/here".into(), data_dir: "/data".into() };
+        let machine = Machine {
+            host_name: "h".into(),
+            current_dir: "/here".into(),
+            data_dir: "/data".into(),
+            ..Machine::default()
+        };
         let arguments = parse(line).map_err(|error| error.to_string())?;
         let config = translate(&arguments, Sources { machine, ..Sources::default() });
         config.map_err(|failure| failure.render(Colours::NONE))
@@ -240,7 +245,12 @@ mod tests {
 
     #[test]
     fn settings_of_the_environment_do_not_open_anything() {
-        let machine = Machine { host_name: "h".into(), current_dir: "/here".into(), data_dir: "/data".into() };
+        let machine = Machine {
+            host_name: "h".into(),
+            current_dir: "/here".into(),
+            data_dir: "/data".into(),
+            ..Machine::default()
+        };
         let environment = vec![
             ("CASBAH_LISTENER__0__ALLOW".into(), "read,write".into()),
             ("CASBAH_LOG__FORMAT".into(), "json".into()),

@@ -1,14 +1,16 @@
-//! `casbah node`, `casbah ring` and `casbah raft`: the cluster, as any of its nodes sees it.
+//! `casbah node`, `casbah ring` and `casbah raft`, as far as they only look: the cluster, as any of its nodes sees it.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use serde::Serialize;
 
-use super::args::{NodeCommand, NodeShowArguments, OutputFormat, RaftCommand, RingCommand};
+use super::args::{AskArguments, NodeArguments, NodeCommand, OutputFormat, RaftCommand, RingCommand};
 use super::ask;
 use super::error::Failure;
+use super::life;
 use super::output::{self, Colours};
+use super::plan;
 use super::table::table;
 use crate::observe::cluster::{Cluster, ClusterMember, Raft, Ring};
 use crate::observe::summary::{condition, count, size};
@@ -23,11 +25,14 @@ pub fn node(command: &NodeCommand) -> Result<(), Failure> {
             let cluster = ask::cluster(arguments)?;
             ask::show(arguments.output, &cluster.members, || list(&cluster, Colours::of_stdout()))
         }
-        NodeCommand::Show(NodeShowArguments { node, ask: arguments }) => {
+        NodeCommand::Show(NodeArguments { node, ask: arguments }) => {
             let cluster = ask::cluster(arguments)?;
             let member = find(&cluster, node)?;
             ask::show(arguments.output, member, || show(member))
         }
+        NodeCommand::Drain(arguments) => life::drain(arguments),
+        NodeCommand::Undrain(arguments) => life::undrain(arguments),
+        NodeCommand::Remove(arguments) => life::remove(arguments),
     }
 }
 
@@ -36,7 +41,14 @@ pub fn node(command: &NodeCommand) -> Result<(), Failure> {
 /// # Errors
 /// When no node can be asked.
 pub fn ring(command: &RingCommand) -> Result<(), Failure> {
-    let RingCommand::Show(arguments) = command;
+    match command {
+        RingCommand::Show(arguments) => ring_show(arguments),
+        RingCommand::Plan(arguments) => plan::plan(arguments),
+        RingCommand::Apply(arguments) => plan::apply(arguments),
+    }
+}
+
+fn ring_show(arguments: &AskArguments) -> Result<(), Failure> {
     let (ring, _): (Ring, String) = ask::page(&ask::admin(&arguments.admin)?, "/ring.json")?;
     match arguments.output {
         OutputFormat::Json => output::print_json(&ring),
@@ -46,6 +58,9 @@ pub fn ring(command: &RingCommand) -> Result<(), Failure> {
         }
     }
 }
+
+/// How like a name has to be to be meant.
+const LIKENESS_MIN: f64 = 0.5;
 
 /// What `casbah raft status --output json` prints: a contract.
 #[derive(Serialize)]
@@ -60,18 +75,31 @@ struct RaftStatus<'a> {
 /// # Errors
 /// When no node can be asked.
 pub fn raft(command: &RaftCommand) -> Result<(), Failure> {
-    let RaftCommand::Status(arguments) = command;
+    match command {
+        RaftCommand::Status(arguments) => status(arguments),
+        RaftCommand::Transfer(arguments) => life::transfer(arguments),
+    }
+}
+
+fn status(arguments: &AskArguments) -> Result<(), Failure> {
     let cluster = ask::cluster(arguments)?;
     let data = RaftStatus { node_id: cluster.node_id, raft: &cluster.raft };
     ask::show(arguments.output, &data, || raft_status(&cluster))
 }
 
 /// The member with this name or id.
-fn find<'c>(cluster: &'c Cluster, node: &str) -> Result<&'c ClusterMember, Failure> {
+pub(super) fn find<'c>(cluster: &'c Cluster, node: &str) -> Result<&'c ClusterMember, Failure> {
     let by_name = cluster.members.iter().find(|member| member.name == node);
     by_name.or_else(|| cluster.members.iter().find(|member| member.id.to_string() == node)).ok_or_else(|| {
         let known: Vec<&str> = cluster.members.iter().map(|member| member.name.as_str()).collect();
-        Failure::new(format!("the cluster has no node \"{node}\"")).hint(format!("its nodes are {}", known.join(", ")))
+        let likeness = |name: &str| strsim::normalized_damerau_levenshtein(node, name);
+        let nearest = known.iter().filter(|name| likeness(name) > LIKENESS_MIN);
+        let nearest = nearest.max_by(|a, b| likeness(a).total_cmp(&likeness(b)));
+        let hint = match nearest {
+            Some(name) => format!("did you mean \"{name}\"? its nodes are {}", known.join(", ")),
+            None => format!("its nodes are {}", known.join(", ")),
+        };
+        Failure::new(format!("the cluster has no node \"{node}\"")).hint(hint)
     })
 }
 
@@ -112,6 +140,7 @@ fn show(member: &ClusterMember) -> String {
         ("zone", or_dash(&member.zone)),
         ("weight", member.weight.to_string()),
         ("state", condition(member).to_owned()),
+        ("ailment", member.ailment.clone().unwrap_or_else(|| "-".to_owned())),
         ("raft", member.part.clone()),
         ("partitions", count(member.partitions)),
         ("latency", latency),
@@ -216,7 +245,8 @@ mod tests {
     fn a_node_is_found_by_name_and_by_id_and_an_unknown_one_is_told() {
         let cluster = Cluster::sample();
         assert_eq!(find(&cluster, "2").unwrap().name, "node-2");
-        let told = find(&cluster, "node-9").unwrap_err().render(Colours::NONE);
-        assert_eq!(told, "error: the cluster has no node \"node-9\"\nhint: its nodes are node-1, node-2, node-3\n");
+        let told = |node| find(&cluster, node).unwrap_err().render(Colours::NONE);
+        assert_eq!(told("x"), "error: the cluster has no node \"x\"\nhint: its nodes are node-1, node-2, node-3\n");
+        assert!(told("nod-2").ends_with("hint: did you mean \"node-2\"? its nodes are node-1, node-2, node-3\n"));
     }
 }

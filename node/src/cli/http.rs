@@ -1,4 +1,4 @@
-//! One GET over plain HTTP, for an admin port: no more than a probe needs, and quick to start.
+//! One request over plain HTTP, for an admin port: no more than a probe needs, and quick to start.
 
 use std::io::{self, Read as _, Write as _};
 use std::net::{TcpStream, ToSocketAddrs as _};
@@ -8,6 +8,9 @@ use crate::config::ListenAddress;
 
 /// How long each step may take. A probe is to say no, not to hang.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// How long an order may take: until a majority has it on disk, or there is none for long.
+const ORDER_PATIENCE: Duration = Duration::from_secs(20);
 
 /// The longest answer that is read; the metrics have some 50 KiB.
 const ANSWER_BYTES_MAX: u64 = 4 << 20;
@@ -26,11 +29,28 @@ pub(super) struct Answer {
 /// # Errors
 /// When nobody answers in time, or not in HTTP.
 pub(super) fn get(address: &ListenAddress, path: &str) -> io::Result<Answer> {
-    let mut stream = connect(address)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
-    stream.set_write_timeout(Some(PATIENCE))?;
     // Of version 1.0, so that the answer is in one piece and ends with the connection.
-    stream.write_all(format!("GET {path} HTTP/1.0\r\nhost: {address}\r\n\r\n").as_bytes())?;
+    ask(address, PATIENCE, &format!("GET {path} HTTP/1.0\r\nhost: {address}\r\n\r\n"))
+}
+
+/// Gives an order.
+///
+/// # Errors
+/// When nobody answers in time, or not in HTTP: it may be carried out all the same.
+pub(super) fn order(address: &ListenAddress, json: &str) -> io::Result<Answer> {
+    let length = json.len();
+    let head = format!(
+        "POST /orders HTTP/1.0\r\nhost: {address}\r\ncasbah-order: 1\r\ncontent-type: application/json\r\n\
+         content-length: {length}\r\n\r\n"
+    );
+    ask(address, ORDER_PATIENCE, &(head + json))
+}
+
+fn ask(address: &ListenAddress, patience: Duration, request: &str) -> io::Result<Answer> {
+    let mut stream = connect(address)?;
+    stream.set_read_timeout(Some(patience))?;
+    stream.set_write_timeout(Some(PATIENCE))?;
+    stream.write_all(request.as_bytes())?;
     let mut answer = Vec::new();
     stream.take(ANSWER_BYTES_MAX).read_to_end(&mut answer)?;
     parse(&String::from_utf8_lossy(&answer)).ok_or_else(|| io::Error::other("the answer is not HTTP"))

@@ -27,7 +27,10 @@ const CLEAR: &str = "\u{1b}[H\u{1b}[2J";
 pub fn run(arguments: &StatusArguments) -> Result<ExitCode, Failure> {
     let admin = ask::admin(&arguments.admin)?;
     if arguments.ready {
-        return ready(&admin);
+        return probe(&admin, "/readyz");
+    }
+    if arguments.live {
+        return probe(&admin, "/livez");
     }
     loop {
         show(&admin, arguments)?;
@@ -39,8 +42,8 @@ pub fn run(arguments: &StatusArguments) -> Result<ExitCode, Failure> {
 }
 
 /// For probes: the exit code says it, and the line why.
-fn ready(admin: &ListenAddress) -> Result<ExitCode, Failure> {
-    let answer = http::get(admin, "/readyz").map_err(|error| ask::unreachable(admin, &error))?;
+fn probe(admin: &ListenAddress, path: &str) -> Result<ExitCode, Failure> {
+    let answer = http::get(admin, path).map_err(|error| ask::unreachable(admin, &error))?;
     output::print(&answer.body)?;
     Ok(if answer.status == 200 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
@@ -85,9 +88,13 @@ mod tests {
         assert_same("node/src/cli/snapshots/status.txt", &table(&Snapshot::sample(), Colours::NONE));
     }
 
+    fn of(admin: &str) -> StatusArguments {
+        StatusArguments { admin: admin.into(), output: OutputFormat::Text, watch: false, ready: false, live: false }
+    }
+
     #[test]
     fn an_address_that_is_none_is_told() {
-        let arguments = StatusArguments { admin: "8982".into(), output: OutputFormat::Text, watch: false, ready: true };
+        let arguments = StatusArguments { ready: true, ..of("8982") };
         let told = run(&arguments).unwrap_err().render(Colours::NONE);
         assert_eq!(
             told,
@@ -100,10 +107,10 @@ mod tests {
         let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let admin = socket.local_addr().unwrap().to_string();
         drop(socket);
-        let arguments =
-            StatusArguments { admin: admin.clone(), output: OutputFormat::Text, watch: false, ready: false };
-        let told = run(&arguments).unwrap_err().render(Colours::NONE);
-        assert!(told.starts_with(&format!("error: cannot ask the node at {admin}\ncaused by: ")), "{told}");
-        assert!(told.contains("admin.address"), "{told}");
+        for arguments in [of(&admin), StatusArguments { live: true, ..of(&admin) }] {
+            let told = run(&arguments).unwrap_err().render(Colours::NONE);
+            assert!(told.starts_with(&format!("error: cannot ask the node at {admin}\ncaused by: ")), "{told}");
+            assert!(told.contains("admin.address"), "{told}");
+        }
     }
 }

@@ -1,9 +1,14 @@
 //! What must hold of `[cluster]` and `[peers]`.
 
-use super::file::{File, ListenerSection};
+use std::time::Duration;
+
+use casbah_cluster::membership::LEARNERS_MAX;
+
+use super::file::{ClusterSection, File, ListenerSection};
 use super::keys::KeyPath;
-use super::resolve::{ClusterConfig, ListenAddress, PeersConfig};
+use super::resolve::{ClusterConfig, ListenAddress, PeersConfig, RepairConfig};
 use super::rules::{Broken, Checker, is_name, path};
+use super::units::{ByteSize, TimeSpan};
 
 /// More copies than this cost more than the loss that they save from.
 const COPIES_MAX: u64 = 8;
@@ -13,6 +18,16 @@ const NODES_MAX: u64 = 100;
 
 /// The heaviest node: enough for any mixture of disks, and few enough tokens on the ring.
 const WEIGHT_MAX: u64 = 10_000;
+
+/// At a lower rate than this, what a lost node held is not made up for within a week.
+const REPAIR_RATE_MIN: ByteSize = ByteSize::from_bytes(64 << 10);
+
+/// Below this, nodes would ask each other all the time; above it, what went amiss unseen would stay so for too long.
+const REPAIR_INTERVAL_MIN: TimeSpan = TimeSpan::from_millis(1_000);
+const REPAIR_INTERVAL_MAX: TimeSpan = TimeSpan::from_hours(24);
+
+/// No node is given up within the time that a missed heartbeat or two take.
+const LOST_AFTER_MIN: Duration = Duration::from_secs(2);
 
 /// A rule that is broken.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -43,6 +58,18 @@ pub enum BrokenCluster {
         /// As it was given, or its default.
         copies: u64,
     },
+    /// Copies that come too slowly.
+    #[error("{given} a second is less than {REPAIR_RATE_MIN}")]
+    RepairRate {
+        /// As it was given.
+        given: ByteSize,
+    },
+    /// Comparisons too often, or too seldom.
+    #[error("the interval is not between {REPAIR_INTERVAL_MIN} and {REPAIR_INTERVAL_MAX}")]
+    RepairInterval,
+    /// A node would be given up before it is known to be away.
+    #[error("a node cannot be given up so soon")]
+    LostAfter,
     /// Other nodes that cannot be reached.
     #[error("there is no way to other nodes without [peers]")]
     NoPeers,
@@ -78,6 +105,9 @@ impl BrokenCluster {
             BrokenCluster::WriteQuorum { copies, .. } => {
                 format!("write a number from 1 to {copies}, or leave it out for {}", majority(*copies))
             }
+            BrokenCluster::RepairRate { .. } => "leave it out for 64MiB".into(),
+            BrokenCluster::RepairInterval => "leave it out for 1m".into(),
+            BrokenCluster::LostAfter => "write 2s or more, or 0s to give no node up".into(),
             BrokenCluster::NoPeers => {
                 "set address, tls and authorities under [peers], or leave this out for a cluster of \
                                        one"
@@ -142,7 +172,30 @@ impl Checker<'_> {
             join: section.join.clone(),
             zone: section.zone.clone(),
             weight: self.range(&at.name("weight"), section.weight, 1, WEIGHT_MAX),
+            rebalance: section.rebalance,
+            lost_after: self.lost_after(&at, section),
+            learners: self.range(&at.name("learners"), section.learners, 0, LEARNERS_MAX as u64),
         }
+    }
+
+    pub(super) fn repair(&mut self, file: &File) -> RepairConfig {
+        let section = &file.repair;
+        let at = KeyPath::default().name("repair");
+        if section.rate < REPAIR_RATE_MIN {
+            self.broken(at.name("rate"), BrokenCluster::RepairRate { given: section.rate });
+        }
+        if !(REPAIR_INTERVAL_MIN..=REPAIR_INTERVAL_MAX).contains(&section.interval) {
+            self.broken(at.name("interval"), BrokenCluster::RepairInterval);
+        }
+        RepairConfig { rate_bytes: section.rate.bytes(), interval: section.interval.duration() }
+    }
+
+    fn lost_after(&mut self, at: &KeyPath, section: &ClusterSection) -> Option<Duration> {
+        let lost_after = section.lost_after.duration();
+        if !lost_after.is_zero() && lost_after < LOST_AFTER_MIN {
+            self.broken(at.name("lost_after"), BrokenCluster::LostAfter);
+        }
+        Some(lost_after).filter(|lost_after| !lost_after.is_zero())
     }
 
     pub(super) fn peers(&mut self, file: &File) -> Option<PeersConfig> {

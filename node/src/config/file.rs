@@ -11,7 +11,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::resolve::{Compression, ListenAddress, LogFormat, LogLevel, Services, SyncPolicy};
+use super::resolve::{Compression, ListenAddress, LogFormat, LogLevel, RebalancePolicy, Services, SyncPolicy};
 use super::units::{ByteSize, TimeSpan};
 
 /// Everything that can be set.
@@ -24,10 +24,17 @@ pub struct File {
     pub store: StoreSection,
     /// The Remote Asset index.
     pub index: IndexSection,
+    /// How much the node takes on at once.
+    ///
+    /// What is more waits its turn, the clients one after the other, and is told to come again (UNAVAILABLE) when that takes too
+    /// long.
+    pub limits: LimitsSection,
     /// The cluster that the node is a part of.
     ///
     /// Without `[peers]` the node is a cluster of one.
     pub cluster: ClusterSection,
+    /// How copies get to the nodes that should have them: after a node was away or lost, and when nodes come, go or change.
+    pub repair: RepairSection,
     /// The address for the other nodes of the cluster, over mutual TLS 1.3.
     ///
     /// `address`, `tls` and `authorities` are set together; without them the node is a cluster of one.
@@ -36,7 +43,8 @@ pub struct File {
     pub log: LogSection,
     /// The admin port: probes, metrics and a status page, in plain HTTP.
     ///
-    /// Whoever reaches it may look, and nothing can be changed there.
+    /// Whoever reaches it may look. The cluster is changed there too (`casbah node drain` and its like), but only from this
+    /// machine.
     pub admin: AdminSection,
     /// The addresses that clients connect to, one `[[listener]]` each.
     ///
@@ -94,6 +102,24 @@ pub struct IndexSection {
     pub stale_reads: bool,
 }
 
+/// How much the node takes on at once.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct LimitsSection {
+    /// Bytes of memory that all calls under way may hold together: messages, pieces of blobs, what waits to be sent. In a cluster,
+    /// a third of it is for what other nodes ask. One client may have half of what the others leave. The indexes and some caches
+    /// come on top. Default: a quarter of the memory of this machine or container, from 256MiB to 2GiB.
+    #[schemars(example = "1GiB")]
+    pub memory: Option<ByteSize>,
+    /// Calls that may wait for memory. Beyond that, calls are told at once to come again.
+    pub waiting: u64,
+    /// How long a call may wait for memory.
+    pub patience: TimeSpan,
+    /// How long a client may take nothing of an answer, or send nothing in the middle of a request, before the call is ended. A
+    /// client takes something if it takes 256 KiB in this time.
+    pub stall: TimeSpan,
+}
+
 /// The cluster that the node is a part of.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
@@ -118,6 +144,27 @@ pub struct ClusterSection {
     pub zone: String,
     /// The node's share of the blobs, relative to that of others.
     pub weight: u64,
+    /// When blobs are moved to a node that has joined, or for another weight or zone: `automatic` at once, `on_apply` when
+    /// `casbah ring apply` says so. A node that leaves or is lost gives its part to others at once. What the cluster was
+    /// formed with counts.
+    pub rebalance: RebalancePolicy,
+    /// How long a node is out of everybody's reach before its part of the blobs is given to others. It gets one again when it
+    /// returns. `0s` never gives a node up. What the node that leads goes by counts: set it alike on all.
+    pub lost_after: TimeSpan,
+    /// How many nodes, beside those that vote, keep the assets and the log of their changes: each costs disk there, and the
+    /// leader a stream. Nodes beyond these ask others for assets. At most 12; what the leading node is told counts.
+    pub learners: u64,
+}
+
+/// How copies get to the nodes that should have them.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct RepairSection {
+    /// Bytes that this node fetches from others, or gives them, in a second. While it has much to do for clients it takes less,
+    /// down to an eighth.
+    pub rate: ByteSize,
+    /// How often the node compares what it has with what other nodes have. What it knows to be amiss it mends at once.
+    pub interval: TimeSpan,
 }
 
 /// The address for the other nodes of the cluster.
@@ -274,6 +321,17 @@ impl Default for IndexSection {
     }
 }
 
+impl Default for LimitsSection {
+    fn default() -> LimitsSection {
+        LimitsSection {
+            memory: None,
+            waiting: 1024,
+            patience: TimeSpan::from_millis(10_000),
+            stall: TimeSpan::from_millis(60_000),
+        }
+    }
+}
+
 impl Default for ClusterSection {
     fn default() -> ClusterSection {
         ClusterSection {
@@ -284,7 +342,16 @@ impl Default for ClusterSection {
             join: Vec::new(),
             zone: String::new(),
             weight: 100,
+            rebalance: RebalancePolicy::Automatic,
+            lost_after: TimeSpan::from_millis(10 * 60 * 1000),
+            learners: 12,
         }
+    }
+}
+
+impl Default for RepairSection {
+    fn default() -> RepairSection {
+        RepairSection { rate: ByteSize::from_bytes(64 << 20), interval: TimeSpan::from_millis(60_000) }
     }
 }
 

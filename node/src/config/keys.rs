@@ -381,7 +381,10 @@ mod tests {
             open.extend(key.children());
         }
         let sections: Vec<&str> = root().children().iter().map(|key| key.name.as_str()).collect();
-        assert_eq!(sections, ["node", "store", "index", "cluster", "peers", "log", "admin", "listener", "instance"]);
+        assert_eq!(
+            sections,
+            ["node", "store", "index", "limits", "cluster", "repair", "peers", "log", "admin", "listener", "instance"]
+        );
     }
 
     #[test]

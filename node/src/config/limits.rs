@@ -43,8 +43,10 @@ pub const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
 /// Bytes a node may send another on one stream before they were taken in: two pieces of blobs.
 pub const PEER_STREAM_WINDOW_BYTES: u32 = 2 << 20;
 
-/// The same for one connection between nodes, all streams together.
-pub const PEER_CONNECTION_WINDOW_BYTES: u32 = 8 << 20;
+/// The same for one connection between nodes, all streams together: the most that the protocol allows, so that a client that
+/// stops reading what comes from another node, or a blob that waits for a disk, stops its own stream alone. What all of them
+/// hold is bounded by the calls that are let in.
+pub const PEER_CONNECTION_WINDOW_BYTES: u32 = (1 << 31) - 1;
 
 /// Bytes that wait, encrypted, to be sent on one connection between nodes; as many leave with one call of the system.
 pub const PEER_TLS_BUFFER_BYTES: usize = 256 << 10;
@@ -61,8 +63,9 @@ pub const PEER_STREAMS_MAX: u32 = 4096;
 /// Connections to each peer that carry blobs and results of actions. One keeps one processor busy with encryption.
 pub const PEER_DATA_CONNECTIONS: usize = 2;
 
-/// Calls under way to one peer, for blobs and results of actions. Further ones wait, and fail when their time is over.
-pub const PEER_CALLS_MAX: usize = 512;
+/// Calls under way to one peer, for blobs and results of actions. Further ones wait, and fail when their time is over. More than
+/// clients that do not take their answers can have at once, since each of them may have one open.
+pub const PEER_CALLS_MAX: usize = 2048;
 
 /// After this silence, a connection between nodes is asked whether it lives.
 pub const PEER_KEEPALIVE_INTERVAL: Duration = Duration::from_secs(2);
@@ -104,6 +107,26 @@ pub const PEER_BATCH_BYTES: u64 = 4 << 20;
 /// Digests in one batch between nodes, and in one question which blobs are there: some 3 MiB.
 pub const PEER_DIGESTS_MAX: usize = 1 << 16;
 
+/// One part in so many of the memory for calls is that of other nodes, so that the clients of two nodes that are full do not
+/// wait for each other. A cluster of one has none.
+pub const PEER_MEMORY_SHARE: u64 = 3;
+
+/// Calls of other nodes that may wait for memory.
+pub const PEER_WAITING_MAX: usize = 1024;
+
+/// How long each of them may wait: less than [`PEER_CALL_DEADLINE`], so that the caller hears why.
+pub const PEER_PATIENCE: Duration = Duration::from_secs(2);
+
+/// How long another node may send nothing in the middle of a blob. Uploads that were interrupted stay open for five minutes.
+pub const PEER_WRITE_STALL: Duration = Duration::from_secs(600);
+
+/// Entries in one page of a list of what a node holds: some 2 MiB, gathered in a few milliseconds. A partition of a store of a
+/// hundred million blobs has two of them.
+pub const PEER_LIST_MAX: usize = 16 << 10;
+
+/// Bytes of such a page beyond which it ends: names of instances may be long.
+pub const PEER_LIST_BYTES: usize = 4 << 20;
+
 /// How long requests under way may take to finish once the process was told to stop; then they are cut. Below the
 /// 30 s that Kubernetes gives, and the 90 s of systemd.
 pub const DRAIN_DEADLINE: Duration = Duration::from_secs(25);
@@ -114,3 +137,28 @@ pub const INSTANCE_DRAIN_DEADLINE: Duration = Duration::from_secs(2);
 
 /// How long what other nodes have under way here may take when the node stops. They go on elsewhere.
 pub const PEER_DRAIN_DEADLINE: Duration = Duration::from_secs(2);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Handing leadership over, and closing the store and the indexes, once everything else has ended.
+    const CLOSE: Duration = Duration::from_secs(10);
+
+    /// A number of seconds in what is shipped for Kubernetes.
+    fn seconds(manifest: &str, key: &str) -> Duration {
+        let found = manifest.lines().find_map(|line| line.trim().strip_prefix(key)).expect("it is there");
+        Duration::from_secs(found.trim().parse().expect("it is a number"))
+    }
+
+    #[test]
+    fn a_pod_has_the_time_that_a_node_takes_to_end() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/k8s/base/statefulset.yaml");
+        let manifest = std::fs::read_to_string(path).unwrap();
+        let grace = seconds(&manifest, "terminationGracePeriodSeconds:");
+        let pre_stop = manifest.split_once("preStop:").expect("it has one").1;
+        let wait = seconds(pre_stop, "seconds:");
+        let end = DRAIN_DEADLINE + 2 * PEER_DRAIN_DEADLINE + CLOSE;
+        assert!(grace >= wait + end, "{grace:?} for {wait:?} before SIGTERM and {end:?} after it");
+    }
+}

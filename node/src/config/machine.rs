@@ -3,6 +3,16 @@
 use std::path::{Path, PathBuf};
 
 use super::file::{File, FilePath, ListenerSection, Permission};
+use super::units::ByteSize;
+
+/// Calls under way may hold one part in so many of the memory; the indexes and the page cache want the rest.
+const MEMORY_SHARE: u64 = 4;
+
+/// Of a machine with little memory: enough for a handful of clients.
+const CALL_MEMORY_BYTES_MIN: u64 = 256 << 20;
+
+/// Of a machine with much: some hundred of the largest calls. More would not make them faster.
+const CALL_MEMORY_BYTES_MAX: u64 = 2 << 30;
 
 /// What a configuration takes from the machine.
 #[derive(Debug, Clone, Default)]
@@ -13,6 +23,8 @@ pub struct Machine {
     pub current_dir: PathBuf,
     /// The directory for data when nobody names one.
     pub data_dir: PathBuf,
+    /// Bytes of memory that there are; 0 if that is not known.
+    pub memory_bytes: u64,
 }
 
 // === impl Machine ===
@@ -34,7 +46,7 @@ impl Machine {
             None => of_user().unwrap_or_else(|| current_dir.join("casbah")),
         };
         let host_name = rustix::system::uname().nodename().to_string_lossy().into_owned();
-        Machine { host_name: fit_for_name(&host_name), current_dir, data_dir }
+        Machine { host_name: fit_for_name(&host_name), current_dir, data_dir, memory_bytes: memory_bytes() }
     }
 
     /// The same path from the root; symbolic links stay.
@@ -47,11 +59,28 @@ impl Machine {
     pub(super) fn complete(&self, file: &mut File) {
         file.node.name.get_or_insert_with(|| self.host_name.clone());
         file.node.dir.get_or_insert_with(|| FilePath::new(self.absolute(&self.data_dir)));
+        let share = (self.memory_bytes / MEMORY_SHARE).clamp(CALL_MEMORY_BYTES_MIN, CALL_MEMORY_BYTES_MAX);
+        file.limits.memory.get_or_insert(ByteSize::from_bytes(share >> 20 << 20));
         if file.listener.is_empty() {
             let allow = vec![Permission::Read, Permission::Write];
             file.listener.push(ListenerSection { allow, ..ListenerSection::default() });
         }
     }
+}
+
+/// What this machine has, or this container may have, whichever is less.
+fn memory_bytes() -> u64 {
+    let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
+    let machine = memory_total(&read("/proc/meminfo"));
+    let container = ["/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"];
+    let container = container.into_iter().filter_map(|path| read(path).trim().parse::<u64>().ok());
+    container.chain(machine).min().unwrap_or(0)
+}
+
+/// `MemTotal:       24608148 kB`
+fn memory_total(meminfo: &str) -> Option<u64> {
+    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
+    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
 }
 
 /// systemd lists several directories with colons between.
@@ -75,6 +104,24 @@ mod tests {
         let machine = Machine::this();
         assert!(!machine.host_name.is_empty());
         assert!(machine.data_dir.is_absolute());
+        assert!(machine.memory_bytes > 0);
+    }
+
+    #[test]
+    fn memory_is_read_as_linux_tells_it() {
+        assert_eq!(memory_total("MemTotal:       24608148 kB\nMemFree: 1 kB\n"), Some(24_608_148 << 10));
+        assert_eq!(memory_total("MemFree: 1 kB\n"), None);
+        assert_eq!(memory_total("MemTotal: much\n"), None);
+    }
+
+    #[test]
+    fn calls_may_hold_a_part_of_the_memory() {
+        let share = |memory_bytes| {
+            let mut file = File::default();
+            Machine { memory_bytes, ..Machine::default() }.complete(&mut file);
+            file.limits.memory.unwrap().bytes()
+        };
+        assert_eq!([share(0), share(4 << 30), share(1 << 40)], [256 << 20, 1 << 30, 2 << 30]);
     }
 
     #[test]

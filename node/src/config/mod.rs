@@ -25,9 +25,10 @@ pub use keys::{Choice, Form, Key, KeyPath, Kind, Segment, root};
 pub use layers::Layers;
 pub use machine::Machine;
 pub use resolve::{
-    Clients, ClusterConfig, Compression, Config, IndexConfig, InstanceNames, ListenAddress, ListenerConfig, LogConfig,
-    LogFormat, LogLevel, NodeConfig, PeersConfig, Permissions, Services, StoreConfig, SyncPolicy, TlsConfig,
+    Clients, ClusterConfig, Compression, Config, IndexConfig, InstanceNames, LimitsConfig, ListenAddress,
+    ListenerConfig, LogConfig, LogFormat, LogLevel, NodeConfig, PeersConfig, Permissions, RebalancePolicy,
+    RepairConfig, Services, StoreConfig, SyncPolicy, TlsConfig,
 };
-pub use rules::{Broken, RESERVED_SEGMENTS, STORE_CAPACITY_MIN};
+pub use rules::{Broken, LIMITS_MEMORY_MIN, RESERVED_SEGMENTS, STORE_CAPACITY_MIN};
 pub use sources::{Assignment, Loaded, Sources};
 pub use units::{ByteSize, TimeSpan, UnitError};

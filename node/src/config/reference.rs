@@ -216,7 +216,12 @@ mod tests {
     use crate::config::{Machine, Sources};
 
     fn load(set: &[&str]) -> Loaded {
-        let machine = Machine { host_name: "h".into(), current_dir: "/here".into(), data_dir: "/data".into() };
+        let machine = Machine {
+            host_name: "h".into(),
+            current_dir: "/here".into(),
+            data_dir: "/data".into(),
+            ..Machine::default()
+        };
         let set = set.iter().map(|&text| text.to_owned()).collect();
         Sources { set, machine, ..Sources::default() }.load().unwrap()
     }
@@ -240,7 +245,12 @@ mod tests {
         let path = folder.path().join("casbah.toml");
         // Each alone is fine; together they contradict one another in one point.
         std::fs::write(&path, keys.join("\n").replace("\"anyone\"", "\"certificate\"")).unwrap();
-        let machine = Machine { host_name: "h".into(), current_dir: "/here".into(), data_dir: "/data".into() };
+        let machine = Machine {
+            host_name: "h".into(),
+            current_dir: "/here".into(),
+            data_dir: "/data".into(),
+            ..Machine::default()
+        };
         Sources { file: Some(path), machine, ..Sources::default() }.load().unwrap();
     }
 

@@ -17,8 +17,12 @@ pub struct Config {
     pub store: StoreConfig,
     /// The Remote Asset index.
     pub index: IndexConfig,
+    /// How much it takes on at once.
+    pub limits: LimitsConfig,
     /// The cluster that the node is a part of.
     pub cluster: ClusterConfig,
+    /// How copies get to the nodes that should have them.
+    pub repair: RepairConfig,
     /// How it reaches the other nodes, and they it; `None`: it is a cluster of one.
     pub peers: Option<PeersConfig>,
     /// At least one.
@@ -83,6 +87,19 @@ pub struct IndexConfig {
     pub stale_reads: bool,
 }
 
+/// How much a node takes on at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LimitsConfig {
+    /// What all calls under way may hold.
+    pub memory_bytes: u64,
+    /// How many calls may wait for it.
+    pub waiting: usize,
+    /// How long each may.
+    pub patience: Duration,
+    /// How long a client may take nothing of an answer, or send nothing in the middle of a request.
+    pub stall: Duration,
+}
+
 /// The cluster that a node is a part of, as it is told; what the cluster was formed with counts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClusterConfig {
@@ -100,6 +117,31 @@ pub struct ClusterConfig {
     pub zone: String,
     /// The node's share, relative to others; at least 1.
     pub weight: u32,
+    /// When blobs are moved.
+    pub rebalance: RebalancePolicy,
+    /// How long a node is out of reach before it is given up; `None`: for ever.
+    pub lost_after: Option<Duration>,
+    /// Nodes that have the log and do not vote, at the most, where this node leads.
+    pub learners: u32,
+}
+
+/// How copies get to the nodes that should have them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RepairConfig {
+    /// Bytes that are moved in a second.
+    pub rate_bytes: u64,
+    /// How often everything is compared.
+    pub interval: Duration,
+}
+
+/// When blobs are moved to where members want them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum RebalancePolicy {
+    /// At once.
+    Automatic,
+    /// When `casbah ring apply` says so.
+    OnApply,
 }
 
 /// How a node reaches its peers, and they it.

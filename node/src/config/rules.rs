@@ -9,8 +9,8 @@ use super::file::{ClientPolicy, File, FilePath, ListenerSection, Permission, Tls
 use super::keys::{KeyPath, Segment};
 use super::layers::Layers;
 use super::resolve::{
-    Clients, Config, IndexConfig, InstanceNames, ListenAddress, ListenerConfig, LogConfig, NodeConfig, Permissions,
-    StoreConfig, SyncPolicy, TlsConfig,
+    Clients, Config, IndexConfig, InstanceNames, LimitsConfig, ListenAddress, ListenerConfig, LogConfig, NodeConfig,
+    Permissions, StoreConfig, SyncPolicy, TlsConfig,
 };
 use super::units::ByteSize;
 
@@ -19,6 +19,12 @@ pub const STORE_CAPACITY_MIN: ByteSize = ByteSize::from_bytes(1_000_000);
 
 /// Writes that wait longer than this for the disk are better told so by name: `"never"`.
 const SYNC_INTERVAL_MAX_SECONDS: u64 = 60;
+
+/// With less memory for calls, the largest messages would not fit, and hardly two clients would have a place.
+pub const LIMITS_MEMORY_MIN: ByteSize = ByteSize::from_bytes(32 << 20);
+
+/// Clients on busy machines pause for as long.
+const STALL_MIN: Duration = Duration::from_secs(1);
 
 /// A connection that ends sooner than this costs more than it is good for.
 const CONNECTION_AGE_MIN: Duration = Duration::from_secs(1);
@@ -51,6 +57,15 @@ pub enum Broken {
     /// An index that keeps nothing.
     #[error("an index for 0 assets keeps nothing")]
     IndexEmpty,
+    /// Too little memory for calls.
+    #[error("{given} is less than calls need, {LIMITS_MEMORY_MIN}")]
+    LimitsMemory {
+        /// As it was given.
+        given: ByteSize,
+    },
+    /// No pause at all.
+    #[error("clients may pause for {}s at least", STALL_MIN.as_secs())]
+    Stall,
     /// No time between two writes to the disk, or too much.
     #[error("the interval is not between 1ms and {SYNC_INTERVAL_MAX_SECONDS}s")]
     SyncInterval,
@@ -123,7 +138,9 @@ pub(super) fn check(file: &File, layers: &Layers) -> Result<Config, Vec<ConfigEr
         node: checker.node(file),
         store: checker.store(file),
         index: checker.index(file),
+        limits: checker.limits(file),
         cluster: checker.cluster(file),
+        repair: checker.repair(file),
         peers: checker.peers(file),
         listeners: checker.listeners(file),
         instances: checker.instances(file),
@@ -148,6 +165,8 @@ impl Broken {
             Broken::NodeName { .. } => "use letters, digits, `.`, `-` and `_`".into(),
             Broken::CapacityTooSmall { .. } => "a few GB hold a project, some hundred GB a team's builds".into(),
             Broken::IndexEmpty => "leave it out for 1000000".into(),
+            Broken::LimitsMemory { .. } => "leave it out for a quarter of what there is".into(),
+            Broken::Stall => "leave it out for a minute".into(),
             Broken::SyncInterval => {
                 "write \"always\" to sync before every answer, \"never\" to leave it to the system".into()
             }
@@ -222,6 +241,23 @@ impl Checker<'_> {
             self.broken(KeyPath::from_dotted("index.capacity"), Broken::IndexEmpty);
         }
         IndexConfig { capacity: index.capacity, stale_reads: index.stale_reads }
+    }
+
+    fn limits(&mut self, file: &File) -> LimitsConfig {
+        let limits = &file.limits;
+        let memory = limits.memory.unwrap_or(LIMITS_MEMORY_MIN);
+        if memory < LIMITS_MEMORY_MIN {
+            self.broken(KeyPath::from_dotted("limits.memory"), Broken::LimitsMemory { given: memory });
+        }
+        if limits.stall.duration() < STALL_MIN {
+            self.broken(KeyPath::from_dotted("limits.stall"), Broken::Stall);
+        }
+        LimitsConfig {
+            memory_bytes: memory.bytes(),
+            waiting: usize::try_from(limits.waiting).unwrap_or(usize::MAX),
+            patience: limits.patience.duration(),
+            stall: limits.stall.duration(),
+        }
     }
 
     fn listeners(&mut self, file: &File) -> Vec<ListenerConfig> {

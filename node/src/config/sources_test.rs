@@ -1,10 +1,17 @@
 use std::time::Duration;
 
 use super::*;
-use crate::config::{Clients, ClusterConfig, InstanceNames, ListenAddress, Permissions, Services, SyncPolicy};
+use crate::config::{
+    Clients, ClusterConfig, InstanceNames, ListenAddress, Permissions, RebalancePolicy, Services, SyncPolicy,
+};
 
 fn machine() -> Machine {
-    Machine { host_name: "host-1".into(), current_dir: "/here".into(), data_dir: "/data/casbah".into() }
+    Machine {
+        host_name: "host-1".into(),
+        current_dir: "/here".into(),
+        data_dir: "/data/casbah".into(),
+        ..Machine::default()
+    }
 }
 
 fn with_flags(set: &[&str]) -> Sources {
@@ -274,9 +281,11 @@ const PEERS: &str = "[node]\nname = \"node-1\"\n[peers]\naddress = \"0.0.0.0:798
 #[test]
 fn a_node_without_peers_is_a_cluster_of_one() {
     let config = with_flags(&[]).load().unwrap().config;
-    let ClusterConfig { name, copies, write_quorum, bootstrap_expect, join, zone, weight } = config.cluster;
+    let cluster = config.cluster;
+    assert_eq!((cluster.rebalance, cluster.lost_after), (RebalancePolicy::Automatic, Some(Duration::from_secs(600))));
+    let ClusterConfig { name, copies, write_quorum, bootstrap_expect, join, zone, weight, learners, .. } = cluster;
     assert_eq!((&*name, copies, write_quorum, bootstrap_expect), ("casbah", 2, 2, 1));
-    assert_eq!((join, &*zone, weight), (vec![], "", 100));
+    assert_eq!((join, &*zone, weight, learners), (vec![], "", 100, 12));
     assert_eq!(config.peers, None);
     assert_eq!(file("[peers]\n").peers, None);
 }
@@ -320,8 +329,12 @@ fn each_rule_of_the_cluster_is_kept() {
         ("[cluster]\ncopies = 0", "0 is not between 1 and 8"),
         ("[cluster]\ncopies = 300", "300 is not between 1 and 8"),
         ("[cluster]\nweight = 0", "0 is not between 1 and 10000"),
+        ("[repair]\nrate = \"1kB\"", "1kB a second is less than 64KiB"),
+        ("[repair]\ninterval = \"999ms\"", "the interval is not between 1s and 24h"),
+        ("[repair]\ninterval = \"2d\"", "the interval is not between 1s and 24h"),
         ("[cluster]\nwrite_quorum = 3", "cannot wait for 3 of 2 copies"),
         ("[cluster]\nwrite_quorum = 0", "cannot wait for 0 of 2 copies"),
+        ("[cluster]\nlost_after = \"1s\"", "a node cannot be given up so soon"),
         ("[cluster]\nbootstrap_expect = 3", "no way to other nodes without [peers]"),
         ("[cluster]\nbootstrap_expect = 0", "neither form a cluster nor join one"),
         ("[cluster]\njoin = [\"node-1:7980\"]", "no way to other nodes without [peers]"),
@@ -342,6 +355,7 @@ fn each_rule_of_the_cluster_is_kept() {
             "peers.authorities: these authorities are those of a listener's clients",
         ),
         ("[cluster]\njoin = [\"node-1:0\"]", "node-1:0 is not an address that other nodes can connect to"),
+        ("[cluster]\nlearners = 13", "13 is not between 0 and 12"),
         ("[cluster]\nbootstrap_expect = 101\njoin = [\"a:1\"]", "101 is not between 0 and 100"),
         ("[admin]\naddress = \"localhost:7980\"", "0.0.0.0:7980 is taken by the admin port on localhost:7980"),
         ("[[listener]]\naddress = \"localhost:7980\"", "localhost:7980 is taken by the peer port on 0.0.0.0:7980"),

@@ -18,12 +18,23 @@ use crate::config::limits;
 use crate::forward::dial::DialError;
 use crate::forward::error::PeerError;
 use crate::forward::link::{Lane, Link};
-use crate::forward::metadata;
+use crate::forward::metadata::{self, PURPOSE, PURPOSE_REPAIR};
 
 /// HTTP/2 asks for a scheme and a host; nobody looks at them.
 const AUTHORITY: &str = "casbah-peer";
 
 const CONTENT_TYPE: http::HeaderValue = http::HeaderValue::from_static("application/grpc");
+
+tokio::task_local! {
+    /// Calls are for copies that no client waits for.
+    static FOR_REPAIR: ();
+}
+
+/// Does this; calls to other nodes that are made in it say that they are for copies that no client waits for, so that they leave
+/// room for others.
+pub async fn for_repair<T>(copies: impl Future<Output = T>) -> T {
+    FOR_REPAIR.scope((), copies).await
+}
 
 /// Why a call brought no answer.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -93,6 +104,9 @@ impl Channel {
             let Some((cluster, node)) = roster.here() else { return Err(CallError::Alone) };
             let epoch = self.by_layout.then(|| roster.epoch());
             metadata::add(request.headers_mut(), cluster, node, self.link.node(), epoch);
+            if FOR_REPAIR.try_with(|()| ()).is_ok() {
+                request.headers_mut().insert(PURPOSE, http::HeaderValue::from_static(PURPOSE_REPAIR));
+            }
         }
         // Heartbeats find out whether it is back. Until then nobody waits for connections to it.
         if self.lane == Lane::Data && !self.link.health().reachable {

@@ -25,8 +25,11 @@ pub enum PeerError {
     /// The blob is larger than the caller takes, or than the other node can ever store.
     #[error("the blob is too large: {}", .0.message())]
     TooLarge(#[source] Box<Status>),
-    /// The read begins past the blob's end.
-    #[error("the read begins past the end of the blob")]
+    /// It is not there, and the other node has lost copies to damage: it may have been, and be elsewhere.
+    #[error("the node has lost it, or cannot say so")]
+    Unsure,
+    /// The read begins past the blob's end; or a copy was last used before all that would make room for it.
+    #[error("it is past the end of the blob, or past its time")]
     OutOfRange,
     /// The other node is of another cluster, or another node than was meant, or does not know this one: it is not to be asked.
     #[error("the node does not answer this one: {}", .0.message())]
@@ -97,6 +100,7 @@ impl PeerError {
         let status = Box::new(status);
         match status.code() {
             Code::NotFound => PeerError::NotFound,
+            Code::DataLoss => PeerError::Unsure,
             Code::OutOfRange => PeerError::OutOfRange,
             Code::ResourceExhausted => PeerError::TooLarge(status),
             Code::FailedPrecondition | Code::Unauthenticated => PeerError::Refused(status),

@@ -73,12 +73,14 @@ async fn messages_are_the_same_wherever_the_stream_is_cut_into_frames() {
     let begin = api::StoreRequest {
         part: Some(api::store_request::Part::Begin(api::store_request::Begin {
             digest: Some(api::Digest { function: 1, hash: data(32), size_bytes: 70_000 }),
+            used_ms: Some(77),
         })),
     };
     let commit = api::StoreRequest { part: Some(api::store_request::Part::Commit(api::store_request::Commit {})) };
     let large = api::StoreRequest {
         part: Some(api::store_request::Part::Begin(api::store_request::Begin {
             digest: Some(api::Digest { function: 1, hash: data(400), size_bytes: 1 }),
+            used_ms: None,
         })),
     };
     let mut sent = bytes_of([message_frame(&begin)]);

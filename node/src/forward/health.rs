@@ -44,6 +44,8 @@ pub(super) struct Machine {
     latency: Option<Duration>,
     epoch: Epoch,
     report: Option<NodeReport>,
+    /// By how much its clock and this node's differ, by its last heartbeat.
+    apart: Duration,
 }
 
 // === impl Health ===
@@ -59,7 +61,7 @@ impl Health {
 impl Machine {
     /// A node that is heard of for the first time: it is taken to be there until it has been silent for long enough.
     pub(super) fn new(now: Instant) -> Machine {
-        Machine { reachable: true, heard: now, latency: None, epoch: Epoch(0), report: None }
+        Machine { reachable: true, heard: now, latency: None, epoch: Epoch(0), report: None, apart: Duration::ZERO }
     }
 
     /// How it is.
@@ -72,6 +74,21 @@ impl Machine {
             latency: self.latency.unwrap_or_default(),
             epoch: self.epoch,
         }
+    }
+
+    /// Whether it has been heard of lately: by the clock, for this node may have slept since it looked last.
+    pub(super) fn is_there(&self, now: Instant) -> bool {
+        self.reachable && self.latency.is_some() && now < self.away_at()
+    }
+
+    /// By how much its clock and this node's differ.
+    pub(super) fn apart(&self) -> Duration {
+        self.apart
+    }
+
+    /// Its clock differs from this node's by so much.
+    pub(super) fn reads_clock(&mut self, apart: Duration) {
+        self.apart = apart;
     }
 
     /// What it has said of itself last.
@@ -194,6 +211,20 @@ mod tests {
         assert_eq!(said(&machine), (false, true));
         machine.beat(start, MS, report(true, false));
         assert_eq!(said(&machine), (true, false));
+    }
+
+    #[test]
+    fn a_node_is_there_when_it_has_been_heard_of_lately_whoever_has_slept() {
+        let start = Instant::now();
+        let mut machine = Machine::new(start);
+        assert!(!machine.is_there(start), "nothing was heard of it");
+        machine.beat(start, MS, None);
+        assert!(machine.is_there(start + 1499 * MS));
+        assert!(!machine.is_there(start + 1500 * MS), "although nobody has looked at the clock");
+        machine.answered(start + 2000 * MS, None);
+        assert!(machine.is_there(start + 2000 * MS));
+        machine.refused();
+        assert!(!machine.is_there(start + 2000 * MS));
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use casbah_cluster::membership::NodeId;
 use casbah_proto::peer::v1 as api;
@@ -14,7 +14,7 @@ use crate::forward::link::Link;
 use crate::forward::peers::{Inner, Peers, origin};
 
 /// Clocks of two nodes that differ by more than this are told of: what is written last would not win.
-const CLOCK_SKEW_MAX_MS: u64 = 5_000;
+pub const CLOCK_SKEW_MAX_MS: u64 = 5_000;
 
 impl Peers {
     /// Asks the other members how they are, for as long as this runs. It does not end by itself.
@@ -80,6 +80,7 @@ async fn beat(inner: Arc<Inner>, node: NodeId) {
                     false => tracing::info!(%node, "the clocks of this node and another one agree again"),
                 }
             }
+            link.reads_clock(Duration::from_millis(apart));
             link.beat(took, answer.report);
         }
         link.tick().await;

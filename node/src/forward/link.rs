@@ -99,6 +99,21 @@ impl Link {
         self.machine().report().cloned()
     }
 
+    /// Whether the node has been heard of lately. One that was never heard of has not.
+    pub(super) fn is_there(&self) -> bool {
+        self.machine().is_there(Instant::now())
+    }
+
+    /// By how much the node's clock and this one's differ.
+    pub(super) fn apart(&self) -> Duration {
+        self.machine().apart()
+    }
+
+    /// The node's clock differs from this one's by so much.
+    pub(super) fn reads_clock(&self, apart: Duration) {
+        self.machine().reads_clock(apart);
+    }
+
     /// A place among the calls under way; waited for, within the deadline of a call.
     pub(super) async fn place(&self) -> Result<OwnedSemaphorePermit, PeerError> {
         let place = Arc::clone(&self.places).acquire_owned();

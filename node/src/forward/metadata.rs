@@ -19,6 +19,11 @@ pub const PEER: HeaderName = HeaderName::from_static("casbah-peer");
 pub const EPOCH: HeaderName = HeaderName::from_static("casbah-epoch");
 /// How often the request was forwarded.
 pub const HOP: HeaderName = HeaderName::from_static("casbah-hop");
+/// What the call is for, where that makes a difference.
+pub const PURPOSE: HeaderName = HeaderName::from_static("casbah-purpose");
+
+/// The value of [`PURPOSE`] for copies that no client waits for.
+pub const PURPOSE_REPAIR: &str = "repair";
 
 /// Adds what every call carries.
 pub(super) fn add_to_every(headers: &mut HeaderMap) {

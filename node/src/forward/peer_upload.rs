@@ -43,14 +43,20 @@ enum Answer {
 
 impl PeerUpload {
     /// Begins to send a blob.
-    pub(super) async fn begin(channel: Channel, digest: &Digest, place: OwnedSemaphorePermit) -> PeerUpload {
+    /// With `used_ms`, of a copy that was last used then.
+    pub(super) async fn begin(
+        channel: Channel,
+        digest: &Digest,
+        used_ms: Option<u64>,
+        place: OwnedSemaphorePermit,
+    ) -> PeerUpload {
         let (frames, waiting) = mpsc::channel(WAITING_FRAMES);
         let body = stream::unfold(waiting, |mut waiting| async move {
             let frame: Frame<Bytes> = waiting.recv().await?;
             Some((Ok::<_, std::convert::Infallible>(frame), waiting))
         });
         let body = Body::new(StreamBody::new(body));
-        let begin = api::store_request::Begin { digest: Some(digest_to_message(digest)) };
+        let begin = api::store_request::Begin { digest: Some(digest_to_message(digest)), used_ms };
         let begin = api::StoreRequest { part: Some(api::store_request::Part::Begin(begin)) };
         // There is room for as many frames.
         drop(frames.try_send(message_frame(&begin)));

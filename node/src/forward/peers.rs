@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
 use casbah_cluster::digest::Digest;
@@ -27,6 +28,7 @@ use crate::forward::link::Link;
 use crate::forward::messages::digest_to_message;
 use crate::forward::peer_read::{Form, PeerRead};
 use crate::forward::peer_upload::PeerUpload;
+use crate::store::Presence;
 
 /// Messages of one batch that are under way to one node at once.
 const BATCHES_AT_ONCE: usize = 4;
@@ -35,6 +37,17 @@ const READ: &str = "/casbah.peer.v1.Blobs/Read";
 
 /// What nodes tell each other of themselves: how this one is now.
 pub type Report = Arc<dyn Fn() -> NodeReport + Send + Sync>;
+
+/// A copy of a blob that is kept elsewhere too.
+#[derive(Debug, Clone)]
+pub struct Copy {
+    /// Its name.
+    pub digest: Digest,
+    /// All of it.
+    pub data: Bytes,
+    /// When it was last used, in milliseconds since 1970-01-01T00:00:00Z.
+    pub used_ms: u64,
+}
 
 /// What the way to the other nodes is made of.
 pub struct PeersParts {
@@ -94,6 +107,16 @@ impl Peers {
         self.inner.link(node).ok().and_then(|link| link.report())
     }
 
+    /// Whether a node has been heard of lately. One that was never heard of has not.
+    pub fn hears(&self, node: NodeId) -> bool {
+        self.inner.link(node).is_ok_and(|link| link.is_there())
+    }
+
+    /// By how much a node's clock and this one's differ, by its last heartbeat.
+    pub fn clock_apart(&self, node: NodeId) -> Duration {
+        self.inner.link(node).map_or(Duration::ZERO, |link| link.apart())
+    }
+
     /// Counted up whenever a node goes away or comes back.
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.inner.changes.subscribe()
@@ -103,7 +126,7 @@ impl Peers {
     ///
     /// # Errors
     /// [`PeerError`], of all of them.
-    pub async fn find(&self, node: NodeId, digests: &[Digest], touch: bool) -> Result<Vec<bool>, PeerError> {
+    pub async fn find(&self, node: NodeId, digests: &[Digest], touch: bool) -> Result<Vec<Presence>, PeerError> {
         let link = self.inner.link(node)?;
         let _place = link.place().await?;
         let client = blobs(self.inner.data(&link));
@@ -114,10 +137,15 @@ impl Peers {
             let mut client = client.clone();
             async move {
                 let count = request.digests.len();
-                let present = within(client.find(request)).await?.present;
-                let bit = |at: usize| present.get(at / 8).map(|byte| byte >> (at % 8) & 1 == 1);
-                let bits: Option<Vec<bool>> = (0..count).map(bit).collect();
-                bits.ok_or_else(|| PeerError::nonsense("an answer is of fewer blobs than were asked for"))
+                let answer = within(client.find(request)).await?;
+                let bit = |bytes: &Bytes, at: usize| bytes.get(at / 8).map(|byte| byte >> (at % 8) & 1 == 1);
+                let presence = |at| match (bit(&answer.present, at)?, bit(&answer.unsure, at)) {
+                    (true, _) => Some(Presence::Here),
+                    (false, Some(true)) => Some(Presence::Unsure),
+                    (false, _) => Some(Presence::Absent),
+                };
+                let presences: Option<Vec<Presence>> = (0..count).map(presence).collect();
+                presences.ok_or_else(|| PeerError::nonsense("an answer is of fewer blobs than were asked for"))
             }
         })
         .await
@@ -136,10 +164,24 @@ impl Peers {
         length: Option<u64>,
         takes_zstd: bool,
     ) -> Result<PeerRead, PeerError> {
+        let digest = Some(digest_to_message(digest));
+        self.begin_read(node, api::ReadRequest { digest, offset, length, takes_zstd, is_no_use: false }).await
+    }
+
+    /// Reads a whole blob to make a copy of it by the time of its last use: it is no use of it.
+    ///
+    /// # Errors
+    /// As [`Peers::read`].
+    pub async fn read_copy(&self, node: NodeId, digest: &Digest) -> Result<PeerRead, PeerError> {
+        let digest = Some(digest_to_message(digest));
+        let (offset, length, takes_zstd) = (0, None, false);
+        self.begin_read(node, api::ReadRequest { digest, offset, length, takes_zstd, is_no_use: true }).await
+    }
+
+    async fn begin_read(&self, node: NodeId, request: api::ReadRequest) -> Result<PeerRead, PeerError> {
         let link = self.inner.link(node)?;
         let place = link.place().await?;
         let channel = self.inner.data(&link);
-        let request = api::ReadRequest { digest: Some(digest_to_message(digest)), offset, length, takes_zstd };
         let body =
             http_body_util::StreamBody::new(stream::iter([Ok::<_, std::convert::Infallible>(message_frame(&request))]));
         let begun = async {
@@ -164,6 +206,28 @@ impl Peers {
         limit_bytes: u64,
         takes_zstd: bool,
     ) -> Result<Vec<Result<(Bytes, Form), PeerError>>, PeerError> {
+        self.read_many(node, digests, (limit_bytes, takes_zstd), false).await
+    }
+
+    /// Reads many whole blobs to make copies of them, as [`Peers::read_copy`] reads one.
+    ///
+    /// # Errors
+    /// As [`Peers::read_batch`].
+    pub async fn read_copies(
+        &self,
+        node: NodeId,
+        digests: &[Digest],
+    ) -> Result<Vec<Result<(Bytes, Form), PeerError>>, PeerError> {
+        self.read_many(node, digests, (limits::PEER_BATCH_BYTES, false), true).await
+    }
+
+    async fn read_many(
+        &self,
+        node: NodeId,
+        digests: &[Digest],
+        (limit_bytes, takes_zstd): (u64, bool),
+        is_no_use: bool,
+    ) -> Result<Vec<Result<(Bytes, Form), PeerError>>, PeerError> {
         let link = self.inner.link(node)?;
         let _place = link.place().await?;
         let limit_bytes = limit_bytes.min(limits::PEER_BATCH_BYTES);
@@ -172,7 +236,7 @@ impl Peers {
         let client = blobs(self.inner.data(&link));
         let request = |part: &[Digest]| {
             let digests = part.iter().map(digest_to_message).collect();
-            api::ReadBatchRequest { digests, limit_bytes, takes_zstd }
+            api::ReadBatchRequest { digests, limit_bytes, takes_zstd, is_no_use }
         };
         let requests = batches(digests, size, &BatchLimits::OF_BLOBS).into_iter().map(request).collect();
         each(requests, move |request: api::ReadBatchRequest| {
@@ -196,7 +260,18 @@ impl Peers {
     pub async fn store(&self, node: NodeId, digest: &Digest) -> Result<PeerUpload, PeerError> {
         let link = self.inner.link(node)?;
         let place = link.place().await?;
-        Ok(PeerUpload::begin(self.inner.data(&link), digest, place).await)
+        Ok(PeerUpload::begin(self.inner.data(&link), digest, None, place).await)
+    }
+
+    /// The same, of a copy that is kept here too and was last used so many milliseconds after the beginning of 1970: the other node
+    /// hashes it, and keeps it by that. [`PeerError::OutOfRange`] if it would be the next to go there.
+    ///
+    /// # Errors
+    /// As [`Peers::store`].
+    pub async fn store_copy(&self, node: NodeId, digest: &Digest, used_ms: u64) -> Result<PeerUpload, PeerError> {
+        let link = self.inner.link(node)?;
+        let place = link.place().await?;
+        Ok(PeerUpload::begin(self.inner.data(&link), digest, Some(used_ms), place).await)
     }
 
     /// Sends many whole blobs, which the caller has verified; each has an outcome of its own, in the same order. Those larger
@@ -209,15 +284,34 @@ impl Peers {
         node: NodeId,
         blobs_sent: Vec<(Digest, Bytes)>,
     ) -> Result<Vec<Result<(), PeerError>>, PeerError> {
+        let blob = |(digest, data): (Digest, Bytes)| (digest, data, None);
+        self.send_batch(node, blobs_sent.into_iter().map(blob).collect()).await
+    }
+
+    /// The same, of copies, as [`Peers::store_copy`] sends one.
+    ///
+    /// # Errors
+    /// As [`Peers::store_batch`].
+    pub async fn store_copies(&self, node: NodeId, copies: Vec<Copy>) -> Result<Vec<Result<(), PeerError>>, PeerError> {
+        let blob = |copy: Copy| (copy.digest, copy.data, Some(copy.used_ms));
+        self.send_batch(node, copies.into_iter().map(blob).collect()).await
+    }
+
+    async fn send_batch(
+        &self,
+        node: NodeId,
+        blobs_sent: Vec<(Digest, Bytes, Option<u64>)>,
+    ) -> Result<Vec<Result<(), PeerError>>, PeerError> {
         let link = self.inner.link(node)?;
         let _place = link.place().await?;
         let client = blobs(self.inner.data(&link));
-        let size = |(_, data): &(Digest, Bytes)| data.len() as u64;
-        let blob = |(digest, data): &(Digest, Bytes)| {
-            let (digest, data) = (Some(digest_to_message(digest)), data.clone());
-            api::store_batch_request::Blob { digest, data }
+        let size = |(_, data, _): &(Digest, Bytes, Option<u64>)| data.len() as u64;
+        let blob = |(digest, data, used_ms): &(Digest, Bytes, Option<u64>)| {
+            let (digest, data, used_ms) = (Some(digest_to_message(digest)), data.clone(), *used_ms);
+            api::store_batch_request::Blob { digest, data, used_ms }
         };
-        let request = |part: &[(Digest, Bytes)]| api::StoreBatchRequest { blobs: part.iter().map(blob).collect() };
+        let request =
+            |part: &[(Digest, Bytes, Option<u64>)]| api::StoreBatchRequest { blobs: part.iter().map(blob).collect() };
         let requests = batches(&blobs_sent, size, &BatchLimits::OF_BLOBS).into_iter().map(request).collect();
         each(requests, move |request: api::StoreBatchRequest| {
             let mut client = client.clone();
@@ -314,7 +408,7 @@ impl Inner {
         links.retain(|node, _| roster.address(*node).is_some());
     }
 
-    fn data(&self, link: &Arc<Link>) -> Channel {
+    pub(super) fn data(&self, link: &Arc<Link>) -> Channel {
         Channel::data(Arc::clone(link), self.roster.clone())
     }
 
@@ -353,7 +447,7 @@ fn actions(channel: Channel) -> ActionsClient<Channel> {
         .max_encoding_message_size(limits::PEER_MESSAGE_BYTES)
 }
 
-fn action_key(instance: &str, action: &Digest) -> api::ActionKey {
+pub(super) fn action_key(instance: &str, action: &Digest) -> api::ActionKey {
     api::ActionKey { instance_name: instance.to_owned(), action: Some(digest_to_message(action)) }
 }
 

@@ -17,7 +17,7 @@ use tokio::sync::mpsc;
 use tonic::body::Body;
 
 use crate::config::limits;
-use crate::forward::channel::Channel;
+use crate::forward::channel::{Channel, within};
 use crate::forward::error::PeerError;
 use crate::forward::framing::{self, Messages, message_frame};
 use crate::forward::peers::{Peers, origin};
@@ -40,7 +40,12 @@ pub enum RaftMethod {
     Propose,
     /// The position that a linearizable read has to wait for.
     ReadIndex,
+    /// Reads for a node that does not have the log.
+    Read,
 }
+
+/// What a node tells of the cluster's state, as it comes.
+pub type StateStream = BoxStream<'static, Result<api::WatchResponse, PeerError>>;
 
 // === impl Peers ===
 
@@ -66,6 +71,7 @@ impl Peers {
                 RaftMethod::TransferLeader => client.transfer_leader(request).await,
                 RaftMethod::Propose => client.propose(request).await,
                 RaftMethod::ReadIndex => client.read_index(request).await,
+                RaftMethod::Read => client.read(request).await,
             }
         };
         match tokio::time::timeout(deadline, call).await {
@@ -73,6 +79,19 @@ impl Peers {
             Ok(Err(status)) => Err(PeerError::of(status)),
             Err(_elapsed) => Err(PeerError::TimedOut),
         }
+    }
+
+    /// What a node tells of the cluster's state. It has no deadline, and may fall silent when the node does.
+    ///
+    /// # Errors
+    /// [`PeerError`], when it does not begin.
+    ///
+    /// # Cancel safety
+    /// Dropped, the node is told.
+    pub async fn watch_state(&self, node: NodeId) -> Result<StateStream, PeerError> {
+        let link = self.inner().link(node)?;
+        let parts = within(raft(self.inner().control(&link)).watch(api::WatchRequest {})).await?;
+        Ok(parts.map(|part| part.map_err(PeerError::of)).boxed())
     }
 
     /// A snapshot to a node: its head, and its bytes as they come. The deadline is for each piece to be taken, and for the answer

@@ -1,29 +1,33 @@
 //! The ActionCache's index: results of actions by instance, digest function and action, each with the version that tells
 //! which of two is the later one.
 
+use std::ops::{Bound, ControlFlow};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use casbah_cluster::digest::Digest;
+use casbah_cluster::inventory::{ActionName, Inventory, ListedAction, Page};
 use casbah_cluster::membership::NodeId;
 use casbah_cluster::replication::{Version, VersionClock};
 
+use crate::index::action_counts::{ActionCounts, Inventories};
+use crate::index::action_keys::{
+    VERSION_BYTES, decode, decode_version, encode, encode_version, first_key, key, parse_key,
+};
 use crate::index::records::{IndexCounts, IndexError, Records};
+use crate::index::writer::Watcher;
 
-/// The version of keys, and so of records. 1: results without versions, which are never found and go when they are the least
-/// recently used.
-const KEYS: u8 = 2;
-
-/// What stands before each result.
-const VERSION_BYTES: usize = 20;
+/// Results that are removed in one go: fewer than may wait for the writer, so that clients' updates find a place.
+const REMOVES_AT_ONCE: usize = 256;
 
 /// The results of actions on this node. Cheap to clone.
 #[derive(Clone)]
 pub struct ActionIndex {
     records: Records,
     clock: Arc<Mutex<VersionClock>>,
+    counts: Arc<ActionCounts>,
 }
 
 // === impl ActionIndex ===
@@ -35,7 +39,12 @@ impl ActionIndex {
     /// [`IndexError`] when the file is no index, has another format, or the disk fails.
     pub fn open(path: &Path, capacity: u64) -> Result<ActionIndex, IndexError> {
         let clock = Arc::new(Mutex::new(VersionClock::new(NodeId::default())));
-        Ok(ActionIndex { records: Records::open(path, capacity)?, clock })
+        let inventories = Arc::new(Inventories::new());
+        let noted = Arc::clone(&inventories);
+        let watcher = Watcher { head_bytes: VERSION_BYTES, tell: Box::new(move |changes| noted.note(changes)) };
+        let (records, found) = Records::open_watched(path, capacity, Some(watcher))?;
+        let counts = Arc::new(ActionCounts::start(inventories, found)?);
+        Ok(ActionIndex { records, clock, counts })
     }
 
     /// The encoded `ActionResult` of this action, and its version. Counts as no use: see [`ActionIndex::used`].
@@ -99,6 +108,80 @@ impl ActionIndex {
         self.records.put_unless_below(key(instance, action), encode(version, &result), VERSION_BYTES).await
     }
 
+    /// What is here of a partition, in short. No IO. `None` as long as what is on disk is being counted, after the start.
+    pub fn inventory(&self, partition: usize) -> Option<Inventory> {
+        self.counts.inventory(partition)
+    }
+
+    /// The next results of a partition after this one, up to `limit` and, but for the first, so many bytes of names. Counts as
+    /// no use. Blocks on the disk.
+    ///
+    /// # Errors
+    /// [`IndexError`] when the database fails.
+    pub fn list(
+        &self,
+        partition: usize,
+        after: Option<&ActionName>,
+        (limit, bytes): (usize, usize),
+    ) -> Result<Page<ListedAction>, IndexError> {
+        let end = first_key(partition + 1);
+        let first = match after {
+            Some(after) => Bound::Excluded(key(&after.instance, &after.action)),
+            None => Bound::Included(first_key(partition).to_vec()),
+        };
+        let mut page = Page { entries: Vec::new(), is_last: true };
+        let mut length = 0;
+        // One of another partition than that which is asked for has nothing after it.
+        if let Bound::Excluded(after) = &first
+            && (after.as_slice() >= end.as_slice() || after.as_slice() < first_key(partition).as_slice())
+        {
+            return Ok(page);
+        }
+        let keys = (first.as_ref().map(Vec::as_slice), Bound::Excluded(end.as_slice()));
+        self.records.scan(keys, |key, record| {
+            let (Some((_, instance, action)), Some(version)) = (parse_key(key), decode_version(record)) else {
+                return ControlFlow::Continue(());
+            };
+            length += key.len() + VERSION_BYTES;
+            if !page.entries.is_empty() && (page.entries.len() >= limit || length > bytes) {
+                page.is_last = false;
+                return ControlFlow::Break(());
+            }
+            page.entries.push(ListedAction { instance: instance.to_owned(), action, version });
+            ControlFlow::Continue(())
+        })?;
+        Ok(page)
+    }
+
+    /// Removes results that other nodes have. One that has been replaced since it was listed stays.
+    ///
+    /// # Errors
+    /// [`IndexError`]; some may have been removed.
+    ///
+    /// # Cancel safety
+    /// Dropped half-way, each may be removed or not.
+    pub async fn remove(&self, listed: &[ListedAction]) -> Result<(), IndexError> {
+        for some in listed.chunks(REMOVES_AT_ONCE) {
+            let removes = some.iter().map(|listed| {
+                let head = encode_version(listed.version).to_vec();
+                self.records.remove_if(key(&listed.instance, &listed.action), head)
+            });
+            futures_util::future::try_join_all(removes).await?;
+        }
+        Ok(())
+    }
+
+    /// Whether a result of this version from another node would stay, which is not here yet: there is room, or the one that
+    /// would go for it is an earlier one. Of two full nodes that copied from each other all that the other has, each would go on
+    /// for ever. Blocks on the disk.
+    ///
+    /// # Errors
+    /// [`IndexError`] when the database fails.
+    pub fn would_stay(&self, version: Version) -> Result<bool, IndexError> {
+        let next = self.records.next_to_go()?;
+        Ok(next.and_then(|record| decode_version(&record)).is_none_or(|next| version > next))
+    }
+
     /// The index in numbers. May wait for the disk.
     pub fn counts(&self) -> IndexCounts {
         self.records.counts()
@@ -106,36 +189,9 @@ impl ActionIndex {
 
     /// Writes what waits. Later updates fail with [`IndexError::Closed`]. Blocks until done.
     pub fn close(&self) {
+        self.counts.stop();
         self.records.close();
     }
-}
-
-/// Version, function, size, hash, and last the instance name: every part but the last has a known length.
-fn key(instance: &str, action: &Digest) -> Vec<u8> {
-    let mut key = vec![KEYS, action.function().number()];
-    key.extend_from_slice(&action.size_bytes().to_be_bytes());
-    key.extend_from_slice(action.hash());
-    key.extend_from_slice(instance.as_bytes());
-    key
-}
-
-/// The version, so that versions are ordered as their bytes are, and the result.
-fn encode(version: Version, result: &[u8]) -> Vec<u8> {
-    let mut record = Vec::with_capacity(VERSION_BYTES + result.len());
-    record.extend_from_slice(&version.time_ms.to_be_bytes());
-    record.extend_from_slice(&version.count.to_be_bytes());
-    record.extend_from_slice(&version.node.0.to_be_bytes());
-    record.extend_from_slice(result);
-    record
-}
-
-fn decode(record: Vec<u8>) -> Option<(Version, Bytes)> {
-    let (time_ms, rest) = record.split_first_chunk()?;
-    let (count, rest) = rest.split_first_chunk()?;
-    let (node, _) = rest.split_first_chunk()?;
-    let node = NodeId(u64::from_be_bytes(*node));
-    let version = Version { time_ms: u64::from_be_bytes(*time_ms), count: u32::from_be_bytes(*count), node };
-    Some((version, Bytes::from(record).slice(VERSION_BYTES..)))
 }
 
 fn unix_ms() -> u64 {
@@ -144,98 +200,5 @@ fn unix_ms() -> u64 {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use casbah_cluster::digest::DigestFunction;
-
-    fn open(folder: &tempfile::TempDir) -> ActionIndex {
-        ActionIndex::open(&folder.path().join("actions.redb"), 10).unwrap()
-    }
-
-    fn action(text: &str) -> Digest {
-        Digest::of(DigestFunction::Sha256, text.as_bytes())
-    }
-
-    fn version(time_ms: u64, count: u32, node: u64) -> Version {
-        Version { time_ms, count, node: NodeId(node) }
-    }
-
-    fn result(index: &ActionIndex, name: &str) -> Option<Bytes> {
-        index.get("main", &action(name)).unwrap().map(|(_, result)| result)
-    }
-
-    #[tokio::test]
-    async fn results_are_told_apart_by_instance_and_action() {
-        let folder = tempfile::tempdir().unwrap();
-        let index = open(&folder);
-        let at = version(7, 8, 9);
-        index.put_if_newer("main", &action("a"), at, Bytes::from_static(b"result")).await.unwrap();
-        assert_eq!(index.get("main", &action("a")).unwrap(), Some((at, Bytes::from_static(b"result"))));
-        assert_eq!(index.get("", &action("a")).unwrap(), None);
-        assert_eq!(index.get("main/x", &action("a")).unwrap(), None);
-        assert_eq!(index.get("main", &action("b")).unwrap(), None);
-    }
-
-    #[tokio::test]
-    async fn the_newest_version_stays_in_whatever_order_they_come() {
-        let folder = tempfile::tempdir().unwrap();
-        let index = open(&folder);
-        let versions =
-            [version(256, 0, 1), version(255, 9, 9), version(256, 0, 0), version(256, 1, 0), version(1, 0, 0)];
-        for version in versions {
-            let text = Bytes::from(format!("{version:?}"));
-            index.put_if_newer("main", &action("a"), version, text).await.unwrap();
-        }
-        assert_eq!(index.get("main", &action("a")).unwrap().map(|(version, _)| version), Some(version(256, 1, 0)));
-        assert_eq!(result(&index, "a").unwrap(), format!("{:?}", version(256, 1, 0)));
-    }
-
-    #[tokio::test]
-    async fn the_newest_of_many_written_at_once_stays() {
-        let folder = tempfile::tempdir().unwrap();
-        let index = open(&folder);
-        let name = action("a");
-        let puts = (0..100_u64).map(|at| {
-            let time_ms = at * 37 % 100;
-            index.put_if_newer("main", &name, version(time_ms, 0, 0), Bytes::from(time_ms.to_string()))
-        });
-        for outcome in futures_util::future::join_all(puts).await {
-            outcome.unwrap();
-        }
-        assert_eq!(result(&index, "a").unwrap(), "99");
-    }
-
-    #[tokio::test]
-    async fn an_update_wins_over_what_is_here_although_the_clock_was_set_back() {
-        let folder = tempfile::tempdir().unwrap();
-        let index = open(&folder);
-        let ahead = version(unix_ms() + 3_600_000, u32::MAX, 3);
-        index.put_if_newer("main", &action("a"), ahead, Bytes::from_static(b"1")).await.unwrap();
-        for at in 2..5 {
-            let next = index.next_version(NodeId(1), "main", &action("a")).unwrap();
-            index.put_if_newer("main", &action("a"), next, Bytes::from(at.to_string())).await.unwrap();
-            assert_eq!(result(&index, "a").unwrap(), at.to_string());
-        }
-        // And of no other action.
-        assert!(index.next_version(NodeId(1), "main", &action("b")).unwrap() < ahead);
-    }
-
-    #[tokio::test]
-    async fn a_version_that_was_seen_makes_the_next_ones_later() {
-        let folder = tempfile::tempdir().unwrap();
-        let index = open(&folder);
-        let seen = version(unix_ms() + 30_000, 5, 2);
-        index.observe(seen);
-        assert!(index.next_version(NodeId(1), "main", &action("a")).unwrap() > seen);
-    }
-
-    #[tokio::test]
-    async fn a_record_that_is_too_short_for_a_version_is_none() {
-        let folder = tempfile::tempdir().unwrap();
-        let index = open(&folder);
-        index.records.put(key("main", &action("a")), vec![0; VERSION_BYTES - 1], None).await.unwrap();
-        assert_eq!(result(&index, "a"), None);
-        index.put_if_newer("main", &action("a"), version(1, 0, 0), Bytes::new()).await.unwrap();
-        assert_eq!(result(&index, "a").unwrap(), "");
-    }
-}
+#[path = "actions_test.rs"]
+mod tests;

@@ -36,9 +36,24 @@ pub struct AssetIndex {
     teller: Arc<Mutex<JoinSet<()>>>,
 }
 
-/// What is known of assets at one moment: at least all that was acknowledged, by any node, before it was asked for.
+/// What is known of some assets at one moment: at least all that was acknowledged, by any node, before it was asked for.
 pub struct AssetView<'i> {
     index: &'i AssetIndex,
+    keys: &'i [AssetKey],
+    source: Source,
+}
+
+/// Where it is known.
+enum Source {
+    Here,
+    /// On nodes that have the log.
+    Elsewhere {
+        /// It may be behind what was acknowledged: no leader can be found.
+        is_stale: bool,
+        /// Of the keys from this one on, what was told last.
+        first: usize,
+        records: Vec<Option<Vec<u8>>>,
+    },
 }
 
 // === impl AssetIndex ===
@@ -54,19 +69,34 @@ impl AssetIndex {
         AssetIndex { group, stale_reads, uses, teller: Arc::new(Mutex::new(teller)) }
     }
 
-    /// What is known now.
+    /// What is known now of the assets under these keys.
     ///
     /// # Errors
     /// [`IndexError::Group`] when no leader can be found, and stale reads are not allowed.
     ///
     /// # Cancel safety
     /// May be dropped.
-    pub async fn view(&self) -> Result<AssetView<'_>, IndexError> {
-        match self.group.linearizable().await {
-            Err(GroupError::NoLeader) if self.stale_reads => COUNTERS.asset_stale_reads.add(1),
+    pub async fn view<'i>(&'i self, keys: &'i [AssetKey]) -> Result<AssetView<'i>, IndexError> {
+        let is_here = match self.group.reads_here().await {
+            Err(GroupError::NoLeader) if self.stale_reads => {
+                COUNTERS.asset_stale_reads.add(1);
+                true
+            }
             outcome => outcome?,
+        };
+        if is_here {
+            return Ok(AssetView { index: self, keys, source: Source::Here });
         }
-        Ok(AssetView { index: self })
+        let all = || keys.iter().map(AssetKey::as_bytes);
+        let (is_stale, told) = match self.group.get_elsewhere(all(), false).await {
+            Err(GroupError::NoLeader) if self.stale_reads => (true, self.group.get_elsewhere(all(), true).await),
+            outcome => (false, outcome),
+        };
+        let records = told?;
+        if is_stale {
+            COUNTERS.asset_stale_reads.add(1);
+        }
+        Ok(AssetView { index: self, keys, source: Source::Elsewhere { is_stale, first: 0, records } })
     }
 
     /// Notes that this asset was fetched, so that it stays longer. All nodes are told, after a while.
@@ -129,15 +159,30 @@ impl AssetIndex {
 // === impl AssetView ===
 
 impl AssetView<'_> {
-    /// What is known of this asset, expired or not. Counts as no use: see [`AssetIndex::used`].
+    /// What is known of the asset under that key of the view, expired or not. Counts as no use: see [`AssetIndex::used`].
     ///
     /// # Errors
-    /// [`IndexError`] when the database fails or the record is damaged.
-    pub fn get(&self, key: &AssetKey) -> Result<Option<AssetRecord>, IndexError> {
-        match self.index.group.get_stale(key.as_bytes())? {
-            Some(bytes) => Ok(AssetRecord::decode(&bytes)?),
-            None => Ok(None),
-        }
+    /// [`IndexError`] when the database fails, the record is damaged, or nobody can tell.
+    ///
+    /// # Cancel safety
+    /// May be dropped.
+    pub async fn get(&mut self, at: usize) -> Result<Option<AssetRecord>, IndexError> {
+        let group = &self.index.group;
+        let found = match &mut self.source {
+            Source::Here => match self.keys.get(at) {
+                Some(key) => group.get_stale(key.as_bytes())?,
+                None => None,
+            },
+            Source::Elsewhere { is_stale, first, records } => {
+                if !(*first..*first + records.len()).contains(&at) {
+                    let keys = self.keys.iter().skip(at).map(AssetKey::as_bytes);
+                    *records = group.get_elsewhere(keys, *is_stale).await?;
+                    *first = at;
+                }
+                records.get(at - *first).cloned().flatten()
+            }
+        };
+        found.map(|bytes| AssetRecord::decode(&bytes)).transpose().map(Option::flatten).map_err(IndexError::from)
     }
 }
 

@@ -4,6 +4,8 @@
 //! What a write has returned for survives a crash and a power loss. All are bounded: the least recently used records go
 //! first.
 
+mod action_counts;
+mod action_keys;
 mod actions;
 mod assets;
 mod peer_network;
@@ -15,6 +17,8 @@ mod writer;
 
 pub use actions::ActionIndex;
 pub use assets::{AssetIndex, AssetView};
-pub use raft::{Group, GroupError, GroupOptions, GroupStatus, Network, NetworkError, RaftCall, Role, Timing};
+pub use raft::{
+    Group, GroupError, GroupOptions, GroupStatus, Network, NetworkError, RaftCall, Role, Timing, WatchPart, WatchParts,
+};
 pub use records::{IndexCounts, IndexError, now};
 pub use splits::SplitIndex;

@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use casbah_cluster::membership::NodeId;
-use futures_util::stream::BoxStream;
+use casbah_proto::peer::v1 as api;
+use futures_util::stream::{BoxStream, StreamExt as _};
 
 use crate::forward::{PeerError, Peers, RaftMethod, Unreachable};
-use crate::index::{Network, NetworkError, RaftCall};
+use crate::index::{Network, NetworkError, RaftCall, WatchPart, WatchParts};
 
 #[tonic::async_trait]
 impl Network for Peers {
@@ -25,8 +26,20 @@ impl Network for Peers {
             RaftCall::TransferLeader => RaftMethod::TransferLeader,
             RaftCall::Propose => RaftMethod::Propose,
             RaftCall::ReadIndex => RaftMethod::ReadIndex,
+            RaftCall::Read => RaftMethod::Read,
         };
         self.raft(target, method, payload, deadline).await.map_err(|error| network_error(target, error))
+    }
+
+    async fn watch(&self, target: NodeId) -> Result<WatchParts, NetworkError> {
+        let parts = self.watch_state(target).await.map_err(|error| network_error(target, error))?;
+        let part = move |part: Result<api::WatchResponse, PeerError>| {
+            let part = part.map_err(|error| network_error(target, error))?;
+            let api::WatchResponse { position, state, leader, is_current } = part;
+            let leader = Some(NodeId(leader)).filter(|leader| leader.0 > 0);
+            Ok(WatchPart { position, state: Some(state).filter(|state| !state.is_empty()), leader, is_current })
+        };
+        Ok(parts.map(part).boxed())
     }
 
     async fn send_snapshot(

@@ -1,17 +1,18 @@
 //! A bounded table of records on disk: reads go straight to the database, writes to the one writer.
 
+use std::ops::{Bound, ControlFlow};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use casbah_cluster::asset::Moment;
 use casbah_cluster::codec::CodecError;
-use redb::{Database, ReadableDatabase as _, ReadableTableMetadata as _};
+use redb::{Database, ReadOnlyTable, ReadableDatabase as _, ReadableTable as _, ReadableTableMetadata as _};
 use tokio::sync::oneshot;
 
 use crate::index::raft::GroupError;
-use crate::index::tables::{self, RECORDS};
-use crate::index::writer::{Gone, Put, Writer};
+use crate::index::tables::{self, Entry, RECORDS, USES};
+use crate::index::writer::{Gone, Put, Watcher, What, Writer};
 
 /// The format of the whole database. Another one is refused, never guessed at.
 const FORMAT: u64 = 1;
@@ -56,6 +57,9 @@ impl From<redb::Error> for IndexError {
     }
 }
 
+/// The records as they are at one moment, whatever is written later.
+pub(super) type FoundRecords = ReadOnlyTable<&'static [u8], Entry<'static>>;
+
 /// An index in numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct IndexCounts {
@@ -74,6 +78,7 @@ pub struct Records {
     /// `None` once closed. Dropping the last sender ends the writer.
     writer: Arc<Mutex<Option<Writer>>>,
     gone: Arc<Gone>,
+    capacity: u64,
 }
 
 // === impl Records ===
@@ -84,14 +89,24 @@ impl Records {
     /// # Errors
     /// [`IndexError`] when the file is no database, has another format, or the disk fails.
     pub fn open(path: &Path, capacity: u64) -> Result<Records, IndexError> {
+        Ok(Records::open_watched(path, capacity, None)?.0)
+    }
+
+    /// The same; the watcher is told of all that comes and goes beyond what is found now.
+    pub(super) fn open_watched(
+        path: &Path,
+        capacity: u64,
+        watcher: Option<Watcher>,
+    ) -> Result<(Records, FoundRecords), IndexError> {
         let (database, found) = tables::create(path, FORMAT)?;
         if found != FORMAT {
             return Err(IndexError::Format { path: path.to_owned(), found });
         }
         let database = Arc::new(database);
+        let found = as_it_is(&database)?;
         let gone = Arc::new(Gone::default());
-        let writer = Writer::start(Arc::clone(&database), capacity, Arc::clone(&gone))?;
-        Ok(Records { database, writer: Arc::new(Mutex::new(Some(writer))), gone })
+        let writer = Writer::start(Arc::clone(&database), capacity, Arc::clone(&gone), watcher)?;
+        Ok((Records { database, writer: Arc::new(Mutex::new(Some(writer))), gone, capacity }, found))
     }
 
     /// The record under this key, ended or not. Counts as no use: see [`Records::used`].
@@ -104,6 +119,23 @@ impl Records {
             let table = self.database.begin_read()?.open_table(RECORDS)?;
             let entry = table.get(key)?;
             Ok(entry.map(|entry| entry.value().2.to_vec()))
+        };
+        Ok(look()?)
+    }
+
+    /// The record that makes room for the next one; `None` while there is room without. Blocks on the disk.
+    ///
+    /// # Errors
+    /// [`IndexError`] when the database fails.
+    pub(super) fn next_to_go(&self) -> Result<Option<Vec<u8>>, IndexError> {
+        let look = || -> Result<_, redb::Error> {
+            let moment = self.database.begin_read()?;
+            let (records, uses) = (moment.open_table(RECORDS)?, moment.open_table(USES)?);
+            if records.len()? < self.capacity {
+                return Ok(None);
+            }
+            let Some((_, key)) = uses.first()? else { return Ok(None) };
+            Ok(records.get(key.value())?.map(|entry| entry.value().2.to_vec()))
         };
         Ok(look()?)
     }
@@ -125,7 +157,7 @@ impl Records {
     /// Dropped half-way, the record may or may not be written.
     pub async fn put(&self, key: Vec<u8>, value: Vec<u8>, ends_at: Option<Moment>) -> Result<(), IndexError> {
         let (done, outcome) = oneshot::channel();
-        self.start(Put { key, value, ends_at, ordered_by: 0, done })?;
+        self.start(Put { key, what: What::Record { value, ends_at, ordered_by: 0 }, done })?;
         outcome.await.unwrap_or(Err(IndexError::Closed))
     }
 
@@ -139,8 +171,34 @@ impl Records {
     /// As [`Records::put`].
     pub async fn put_unless_below(&self, key: Vec<u8>, value: Vec<u8>, ordered_by: usize) -> Result<(), IndexError> {
         let (done, outcome) = oneshot::channel();
-        self.start(Put { key, value, ends_at: None, ordered_by, done })?;
+        self.start(Put { key, what: What::Record { value, ends_at: None, ordered_by }, done })?;
         outcome.await.unwrap_or(Err(IndexError::Closed))
+    }
+
+    /// Removes the record under this key, if it still begins like this.
+    ///
+    /// # Errors
+    /// As [`Records::put`].
+    ///
+    /// # Cancel safety
+    /// As [`Records::put`].
+    pub async fn remove_if(&self, key: Vec<u8>, head: Vec<u8>) -> Result<(), IndexError> {
+        let (done, outcome) = oneshot::channel();
+        self.start(Put { key, what: What::Nothing { head }, done })?;
+        outcome.await.unwrap_or(Err(IndexError::Closed))
+    }
+
+    /// Shows records in the order of their keys, as they are at one moment, until told to stop. Counts as no use. Blocks on
+    /// the disk.
+    ///
+    /// # Errors
+    /// [`IndexError`] when the database fails.
+    pub fn scan(
+        &self,
+        keys: (Bound<&[u8]>, Bound<&[u8]>),
+        show: impl FnMut(&[u8], &[u8]) -> ControlFlow<()>,
+    ) -> Result<(), IndexError> {
+        Ok(scan(&as_it_is(&self.database)?, keys, show)?)
     }
 
     fn start(&self, put: Put) -> Result<(), IndexError> {
@@ -167,6 +225,25 @@ impl Records {
             writer.finish();
         }
     }
+}
+
+fn as_it_is(database: &Database) -> Result<FoundRecords, redb::Error> {
+    Ok(database.begin_read()?.open_table(RECORDS)?)
+}
+
+/// Shows records in the order of their keys, until told to stop.
+pub(super) fn scan(
+    records: &FoundRecords,
+    keys: (Bound<&[u8]>, Bound<&[u8]>),
+    mut show: impl FnMut(&[u8], &[u8]) -> ControlFlow<()>,
+) -> Result<(), redb::Error> {
+    for entry in records.range::<&[u8]>(keys)? {
+        let (key, entry) = entry?;
+        if show(key.value(), entry.value().2).is_break() {
+            break;
+        }
+    }
+    Ok(())
 }
 
 /// The time of the machine's clock.

@@ -28,6 +28,23 @@ pub(super) struct Tables<'t> {
     uses: Table<'t, u64, &'static [u8]>,
     ends: Table<'t, (i128, &'static [u8]), ()>,
     next_use: u64,
+    /// What has come and gone, if somebody wants to know.
+    changes: Option<Changes>,
+}
+
+/// What has come and gone in one transaction.
+struct Changes {
+    head_bytes: usize,
+    so_far: Vec<Change>,
+}
+
+/// A record that has come, or gone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Change {
+    pub(super) key: Vec<u8>,
+    /// The first bytes of the record.
+    pub(super) head: Vec<u8>,
+    pub(super) has_come: bool,
 }
 
 /// The database at this path, made with all its tables if it is not there, and the format it has.
@@ -62,7 +79,23 @@ impl<'t> Tables<'t> {
     pub(super) fn open(transaction: &'t WriteTransaction) -> Result<Tables<'t>, redb::Error> {
         let uses = transaction.open_table(USES)?;
         let next_use = uses.last()?.map_or(0, |(last, _)| last.value() + 1);
-        Ok(Tables { records: transaction.open_table(RECORDS)?, uses, ends: transaction.open_table(ENDS)?, next_use })
+        Ok(Tables {
+            records: transaction.open_table(RECORDS)?,
+            uses,
+            ends: transaction.open_table(ENDS)?,
+            next_use,
+            changes: None,
+        })
+    }
+
+    /// From now on, takes note of what comes and goes, with so many of the first bytes of each record.
+    pub(super) fn watch(&mut self, head_bytes: usize) {
+        self.changes = Some(Changes { head_bytes, so_far: Vec::new() });
+    }
+
+    /// What has come and gone since.
+    pub(super) fn changes(self) -> Vec<Change> {
+        self.changes.map_or_else(Vec::new, |changes| changes.so_far)
     }
 
     /// Makes this the record used last. Nothing happens when there is none.
@@ -83,6 +116,9 @@ impl<'t> Tables<'t> {
         if let Some(end) = ends_at {
             self.ends.insert((end, key), ())?;
         }
+        if let Some(changes) = &mut self.changes {
+            changes.add(key, value, true);
+        }
         self.write(key, ends_at, value)
     }
 
@@ -90,6 +126,11 @@ impl<'t> Tables<'t> {
     pub(super) fn is_below(&self, key: &[u8], value: &[u8], ordered_by: usize) -> Result<bool, redb::Error> {
         let entry = if ordered_by > 0 { self.records.get(key)? } else { None };
         Ok(entry.is_some_and(|entry| entry.value().2.get(..ordered_by) > value.get(..ordered_by)))
+    }
+
+    /// Whether the record under this key begins like this.
+    pub(super) fn begins_with(&self, key: &[u8], head: &[u8]) -> Result<bool, redb::Error> {
+        Ok(self.records.get(key)?.is_some_and(|entry| entry.value().2.starts_with(head)))
     }
 
     fn write(&mut self, key: &[u8], ends_at: Option<i128>, value: &[u8]) -> Result<(), redb::Error> {
@@ -102,7 +143,10 @@ impl<'t> Tables<'t> {
     /// Removes the record under this key; whether there was one.
     pub(super) fn remove(&mut self, key: &[u8]) -> Result<bool, redb::Error> {
         let Some(entry) = self.records.remove(key)? else { return Ok(false) };
-        let (used, ends_at, _) = entry.value();
+        let (used, ends_at, value) = entry.value();
+        if let Some(changes) = &mut self.changes {
+            changes.add(key, value, false);
+        }
         self.uses.remove(used)?;
         if let Some(end) = ends_at {
             self.ends.remove((end, key))?;
@@ -135,5 +179,14 @@ impl<'t> Tables<'t> {
             removed += 1;
         }
         Ok(removed)
+    }
+}
+
+// === impl Changes ===
+
+impl Changes {
+    fn add(&mut self, key: &[u8], value: &[u8], has_come: bool) {
+        let head = value.get(..self.head_bytes.min(value.len())).unwrap_or_default().to_vec();
+        self.so_far.push(Change { key: key.to_vec(), head, has_come });
     }
 }

@@ -12,7 +12,7 @@ use redb::{Database, ReadableDatabase as _, ReadableTable as _};
 use tokio::sync::oneshot;
 
 use crate::index::records::{IndexError, now};
-use crate::index::tables::{ENDS, Tables};
+use crate::index::tables::{Change, ENDS, Tables};
 
 /// Records that wait for the writer; beyond this, one is told to come back.
 const WAITING_MAX: usize = 1024;
@@ -27,14 +27,35 @@ const IDLE: Duration = Duration::from_secs(1);
 /// Records whose use waits to be written. Beyond this, uses are forgotten: they only order eviction.
 const USES_MAX: usize = 16 << 10;
 
-/// One record on its way to the disk.
+/// One change on its way to the disk.
 pub(super) struct Put {
     pub(super) key: Vec<u8>,
-    pub(super) value: Vec<u8>,
-    pub(super) ends_at: Option<Moment>,
-    /// So many of the first bytes say which of two records is the later one; 0: that which comes later.
-    pub(super) ordered_by: usize,
+    pub(super) what: What,
     pub(super) done: oneshot::Sender<Result<(), IndexError>>,
+}
+
+/// What is to be under a key.
+pub(super) enum What {
+    /// This record.
+    Record {
+        value: Vec<u8>,
+        ends_at: Option<Moment>,
+        /// So many of the first bytes say which of two records is the later one; 0: that which comes later.
+        ordered_by: usize,
+    },
+    /// None, if the one that is there begins like this.
+    Nothing { head: Vec<u8> },
+}
+
+/// Hears of changes.
+pub(super) type Tell = Box<dyn Fn(&[Change]) + Send>;
+
+/// Somebody who wants to know what comes and goes.
+pub(super) struct Watcher {
+    /// How many of the first bytes of each record.
+    pub(super) head_bytes: usize,
+    /// Told of each transaction once it is on disk, and before those who wait for it.
+    pub(super) tell: Tell,
 }
 
 /// The writer's thread and the way to it.
@@ -61,13 +82,18 @@ pub(super) struct Removed {
 // === impl Writer ===
 
 impl Writer {
-    pub(super) fn start(database: Arc<Database>, capacity: u64, gone: Arc<Gone>) -> Result<Writer, IndexError> {
+    pub(super) fn start(
+        database: Arc<Database>,
+        capacity: u64,
+        gone: Arc<Gone>,
+        watcher: Option<Watcher>,
+    ) -> Result<Writer, IndexError> {
         let (puts, waiting) = sync_channel(WAITING_MAX);
         let uses = Arc::new(Mutex::new(HashSet::new()));
         let noted = Arc::clone(&uses);
         let thread = std::thread::Builder::new()
             .name("index-writer".into())
-            .spawn(move || run(&database, capacity.max(1), &waiting, &noted, &gone))
+            .spawn(move || run((&database, capacity.max(1)), &waiting, &noted, &gone, watcher.as_ref()))
             .map_err(redb::Error::Io)?;
         Ok(Writer { puts, uses, thread })
     }
@@ -109,7 +135,13 @@ impl Gone {
     }
 }
 
-fn run(database: &Database, capacity: u64, waiting: &Receiver<Put>, noted: &Mutex<HashSet<Vec<u8>>>, gone: &Gone) {
+fn run(
+    (database, capacity): (&Database, u64),
+    waiting: &Receiver<Put>,
+    noted: &Mutex<HashSet<Vec<u8>>>,
+    gone: &Gone,
+    watcher: Option<&Watcher>,
+) {
     let mut open = true;
     while open {
         let mut batch = Vec::new();
@@ -124,7 +156,13 @@ fn run(database: &Database, capacity: u64, waiting: &Receiver<Put>, noted: &Mute
         if batch.is_empty() && uses.is_empty() && !something_has_ended(database, now) {
             continue;
         }
-        let outcome = write(database, capacity, &batch, &uses, now).map(|removed| gone.add(removed)).map_err(Arc::new);
+        let outcome = write((database, capacity), &batch, &uses, now, watcher).map_err(Arc::new);
+        let outcome = outcome.map(|(removed, changes)| {
+            gone.add(removed);
+            if let Some(watcher) = watcher {
+                (watcher.tell)(&changes);
+            }
+        });
         if let Err(error) = &outcome {
             tracing::error!(%error, "an index could not be written");
         }
@@ -147,27 +185,33 @@ fn something_has_ended(database: &Database, now: Moment) -> bool {
 
 /// All of it in one transaction, or nothing.
 fn write(
-    database: &Database,
-    capacity: u64,
+    (database, capacity): (&Database, u64),
     puts: &[Put],
     uses: &HashSet<Vec<u8>>,
     now: Moment,
-) -> Result<Removed, redb::Error> {
+    watcher: Option<&Watcher>,
+) -> Result<(Removed, Vec<Change>), redb::Error> {
     let mut transaction = database.begin_write()?;
     transaction.set_quick_repair(true);
-    let removed = {
+    let written = {
         let mut tables = Tables::open(&transaction)?;
+        if let Some(watcher) = watcher {
+            tables.watch(watcher.head_bytes);
+        }
         for key in uses {
             tables.touch(key)?;
         }
         for put in puts {
-            if tables.is_below(&put.key, &put.value, put.ordered_by)? {
-                continue;
+            match &put.what {
+                What::Record { value, ordered_by, .. } if tables.is_below(&put.key, value, *ordered_by)? => {}
+                What::Record { value, ends_at, .. } => tables.insert(&put.key, value, *ends_at)?,
+                What::Nothing { head } if tables.begins_with(&put.key, head)? => drop(tables.remove(&put.key)?),
+                What::Nothing { .. } => {}
             }
-            tables.insert(&put.key, &put.value, put.ends_at)?;
         }
-        Removed { expired: tables.sweep(now)?, evicted: tables.shrink_to(capacity)? }
+        let removed = Removed { expired: tables.sweep(now)?, evicted: tables.shrink_to(capacity)? };
+        (removed, tables.changes())
     };
     transaction.commit()?;
-    Ok(removed)
+    Ok(written)
 }

@@ -19,10 +19,49 @@ pub struct Cluster {
     pub copies: u8,
     /// Copies that make an upload acknowledged.
     pub write_quorum: u8,
+    /// The epoch of the layout that waits to be applied, where one does.
+    #[serde(default)]
+    pub waits: Option<u64>,
     /// By id.
     pub members: Vec<ClusterMember>,
     /// The Raft group.
     pub raft: Raft,
+    /// How the node that tells gets what it should have, and gives away what it should not.
+    #[serde(default)]
+    pub repair: RepairProgress,
+}
+
+/// How far a node is with having the copies that it should have, and no others. Counters are since the start of the process.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct RepairProgress {
+    /// The newest layout, if the node has all that it gives it; `None` otherwise.
+    pub synced_epoch: Option<u64>,
+    /// Partitions of the newest layout that the node has not compared with all who may have copies of them.
+    pub partitions_left: u64,
+    /// Partitions of which others are known to have copies that are missing here.
+    pub partitions_to_pull: u64,
+    /// How many copies they have more, as far as is known; of those, some may be left out, which would be evicted next.
+    pub copies_to_pull: u64,
+    /// About how many bytes these have.
+    pub bytes_to_pull: u64,
+    /// Ids of nodes that hold it up: they do not answer, or have not heard of the newest layout.
+    pub waits_for: Vec<u64>,
+    /// Copies that other nodes own: to be handed over, and then dropped.
+    pub held: u64,
+    /// Blobs and results that were copied here.
+    pub copies_pulled: u64,
+    /// Blobs and results that were given to others.
+    pub copies_given: u64,
+    /// Copies that were dropped, as their owners have them.
+    pub copies_dropped: u64,
+    /// Bytes of what was copied here and given to others.
+    pub moved_bytes: u64,
+    /// The same in a second, lately.
+    pub bytes_per_second: u64,
+    /// Until there is nothing left to pull, at that rate; `None` while nothing moves.
+    pub seconds_left: Option<u64>,
+    /// Since there was nothing left to pull last; `None` if there always was.
+    pub completed_seconds_ago: Option<u64>,
 }
 
 /// A member, by the node that tells.
@@ -40,6 +79,15 @@ pub struct ClusterMember {
     pub weight: u32,
     /// `voter`, `learner` or `watcher`.
     pub part: String,
+    /// `serving`, `draining` or `lost`.
+    #[serde(default)]
+    pub standing: String,
+    /// It has a part of the blobs by a layout in force.
+    #[serde(default)]
+    pub holds: bool,
+    /// What ails it, by its own word or by what is seen of it.
+    #[serde(default)]
+    pub ailment: Option<String>,
     /// It is the node that tells.
     pub is_self: bool,
     /// It has answered lately.
@@ -103,6 +151,34 @@ pub struct Ring {
     pub partitions: Vec<Vec<u64>>,
 }
 
+/// How blobs are placed and how they would be: the page `/layout.json`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Layouts {
+    /// Of the newest layout.
+    pub epoch: u64,
+    /// That the next layout will have.
+    pub planned: u64,
+    /// Copies of a blob, where there are as many nodes.
+    pub copies: u8,
+    /// Whether changes wait to be applied by a person.
+    pub on_apply: bool,
+    /// The nodes of the newest layout.
+    pub now: Vec<Share>,
+    /// The nodes of the layout that all members make, as they are configured.
+    pub next: Vec<Share>,
+}
+
+/// A node that holds blobs, or would.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Share {
+    /// Its id.
+    pub id: u64,
+    /// What fails together with it.
+    pub zone: String,
+    /// Its share, relative to others.
+    pub weight: u32,
+}
+
 /// Where a blob is: the page `/blobs/DIGEST`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Whereabouts {
@@ -163,6 +239,9 @@ impl Cluster {
             zone: format!("zone-{id}"),
             weight: 100,
             part: "voter".into(),
+            standing: "serving".into(),
+            holds: true,
+            ailment: None,
             is_self: id == 1,
             reachable,
             writable: reachable,
@@ -184,6 +263,7 @@ impl Cluster {
             epochs: vec![4],
             copies: 2,
             write_quorum: 2,
+            waits: None,
             members: vec![member(1, true), member(2, true), member(3, false)],
             raft: Raft {
                 role: "follower".into(),
@@ -195,6 +275,22 @@ impl Cluster {
                 snapshot: 1000,
                 voters: vec![1, 2, 3],
                 learners: vec![],
+            },
+            repair: RepairProgress {
+                synced_epoch: None,
+                partitions_left: 812,
+                partitions_to_pull: 40,
+                copies_to_pull: 12_000,
+                bytes_to_pull: 3 << 30,
+                waits_for: vec![3],
+                held: 17,
+                copies_pulled: 5_000,
+                copies_given: 300,
+                copies_dropped: 290,
+                moved_bytes: 1 << 30,
+                bytes_per_second: 32 << 20,
+                seconds_left: Some(96),
+                completed_seconds_ago: Some(4_000),
             },
         }
     }

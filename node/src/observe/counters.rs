@@ -5,7 +5,9 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use super::labels::{CallCode, Class, Encoding, Lookup, Method, Presence, Refused, Transport};
+use super::labels::{
+    CallCode, Class, Encoding, Lookup, Method, Presence, Refused, Stalled, Traffic, Transport, TurnedAway,
+};
 
 /// The counters of this process.
 pub static COUNTERS: Counters = Counters::new();
@@ -55,7 +57,30 @@ pub struct Counters {
     pub asset_lookups: Counts<{ Lookup::COUNT }>,
     /// Times that assets were looked up in what this node knew, since no leader could be found.
     pub asset_stale_reads: Counter,
+    /// Calls that were ended because their clients did not go on.
+    pub stalled: Counts<{ Stalled::COUNT }>,
+    /// Blobs that this node has called present and that are missing within the retention floor.
+    pub broken_promises: Counter,
+    admission: [AdmissionCounters; Traffic::COUNT],
 }
+
+/// How much is let in, of one kind of calls.
+pub struct AdmissionCounters {
+    /// What calls may hold.
+    pub memory_bytes: Gauge,
+    /// What those that were let in are charged with.
+    pub held_bytes: Gauge,
+    /// Calls that were let in and have not ended.
+    pub calls: Gauge,
+    /// Calls that wait.
+    pub waiting: Gauge,
+    /// Calls that were told to come again.
+    pub turned_away: Counts<{ TurnedAway::COUNT }>,
+}
+
+/// Goes up and down.
+#[derive(Debug)]
+pub struct Gauge(AtomicU64);
 
 /// Counts up.
 #[derive(Debug)]
@@ -95,6 +120,18 @@ impl Counters {
             action_lookups: Counts::new(),
             asset_lookups: Counts::new(),
             asset_stale_reads: Counter::new(),
+            stalled: Counts::new(),
+            broken_promises: Counter::new(),
+            admission: [const { AdmissionCounters::new() }; Traffic::COUNT],
+        }
+    }
+
+    /// How much is let in of these calls.
+    pub fn admission(&self, traffic: Traffic) -> &AdmissionCounters {
+        let [clients, nodes] = &self.admission;
+        match traffic {
+            Traffic::Clients => clients,
+            Traffic::Nodes => nodes,
         }
     }
 
@@ -167,6 +204,45 @@ impl Counter {
 impl Default for Counter {
     fn default() -> Counter {
         Counter::new()
+    }
+}
+
+// === impl AdmissionCounters ===
+
+impl AdmissionCounters {
+    const fn new() -> AdmissionCounters {
+        AdmissionCounters {
+            memory_bytes: Gauge::new(),
+            held_bytes: Gauge::new(),
+            calls: Gauge::new(),
+            waiting: Gauge::new(),
+            turned_away: Counts::new(),
+        }
+    }
+}
+
+// === impl Gauge ===
+
+impl Gauge {
+    /// At zero.
+    pub const fn new() -> Gauge {
+        Gauge(AtomicU64::new(0))
+    }
+
+    /// It is this now.
+    pub fn set(&self, value: u64) {
+        self.0.store(value, Ordering::Relaxed);
+    }
+
+    /// As it is now.
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+impl Default for Gauge {
+    fn default() -> Gauge {
+        Gauge::new()
     }
 }
 

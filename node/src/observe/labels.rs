@@ -149,6 +149,32 @@ label! {
 }
 
 label! {
+    /// Whose calls.
+    Traffic is "traffic" {
+        Clients = "clients",
+        Nodes = "nodes",
+    }
+}
+
+label! {
+    /// Why a call was told to come again: too many wait already, it has waited too long, or it sent a message for which there
+    /// is no room.
+    TurnedAway is "reason" {
+        LineFull = "line_full",
+        TooLong = "waited_too_long",
+        Grown = "message_too_long",
+    }
+}
+
+label! {
+    /// Who did not go on: one that was sent an answer, or one that was sending a request.
+    Stalled is "client" {
+        Reader = "reader",
+        Writer = "writer",
+    }
+}
+
+label! {
     /// Which index.
     IndexName is "index" {
         Assets = "assets",

@@ -5,10 +5,11 @@
 use std::fmt::Write as _;
 
 use super::cluster::Cluster;
-use super::counters::{Counters, Counts};
+use super::counters::{AdmissionCounters, Counters, Counts};
 use super::exposition::{Exposition, Kind, Metric};
 use super::labels::{
-    CallCode, Class, Encoding, IndexName, Label, Lookup, Method, Presence, ReadOnly, Refused, Transport,
+    CallCode, Class, Encoding, IndexName, Label, Lookup, Method, Presence, ReadOnly, Refused, Stalled, Traffic,
+    Transport, TurnedAway,
 };
 use super::snapshot::{Phase, ReadOnlyReason, Snapshot, Store};
 
@@ -35,6 +36,32 @@ const SENT: Metric = counter(
     "casbah_blob_sent_bytes_total",
     "Bytes of blobs sent to clients with ByteStream and in batches, as they travelled",
     &[Encoding::LABEL],
+);
+const ADMISSION_MEMORY: Metric =
+    gauge("casbah_admission_memory_bytes", "What calls under way may hold of the memory", &[Traffic::LABEL]);
+const ADMISSION_HELD: Metric = gauge(
+    "casbah_admission_held_bytes",
+    "What calls that were let in are charged with, which is what they may hold at the most",
+    &[Traffic::LABEL],
+);
+const ADMISSION_CALLS: Metric =
+    gauge("casbah_admission_calls", "Calls that were let in and have not ended", &[Traffic::LABEL]);
+const ADMISSION_WAITING: Metric =
+    gauge("casbah_admission_waiting_calls", "Calls that wait to be let in", &[Traffic::LABEL]);
+const TURNED_AWAY: Metric = counter(
+    "casbah_admission_turned_away_total",
+    "Calls that were told to come again (UNAVAILABLE): too many waited already, they waited too long, or a message was too long for what was free",
+    &[Traffic::LABEL, TurnedAway::LABEL],
+);
+const STALLED: Metric = counter(
+    "casbah_calls_stalled_total",
+    "Calls that were ended because their clients did not take the answer, or did not go on with the request",
+    &[Stalled::LABEL],
+);
+const BROKEN_PROMISES: Metric = counter(
+    "casbah_broken_promises_total",
+    "Blobs that this node has called present, stored or sent, and that were missing within the retention floor",
+    &[],
 );
 const OPEN: Metric = gauge("casbah_connections_open", "Connections of clients now", &[Transport::LABEL]);
 const ACCEPTED: Metric =
@@ -85,6 +112,17 @@ const STORE_READ_ONLY: Metric =
 const STORE_EVICTED: Metric = counter("casbah_store_evicted_blobs_total", "Blobs evicted to make room", &[]);
 const STORE_EVICTED_BYTES: Metric = counter("casbah_store_evicted_bytes_total", "Bytes of blobs evicted", &[]);
 const STORE_DAMAGED: Metric = counter("casbah_store_damaged_blobs_total", "Blobs found damaged and dropped", &[]);
+const STORE_REPAIRED: Metric =
+    counter("casbah_store_repaired_blobs_total", "Blobs that were found damaged and are there again", &[]);
+const STORE_GIVEN_UP: Metric =
+    counter("casbah_store_given_up_blobs_total", "Blobs that were found damaged and are on no other node either", &[]);
+const STORE_LOST: Metric =
+    gauge("casbah_store_lost_blobs", "Blobs that were found damaged and may be on other nodes", &[]);
+const STORE_UNSURE: Metric = gauge(
+    "casbah_store_unsure",
+    "1 when so much was lost that of no blob that is not there it can be said that it never was",
+    &[],
+);
 const STORE_SCRUBBED: Metric = counter("casbah_store_scrubbed_bytes_total", "Bytes of blobs checked at leisure", &[]);
 const INDEX_RECORDS: Metric = gauge("casbah_index_records", "Records in an index", &[IndexName::LABEL]);
 const INDEX_CAPACITY: Metric =
@@ -100,6 +138,29 @@ const EPOCH: Metric = gauge("casbah_cluster_epoch", "The newest layout that the 
 const LAYOUTS: Metric =
     gauge("casbah_cluster_layouts", "Layouts in force: more than one while blobs still lie by an older one", &[]);
 const PARTITIONS: Metric = gauge("casbah_node_partitions", "Partitions that the node is an owner of", &[]);
+const REPAIR_LEFT: Metric = gauge(
+    "casbah_repair_partitions_left",
+    "Partitions of the newest layout that the node has not compared with all who may have copies of them",
+    &[],
+);
+const REPAIR_PULLS: Metric = gauge(
+    "casbah_repair_partitions_to_pull",
+    "Partitions of which others are known to have copies that are missing here",
+    &[],
+);
+const REPAIR_PULL_COPIES: Metric =
+    gauge("casbah_repair_copies_to_pull", "How many copies they have more, as far as is known", &[]);
+const REPAIR_PULL_BYTES: Metric = gauge("casbah_repair_to_pull_bytes", "About how many bytes these have", &[]);
+const REPAIR_HELD: Metric =
+    gauge("casbah_repair_copies_held", "Copies that other nodes own, which are to be handed over", &[]);
+const REPAIR_PULLED: Metric =
+    counter("casbah_repair_copies_pulled_total", "Blobs and results of actions that were copied here", &[]);
+const REPAIR_GIVEN: Metric =
+    counter("casbah_repair_copies_given_total", "Blobs and results of actions that were given to others", &[]);
+const REPAIR_DROPPED: Metric =
+    counter("casbah_repair_copies_dropped_total", "Copies that were dropped, as their owners have them", &[]);
+const REPAIR_MOVED: Metric =
+    counter("casbah_repair_moved_bytes_total", "Bytes of what was copied here and given to others", &[]);
 const RAFT_LEADER: Metric = gauge("casbah_raft_has_leader", "1 while the node knows a leader of the Raft group", &[]);
 const RAFT_LEADS: Metric = gauge("casbah_raft_is_leader", "1 while the node leads the Raft group", &[]);
 const RAFT_TERM: Metric = gauge("casbah_raft_term", "The term of the Raft group that the node is in", &[]);
@@ -114,6 +175,13 @@ pub const CATALOGUE: &[Metric] = &[
     CALLS,
     UNDER_WAY,
     DURATIONS,
+    ADMISSION_MEMORY,
+    ADMISSION_HELD,
+    ADMISSION_CALLS,
+    ADMISSION_WAITING,
+    TURNED_AWAY,
+    STALLED,
+    BROKEN_PROMISES,
     RECEIVED,
     SENT,
     OPEN,
@@ -136,6 +204,10 @@ pub const CATALOGUE: &[Metric] = &[
     STORE_EVICTED,
     STORE_EVICTED_BYTES,
     STORE_DAMAGED,
+    STORE_REPAIRED,
+    STORE_GIVEN_UP,
+    STORE_LOST,
+    STORE_UNSURE,
     STORE_SCRUBBED,
     INDEX_RECORDS,
     INDEX_CAPACITY,
@@ -146,6 +218,15 @@ pub const CATALOGUE: &[Metric] = &[
     EPOCH,
     LAYOUTS,
     PARTITIONS,
+    REPAIR_LEFT,
+    REPAIR_PULLS,
+    REPAIR_PULL_COPIES,
+    REPAIR_PULL_BYTES,
+    REPAIR_HELD,
+    REPAIR_PULLED,
+    REPAIR_GIVEN,
+    REPAIR_DROPPED,
+    REPAIR_MOVED,
     RAFT_LEADER,
     RAFT_LEADS,
     RAFT_TERM,
@@ -170,6 +251,9 @@ pub fn expose(counters: &Counters, snapshot: &Snapshot) -> String {
     one(&mut text, &UPTIME, snapshot.uptime_seconds);
     one(&mut text, &READY, u64::from(snapshot.phase == Phase::Serving));
     calls(&mut text, counters);
+    admission(&mut text, counters);
+    each(&mut text, &STALLED, &counters.stalled);
+    one(&mut text, &BROKEN_PROMISES, counters.broken_promises.get());
     each(&mut text, &RECEIVED, &counters.received_bytes);
     each(&mut text, &SENT, &counters.sent_bytes);
     by_label(&mut text, &OPEN, |transport| counters.connections_open(transport));
@@ -210,6 +294,16 @@ fn cluster(text: &mut Exposition, cluster: &Cluster) {
     one(text, &EPOCH, cluster.epoch);
     one(text, &LAYOUTS, cluster.epochs.len());
     one(text, &PARTITIONS, owned);
+    let repair = &cluster.repair;
+    one(text, &REPAIR_LEFT, repair.partitions_left);
+    one(text, &REPAIR_PULLS, repair.partitions_to_pull);
+    one(text, &REPAIR_PULL_COPIES, repair.copies_to_pull);
+    one(text, &REPAIR_PULL_BYTES, repair.bytes_to_pull);
+    one(text, &REPAIR_HELD, repair.held);
+    one(text, &REPAIR_PULLED, repair.copies_pulled);
+    one(text, &REPAIR_GIVEN, repair.copies_given);
+    one(text, &REPAIR_DROPPED, repair.copies_dropped);
+    one(text, &REPAIR_MOVED, repair.moved_bytes);
     one(text, &RAFT_LEADER, u64::from(cluster.raft.leader.is_some()));
     one(text, &RAFT_LEADS, u64::from(cluster.raft.leader == Some(cluster.node_id)));
     one(text, &RAFT_TERM, cluster.raft.term);
@@ -237,6 +331,26 @@ fn calls(text: &mut Exposition, counters: &Counters) {
     }
 }
 
+fn admission(text: &mut Exposition, counters: &Counters) {
+    type Value = fn(&AdmissionCounters) -> u64;
+    let gauges: [(&Metric, Value); 4] = [
+        (&ADMISSION_MEMORY, |counted| counted.memory_bytes.get()),
+        (&ADMISSION_HELD, |counted| counted.held_bytes.get()),
+        (&ADMISSION_CALLS, |counted| counted.calls.get()),
+        (&ADMISSION_WAITING, |counted| counted.waiting.get()),
+    ];
+    let both = [Traffic::Clients, Traffic::Nodes].map(|traffic| counters.admission(traffic));
+    for (metric, value) in gauges {
+        by_label(text, metric, |place| both.get(place).map_or(0, |counted| value(counted)));
+    }
+    text.metric(&TURNED_AWAY);
+    for (counted, traffic) in both.iter().zip(Traffic::LABEL.values) {
+        for (place, reason) in TurnedAway::LABEL.values.iter().enumerate() {
+            text.sample(&TURNED_AWAY, &[traffic, reason], counted.turned_away.get(place));
+        }
+    }
+}
+
 fn store(text: &mut Exposition, store: &Store) {
     one(text, &STORE_BLOBS, store.blobs);
     one(text, &STORE_BYTES, store.bytes);
@@ -255,6 +369,10 @@ fn store(text: &mut Exposition, store: &Store) {
     one(text, &STORE_EVICTED, store.evicted_blobs);
     one(text, &STORE_EVICTED_BYTES, store.evicted_bytes);
     one(text, &STORE_DAMAGED, store.damaged_blobs);
+    one(text, &STORE_REPAIRED, store.repaired_blobs);
+    one(text, &STORE_GIVEN_UP, store.given_up_blobs);
+    one(text, &STORE_LOST, store.lost_blobs);
+    one(text, &STORE_UNSURE, u64::from(store.is_unsure));
     one(text, &STORE_SCRUBBED, store.scrubbed_bytes);
 }
 

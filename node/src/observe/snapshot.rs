@@ -5,7 +5,8 @@ use casbah_cluster::digest::Digest;
 use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 
-use super::cluster::{Cluster, Ring, Whereabouts};
+use super::cluster::{Cluster, Layouts, Ring, Whereabouts};
+use super::orders::{Order, OrderError};
 
 /// The number of this format. Keys may be added under the same number; it grows when one goes or changes its meaning.
 pub const FORMAT: u32 = 1;
@@ -20,6 +21,12 @@ pub trait Observed: Send + Sync {
 
     /// Which node owns what; `None` while there is no cluster. Never waits.
     fn ring(&self) -> Option<Ring>;
+
+    /// How blobs are placed, and how they would be if all that waits were applied; `None` while there is no cluster. Never waits.
+    fn layout(&self) -> Option<Layouts>;
+
+    /// Does something to the cluster; `None` while there is none.
+    fn carry_out(&self, order: Order) -> BoxFuture<'_, Option<Result<(), OrderError>>>;
 
     /// Which nodes have a copy of this blob, by asking them; `None` while there is no cluster.
     fn whereabouts<'a>(&'a self, digest: &'a Digest) -> BoxFuture<'a, Option<Whereabouts>>;
@@ -141,6 +148,14 @@ pub struct Store {
     pub evicted_bytes: u64,
     /// Blobs found damaged and dropped.
     pub damaged_blobs: u64,
+    /// Those of them that are there again.
+    pub repaired_blobs: u64,
+    /// Those of them that turned out to be nowhere.
+    pub given_up_blobs: u64,
+    /// Those of them that may be on other nodes.
+    pub lost_blobs: u64,
+    /// Whether anything that is not there may have been, and be on other nodes.
+    pub is_unsure: bool,
     /// Bytes checked at leisure.
     pub scrubbed_bytes: u64,
     /// Since the least recently used blob was used; `None` when there is none.
@@ -239,7 +254,11 @@ impl Snapshot {
                 index_memory_bytes: 70 << 20,
                 evicted_blobs: 0,
                 evicted_bytes: 0,
-                damaged_blobs: 0,
+                damaged_blobs: 3,
+                repaired_blobs: 1,
+                given_up_blobs: 0,
+                lost_blobs: 2,
+                is_unsure: false,
                 scrubbed_bytes: 2 << 30,
                 oldest_use_age_seconds: Some(7200),
                 read_only: Some(ReadOnlyReason::DiskFull),
@@ -263,7 +282,8 @@ mod tests {
         let member = |id: u64, is_self: &str, up: bool, latency: &str, numbers: &str| {
             [
                 format!(r#"{{"id":{id},"name":"node-{id}","address":"node-{id}.example:7980","zone":"zone-{id}","#),
-                format!(r#""weight":100,"part":"voter","is_self":{is_self},"reachable":{up},"writable":{up},"#),
+                r#""weight":100,"part":"voter","standing":"serving","holds":true,"ailment":null,"#.to_owned(),
+                format!(r#""is_self":{is_self},"reachable":{up},"writable":{up},"#),
                 format!(r#""draining":false,"latency_ms":{latency},"partitions":2731,"numbers":{numbers}}}"#),
             ]
             .concat()
@@ -276,18 +296,22 @@ mod tests {
             r#""traffic":{"received_bytes":5368709120,"sent_bytes":700},"#,
             r#""store":{"blobs":1234567,"bytes":3221225472,"capacity_bytes":10737418240,"usable_bytes":10737418240,"#,
             r#""reserved_bytes":0,"segment_bytes":1073741824,"dead_bytes":1048576,"index_memory_bytes":73400320,"#,
-            r#""evicted_blobs":0,"evicted_bytes":0,"damaged_blobs":0,"scrubbed_bytes":2147483648,"#,
+            r#""evicted_blobs":0,"evicted_bytes":0,"damaged_blobs":3,"repaired_blobs":1,"#,
+            r#""given_up_blobs":0,"lost_blobs":2,"is_unsure":false,"scrubbed_bytes":2147483648,"#,
             r#""oldest_use_age_seconds":7200,"read_only":"disk_full"},"#,
             &format!(r#""indexes":{{"assets":{index},"actions":{index}}},"#),
             r#""waits_for":null,"cluster":{"id":"0123456789abcdef0123456789abcdef","name":"casbah","node_id":1,"epoch":4,"epochs":[4],"#,
-            r#""copies":2,"write_quorum":2,"members":["#,
+            r#""copies":2,"write_quorum":2,"waits":null,"members":["#,
             &member(1, "true", true, "null", numbers),
             ",",
             &member(2, "false", true, "0.4", numbers),
             ",",
             &member(3, "false", false, "null", "null"),
             r#"],"raft":{"role":"follower","term":7,"leader":2,"last_log":1200,"committed":1199,"applied":1198,"#,
-            r#""snapshot":1000,"voters":[1,2,3],"learners":[]}}}"#,
+            r#""snapshot":1000,"voters":[1,2,3],"learners":[]},"repair":{"synced_epoch":null,"partitions_left":812,"#,
+            r#""partitions_to_pull":40,"copies_to_pull":12000,"bytes_to_pull":3221225472,"waits_for":[3],"held":17,"#,
+            r#""copies_pulled":5000,"copies_given":300,"copies_dropped":290,"moved_bytes":1073741824,"#,
+            r#""bytes_per_second":33554432,"seconds_left":96,"completed_seconds_ago":4000}}}"#,
         ];
         assert_eq!(text, expected.concat());
         assert_eq!(serde_json::from_str::<Snapshot>(&text).unwrap(), Snapshot::sample());

@@ -1,6 +1,6 @@
 //! The snapshot for eyes: groups of rows, which the status page and `casbah status` both show.
 
-use super::cluster::{Cluster, ClusterMember};
+use super::cluster::{Cluster, ClusterMember, RepairProgress};
 use super::snapshot::{Index, Snapshot, Store};
 
 /// Rows that belong together.
@@ -89,8 +89,38 @@ fn cluster_rows(cluster: &Cluster) -> Vec<(&'static str, String)> {
         ("layout", format!("epoch {epoch}")),
         ("raft", format!("{} in term {}, led by {leader}; {} applied", raft.role, raft.term, count(raft.applied))),
     ];
+    if let Some(epoch) = cluster.waits {
+        rows.push(("waits", format!("epoch {epoch}, to be applied: casbah ring plan")));
+    }
+    rows.push(("repair", repair_line(&cluster.repair, named)));
     rows.extend(cluster.members.iter().map(|member| ("", member_line(member))));
     rows
+}
+
+/// `812 partitions to compare, 12,000 copies to fetch (3.0 GiB, at 32.0 MiB/s 1m 36s), waiting for node-3; 17 copies to hand over`
+pub fn repair_line<'n>(repair: &RepairProgress, named: impl Fn(u64) -> Option<&'n str>) -> String {
+    let mut parts = Vec::new();
+    if repair.partitions_left > 0 {
+        parts.push(format!("{} partitions to compare", count(repair.partitions_left)));
+    }
+    if repair.copies_to_pull > 0 {
+        let rest = repair
+            .seconds_left
+            .map_or_else(String::new, |seconds| format!(", at {}/s {}", size(repair.bytes_per_second), span(seconds)));
+        parts.push(format!("{} copies to fetch ({}{rest})", count(repair.copies_to_pull), size(repair.bytes_to_pull)));
+    }
+    if !repair.waits_for.is_empty() {
+        let names: Vec<String> =
+            repair.waits_for.iter().map(|id| named(*id).map_or_else(|| id.to_string(), str::to_owned)).collect();
+        parts.push(format!("waiting for {}", names.join(", ")));
+    }
+    if repair.held > 0 {
+        parts.push(format!("{} copies to hand over", count(repair.held)));
+    }
+    match parts.is_empty() {
+        true => "nothing to do".to_owned(),
+        false => parts.join("; "),
+    }
 }
 
 /// `node-2 (id 2, zone-2): 1,234,567 blobs, 3.0 GiB of 10.0 GiB`
@@ -104,16 +134,21 @@ fn member_line(member: &ClusterMember) -> String {
             format!("{} blobs, {used} of {capacity}", count(numbers.blobs))
         },
     );
-    format!("{} (id {}{zone}{itself}): {}, {numbers}", member.name, member.id, condition(member))
+    let ailment = member.ailment.as_ref().map(|ailment| format!(" ({ailment})")).unwrap_or_default();
+    format!("{} (id {}{zone}{itself}): {}{ailment}, {numbers}", member.name, member.id, condition(member))
 }
 
 /// How a member is, in a word or two.
 pub fn condition(member: &ClusterMember) -> &'static str {
-    match (member.reachable, member.draining, member.writable) {
-        (false, ..) => "away",
-        (true, true, _) => "stopping",
-        (true, false, false) => "read-only",
-        (true, false, true) => "well",
+    match (member.standing.as_str(), member.reachable, member.draining, member.writable) {
+        ("lost", ..) => "lost",
+        (_, false, ..) => "away",
+        (_, true, true, _) => "stopping",
+        ("draining", ..) if member.holds => "draining",
+        ("draining", ..) => "drained",
+        (_, true, false, false) => "read-only",
+        (_, true, false, true) if member.ailment.is_some() => "ailing",
+        (_, true, false, true) => "well",
     }
 }
 
@@ -132,9 +167,17 @@ fn store_rows(store: &Store) -> Vec<(&'static str, String)> {
         ("small blobs", format!("{} in files, {} of them dead", size(store.segment_bytes), size(store.dead_bytes))),
         ("least recent use", oldest),
         ("evicted", format!("{} blobs, {}", count(store.evicted_blobs), size(store.evicted_bytes))),
-        ("damaged", format!("{} blobs; {} checked", count(store.damaged_blobs), size(store.scrubbed_bytes))),
+        ("damaged", damaged(store)),
+        ("checked", size(store.scrubbed_bytes)),
         ("memory", format!("{} for the index", size(store.index_memory_bytes))),
     ]
+}
+
+fn damaged(store: &Store) -> String {
+    let [damaged, repaired] = [store.damaged_blobs, store.repaired_blobs].map(count);
+    let [lost, given_up] = [store.lost_blobs, store.given_up_blobs].map(count);
+    let doubt = if store.is_unsure { "; anything may have been lost" } else { "" };
+    format!("{damaged} blobs; {repaired} there again, {lost} perhaps elsewhere, {given_up} nowhere{doubt}")
 }
 
 fn index(index: &Index) -> String {
@@ -186,6 +229,19 @@ fn span(seconds: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_repair_has_to_do_is_told_in_a_line_and_so_is_that_there_is_nothing() {
+        let named = |id: u64| (id == 3).then_some("node-3");
+        assert_eq!(
+            repair_line(&Cluster::sample().repair, named),
+            "812 partitions to compare; 12,000 copies to fetch (3.0 GiB, at 32.0 MiB/s 1m 36s); waiting for node-3; \
+             17 copies to hand over"
+        );
+        assert_eq!(repair_line(&RepairProgress::default(), named), "nothing to do");
+        let unknown = RepairProgress { waits_for: vec![8], ..RepairProgress::default() };
+        assert_eq!(repair_line(&unknown, named), "waiting for 8");
+    }
 
     #[test]
     fn numbers_are_for_eyes() {

@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use casbah_cluster::membership::NodeId;
+use casbah_cluster::membership::{Epoch, NodeId};
 use casbah_cluster::replication::{Next, WriteDecision};
+use casbah_cluster::view::View;
 use futures_util::future::BoxFuture;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
@@ -25,6 +26,8 @@ struct Item {
     outcome: Option<Result<(), Option<CopyError>>>,
     /// The most telling so far.
     error: Option<CopyError>,
+    /// A node has answered by this layout, which it is to be decided by.
+    behind: Option<Epoch>,
 }
 
 /// Has each of the things done, which go by their position, on nodes until it is acknowledged. Each node is given all of its
@@ -40,8 +43,7 @@ pub(crate) async fn acknowledge(
     decisions: Vec<WriteDecision>,
     give: impl Fn(NodeId, Vec<usize>) -> BoxFuture<'static, Vec<Result<(), CopyError>>>,
 ) -> Vec<Result<(), Option<CopyError>>> {
-    let mut items: Vec<Item> =
-        decisions.into_iter().map(|decision| Item { decision, outcome: None, error: None }).collect();
+    let mut items: Vec<Item> = decisions.into_iter().map(Item::new).collect();
     let (tell, mut told) = mpsc::channel::<Told>(OUTCOMES);
     let mut round: BTreeMap<NodeId, Vec<usize>> = BTreeMap::new();
     for (position, item) in items.iter_mut().enumerate() {
@@ -63,12 +65,20 @@ pub(crate) async fn acknowledge(
         if items.iter().all(|item| item.outcome.is_some()) {
             break;
         }
+        if let Some(epoch) = items.iter().filter_map(|item| item.behind).max() {
+            let view = nodes.caught_up(epoch).await;
+            for (position, item) in items.iter_mut().enumerate() {
+                item.go_on_by(nodes, view.as_deref(), position, &mut round);
+            }
+            continue;
+        }
         match timeout(LAGGARD_PATIENCE, told.recv()).await {
             Ok(Some((node, positions, outcomes))) => {
                 under_way.retain(|(other, theirs)| *other != node || *theirs != positions);
+                let epoch = nodes.epoch_of(node);
                 for (position, outcome) in positions.into_iter().zip(outcomes) {
                     if let Some(item) = items.get_mut(position) {
-                        item.hear(node, outcome, position, &mut round);
+                        item.hear((node, epoch), outcome, position, &mut round);
                     }
                 }
             }
@@ -89,13 +99,18 @@ pub(crate) async fn acknowledge(
 // === impl Item ===
 
 impl Item {
+    fn new(decision: WriteDecision) -> Item {
+        Item { decision, outcome: None, error: None, behind: None }
+    }
+
     fn hear(
         &mut self,
-        node: NodeId,
+        (node, epoch): (NodeId, Epoch),
         outcome: Result<(), CopyError>,
         position: usize,
         round: &mut BTreeMap<NodeId, Vec<usize>>,
     ) {
+        self.decision.heard(epoch);
         let next = match outcome {
             Ok(()) => self.decision.acknowledged(node),
             Err(error) => {
@@ -114,9 +129,33 @@ impl Item {
                 // What is to be copied is still at hand.
                 Next::CopyTo(node) => round.entry(node).or_default().push(position),
                 Next::Done => self.outcome = Some(Ok(())),
-                Next::Fail | Next::Behind(_) => self.outcome = Some(Err(self.error.take())),
+                Next::Fail => self.outcome = Some(Err(self.error.take())),
+                Next::Behind(epoch) => {
+                    self.behind = Some(epoch);
+                    return;
+                }
             }
             next = self.decision.go_on();
+        }
+    }
+
+    /// Decides anew by a view that has the layout that a node has answered by, if there is one.
+    fn go_on_by(
+        &mut self,
+        nodes: &Nodes,
+        view: Option<&View>,
+        position: usize,
+        round: &mut BTreeMap<NodeId, Vec<usize>>,
+    ) {
+        if self.behind.take().is_none() || self.outcome.is_some() {
+            return;
+        }
+        match view {
+            Some(view) => {
+                let next = self.decision.revise(view, |node| nodes.is_away(view, node));
+                self.act(next, position, round);
+            }
+            None => self.outcome = Some(Err(self.error.take())),
         }
     }
 

@@ -14,7 +14,7 @@ use futures_util::stream::{self, StreamExt as _};
 
 use crate::config::limits::PEER_BATCH_BYTES;
 use crate::replicate::acknowledge::acknowledge;
-use crate::replicate::copy::{Sink, there};
+use crate::replicate::copy::{self, Sink, there};
 use crate::replicate::error::{CopyError, WriteError};
 use crate::replicate::hashing::Hashing;
 use crate::replicate::nodes::{Nodes, Room};
@@ -42,8 +42,10 @@ pub async fn put_many(nodes: &Nodes, blobs: Vec<(Digest, Bytes)>) -> Vec<Result<
     if view.is_single() {
         // The store hashes as it writes.
         let store = nodes.store();
+        let digests: Vec<Digest> = blobs.iter().map(|(digest, _)| *digest).collect();
         let puts = stream::iter(blobs).map(|(digest, data)| async move { Ok(store.put(&digest, data).await?) });
-        return puts.buffered(BATCH_PARALLEL).collect().await;
+        let outcomes = puts.buffered(BATCH_PARALLEL).collect().await;
+        return share_if_joined(nodes, &digests, outcomes).await;
     }
     let mut outcomes: Vec<Result<(), WriteError>> = Vec::with_capacity(blobs.len());
     let mut verified = Vec::with_capacity(blobs.len());
@@ -64,6 +66,47 @@ pub async fn put_many(nodes: &Nodes, blobs: Vec<(Digest, Bytes)>) -> Vec<Result<
         }
     }
     outcomes
+}
+
+/// What a node that was alone has stored it has not stored well enough if others have joined it meanwhile, and may hold what
+/// they have compared with it before.
+pub(super) async fn share_if_joined(
+    nodes: &Nodes,
+    digests: &[Digest],
+    outcomes: Vec<Result<(), WriteError>>,
+) -> Vec<Result<(), WriteError>> {
+    let view = nodes.view();
+    if view.is_single() {
+        return outcomes;
+    }
+    let here = view.self_id();
+    let stored = |(digest, outcome): &(&Digest, &Result<(), WriteError>)| outcome.is_ok() && !digest.is_empty_blob();
+    let shared: Vec<Digest> = digests.iter().zip(&outcomes).filter(stored).map(|(digest, _)| *digest).collect();
+    let decision = |digest: &Digest| WriteDecision::new(&view, partition_of(digest), |node| nodes.is_away(&view, node));
+    let decisions = shared.iter().map(decision).collect();
+    let given = Arc::new(shared);
+    let shared = acknowledge(nodes, decisions, |node, positions| {
+        let (nodes, given) = (nodes.clone(), Arc::clone(&given));
+        async move {
+            let mut outcomes = Vec::with_capacity(positions.len());
+            for digest in positions.iter().filter_map(|position| given.get(*position)) {
+                outcomes.push(match node == here {
+                    true => Ok(()),
+                    false => copy::copy(&nodes, here, node, here, digest).await,
+                });
+            }
+            outcomes
+        }
+        .boxed()
+    })
+    .await;
+    let mut shared =
+        given.iter().zip(shared).map(|(digest, outcome)| outcome.map_err(|error| WriteError::too_few(*digest, error)));
+    let again = |(digest, outcome): (&Digest, Result<(), WriteError>)| match outcome {
+        Ok(()) if !digest.is_empty_blob() => shared.next().unwrap_or(Ok(())),
+        outcome => outcome,
+    };
+    digests.iter().zip(outcomes).map(again).collect()
 }
 
 async fn spread(nodes: &Nodes, view: &View, blobs: Vec<(Digest, Bytes)>) -> Vec<Result<(), Option<CopyError>>> {

@@ -174,6 +174,7 @@ impl Spread {
     /// Gives a part to every node. Waits for those that are needed to have room for it.
     async fn send(&mut self, part: Part) -> Result<(), WriteError> {
         self.listen();
+        self.look_again();
         self.is_under_way = true;
         let is_last = matches!(part, Part::Commit);
         let mut slow = FuturesUnordered::new();
@@ -253,7 +254,14 @@ impl Spread {
                     return Ok(());
                 }
                 Next::Wait | Next::CopyTo(_) => {}
-                Next::Fail | Next::Behind(_) => return Err(self.refusal()),
+                Next::Fail => return Err(self.refusal()),
+                Next::Behind(epoch) => match self.nodes.caught_up(epoch).await {
+                    Some(view) => {
+                        self.decide_by(&view);
+                        continue;
+                    }
+                    None => return Err(self.refusal()),
+                },
             }
             match timeout(LAGGARD_PATIENCE, self.told.recv()).await {
                 Ok(Some(told)) => self.hear(told),
@@ -262,6 +270,22 @@ impl Spread {
                 Err(_elapsed) => self.go_on_without_laggards(),
             }
         }
+    }
+
+    /// Decides anew if a node has answered by a layout that this one has heard of meanwhile.
+    fn look_again(&mut self) {
+        if let Next::Behind(epoch) = self.decision.clone().go_on() {
+            let view = self.nodes.view();
+            if view.epoch() >= epoch {
+                self.decide_by(&view);
+            }
+        }
+    }
+
+    fn decide_by(&mut self, view: &View) {
+        let nodes = &self.nodes;
+        let next = self.decision.revise(view, |node| nodes.is_away(view, node));
+        self.act(next);
     }
 
     /// Begins what is to be done; what remains is to wait, or the end.
@@ -323,6 +347,7 @@ impl Spread {
 
     fn hear(&mut self, told: Told) {
         let Told { node, outcome } = told;
+        self.decision.heard(self.nodes.epoch_of(node));
         let next = match outcome {
             Ok(()) => self.decision.acknowledged(node),
             Err(error) => {

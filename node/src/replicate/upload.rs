@@ -3,10 +3,11 @@
 use bytes::Bytes;
 use casbah_cluster::digest::Digest;
 
+use crate::replicate::batch::share_if_joined;
 use crate::replicate::error::WriteError;
 use crate::replicate::nodes::Nodes;
 use crate::replicate::spread::Spread;
-use crate::store::{self, Store};
+use crate::store;
 
 /// An upload under way. Dropping it aborts it on every node.
 ///
@@ -14,12 +15,14 @@ use crate::store::{self, Store};
 /// them have ended, it is no longer [alive](Upload::is_alive), and the client has to begin again. One of them is enough to go on:
 /// what the others lack is copied to others at the end.
 pub struct Upload {
+    nodes: Nodes,
+    digest: Digest,
     way: Way,
 }
 
 enum Way {
     /// To this node alone, whose store hashes as it writes.
-    Here { digest: Digest, store: Store, upload: Box<store::Upload> },
+    Here { upload: Box<store::Upload> },
     /// To several nodes, or another one.
     Spread(Box<Spread>),
 }
@@ -37,16 +40,17 @@ impl Upload {
     pub async fn begin(nodes: &Nodes, digest: &Digest) -> Result<Upload, WriteError> {
         let view = nodes.view();
         if view.is_single() || digest.is_empty_blob() {
-            let (store, upload) = (nodes.store().clone(), Box::new(nodes.store().upload(digest).await?));
-            return Ok(Upload { way: Way::Here { digest: *digest, store, upload } });
+            let way = Way::Here { upload: Box::new(nodes.store().upload(digest).await?) };
+            return Ok(Upload { nodes: nodes.clone(), digest: *digest, way });
         }
-        Ok(Upload { way: Way::Spread(Box::new(Spread::begin(nodes, &view, *digest))) })
+        let way = Way::Spread(Box::new(Spread::begin(nodes, &view, *digest)));
+        Ok(Upload { nodes: nodes.clone(), digest: *digest, way })
     }
 
     /// Bytes taken so far.
     pub fn written_bytes(&self) -> u64 {
         match &self.way {
-            Way::Here { upload, .. } => upload.written_bytes(),
+            Way::Here { upload } => upload.written_bytes(),
             Way::Spread(spread) => spread.written_bytes(),
         }
     }
@@ -54,7 +58,7 @@ impl Upload {
     /// Whether somebody else has stored the blob meanwhile, so that the rest need not come.
     pub fn is_overtaken(&self) -> bool {
         match &self.way {
-            Way::Here { digest, store, .. } => store.contains(digest),
+            Way::Here { .. } => self.nodes.store().contains(&self.digest),
             Way::Spread(spread) => spread.is_overtaken(),
         }
     }
@@ -77,7 +81,7 @@ impl Upload {
     /// Dropped half-way, the upload can only be dropped too.
     pub async fn write(&mut self, data: Bytes) -> Result<(), WriteError> {
         match &mut self.way {
-            Way::Here { upload, .. } => Ok(upload.write(data).await?),
+            Way::Here { upload } => Ok(upload.write(data).await?),
             Way::Spread(spread) => spread.write(data).await,
         }
     }
@@ -92,8 +96,14 @@ impl Upload {
     /// Dropped half-way, the blob may be stored or not.
     pub async fn commit(self) -> Result<(), WriteError> {
         match self.way {
-            Way::Here { upload, .. } => Ok(upload.commit().await?),
-            Way::Spread(spread) => spread.commit().await,
+            Way::Here { upload } => {
+                upload.commit().await?;
+                let outcomes = share_if_joined(&self.nodes, &[self.digest], vec![Ok(())]).await;
+                outcomes.into_iter().collect::<Result<(), WriteError>>()?;
+            }
+            Way::Spread(spread) => spread.commit().await?,
         }
+        self.nodes.promise(&self.digest);
+        Ok(())
     }
 }

@@ -53,13 +53,13 @@ impl Actions {
     /// # Cancel safety
     /// May be dropped.
     pub async fn get(&self, instance: &str, action: &Digest) -> Result<Option<Bytes>, ActionError> {
-        let view = self.nodes.view();
+        let mut view = self.nodes.view();
         let here = self.index.get(instance, action);
         if view.is_single() {
             return Ok(here?.map(|(_, result)| result));
         }
-        let distance = |node| self.nodes.distance(&view, node);
-        let mut decision = ReadDecision::new(&view, partition_of(action), distance);
+        let mut decision = ReadDecision::new(&view, partition_of(action), |node| self.nodes.distance(&view, node));
+        decision.heard(self.nodes.epoch_of(view.self_id()));
         let mut told = Told::default();
         let mut failed_here = None;
         match here {
@@ -80,11 +80,22 @@ impl Actions {
             }
             match decision.verdict() {
                 Verdict::Wait => {}
+                Verdict::Behind(epoch) => match self.nodes.caught_up(epoch).await {
+                    Some(newer) => {
+                        decision.revise(&newer, |node| self.nodes.distance(&newer, node));
+                        view = newer;
+                        continue;
+                    }
+                    None => break Verdict::Unavailable,
+                },
                 verdict => break verdict,
             }
             // Each call has a deadline, and ends at once when its node is known to be away.
             match asked.next().await {
-                Some((node, answer)) => told.hear_from(node, answer, &mut decision),
+                Some((node, answer)) => {
+                    decision.heard(self.nodes.epoch_of(node));
+                    told.hear_from(node, answer, &mut decision);
+                }
                 None => break Verdict::Unavailable,
             }
         };
@@ -120,11 +131,16 @@ impl Actions {
     /// # Cancel safety
     /// Dropped half-way, the update may or may not happen.
     pub async fn update(&self, instance: &str, action: &Digest, result: Bytes) -> Result<(), ActionError> {
-        let view = self.nodes.view();
+        let mut view = self.nodes.view();
         let here = view.self_id();
         let version = self.index.next_version(here, instance, action)?;
         if view.is_single() {
-            return Ok(self.index.put_if_newer(instance, action, version, result).await?);
+            self.index.put_if_newer(instance, action, version, result.clone()).await?;
+            view = self.nodes.view();
+            if view.is_single() {
+                return Ok(());
+            }
+            // Others have joined meanwhile, and may not have it.
         }
         let is_away = |node| self.nodes.is_away(&view, node);
         let decision = WriteDecision::new(&view, partition_of(action), is_away);

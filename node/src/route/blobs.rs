@@ -35,7 +35,7 @@ impl Blobs {
     /// # Cancel safety
     /// May be dropped.
     pub async fn find(&self, digests: &[Digest]) -> Vec<bool> {
-        lookup::look_up(&self.nodes, digests).await.present
+        lookup::look_up(&self.nodes, digests).await.told(&self.nodes, digests).present
     }
 
     /// Those of the blobs that are nowhere, for a fact. The others are used now.
@@ -46,7 +46,7 @@ impl Blobs {
     /// # Cancel safety
     /// May be dropped.
     pub async fn absent(&self, digests: &[Digest]) -> Result<Vec<Digest>, ReadError> {
-        lookup::look_up(&self.nodes, digests).await.absent(digests)
+        lookup::look_up(&self.nodes, digests).await.told(&self.nodes, digests).absent(digests)
     }
 
     /// Whether as many nodes have the blob as an upload must reach, so that one of it can end early. It is used now.
@@ -54,7 +54,11 @@ impl Blobs {
     /// # Cancel safety
     /// May be dropped.
     pub async fn is_held(&self, digest: &Digest) -> bool {
-        lookup::is_held(&self.nodes, digest).await
+        let is_held = lookup::is_held(&self.nodes, digest).await;
+        if is_held {
+            self.nodes.promise(digest);
+        }
+        is_held
     }
 
     /// The whole blob, if it is not larger than the limit. A use of it.
@@ -66,7 +70,7 @@ impl Blobs {
     /// May be dropped.
     pub async fn get(&self, digest: &Digest, limit_bytes: u64) -> Result<Bytes, ReadError> {
         let wanted = Wanted { limit_bytes, takes_zstd: false };
-        let (data, _as_it_is) = fetch::get(&self.nodes, &self.flights, digest, wanted).await?;
+        let (data, _as_it_is) = self.told(digest, fetch::get(&self.nodes, &self.flights, digest, wanted).await)?;
         Ok(data)
     }
 
@@ -84,7 +88,9 @@ impl Blobs {
         limit_bytes: u64,
         takes_zstd: bool,
     ) -> Vec<Result<(Bytes, Form), ReadError>> {
-        fetch::get_many(&self.nodes, &self.flights, digests, Wanted { limit_bytes, takes_zstd }).await
+        let wanted = Wanted { limit_bytes, takes_zstd };
+        let read = fetch::get_many(&self.nodes, &self.flights, digests, wanted).await;
+        digests.iter().zip(read).map(|(digest, read)| self.told(digest, read)).collect()
     }
 
     /// A range of a blob, to its end when no length is given. A use of it.
@@ -99,7 +105,7 @@ impl Blobs {
         if is_small && !self.nodes.store().contains(digest) {
             return Ok(Reader::of(&self.nodes, digest, self.get(digest, MERGED_BYTES_MAX).await?));
         }
-        Reader::open(&self.nodes, digest, offset, length).await
+        self.told(digest, Reader::open(&self.nodes, digest, offset, length).await)
     }
 
     /// The whole blob, in zstd frames if it is stored so. A use of it.
@@ -110,7 +116,7 @@ impl Blobs {
     /// # Cancel safety
     /// May be dropped.
     pub async fn read_as_stored(&self, digest: &Digest) -> Result<Pieces, ReadError> {
-        Pieces::open(&self.nodes, digest).await
+        self.told(digest, Pieces::open(&self.nodes, digest).await)
     }
 
     /// Stores whole blobs; the outcomes are in the order of the blobs. What is there already is verified and used all the
@@ -122,7 +128,14 @@ impl Blobs {
     /// # Cancel safety
     /// Dropped half-way, each blob may be stored or not.
     pub async fn put_many(&self, blobs: Vec<(Digest, Bytes)>) -> Vec<Result<(), WriteError>> {
-        put_many(&self.nodes, blobs).await
+        let digests: Vec<Digest> = blobs.iter().map(|(digest, _)| *digest).collect();
+        let stored = put_many(&self.nodes, blobs).await;
+        digests
+            .iter()
+            .zip(&stored)
+            .filter(|(_, stored)| stored.is_ok())
+            .for_each(|(digest, _)| self.nodes.promise(digest));
+        stored
     }
 
     /// Begins to store a blob.
@@ -134,5 +147,15 @@ impl Blobs {
     /// May be dropped.
     pub async fn upload(&self, digest: &Digest) -> Result<Upload, WriteError> {
         Upload::begin(&self.nodes, digest).await
+    }
+
+    /// Takes note of what a client is told of a blob.
+    fn told<T>(&self, digest: &Digest, read: Result<T, ReadError>) -> Result<T, ReadError> {
+        match &read {
+            Ok(_) => self.nodes.promise(digest),
+            Err(error) if error.is_miss() => self.nodes.is_missing(digest),
+            Err(_) => {}
+        }
+        read
     }
 }

@@ -77,9 +77,9 @@ pub enum ActionError {
 impl ReadError {
     /// Whether the blob is nowhere, for a fact.
     pub fn is_miss(&self) -> bool {
-        use store::ReadError::{Damaged, NotFound};
-        // A copy that was damaged is dropped, so that it is not there either.
-        matches!(self, ReadError::NotFound { .. } | ReadError::Here(NotFound { .. } | Damaged { .. }))
+        use store::ReadError::{Damaged, Lost, NotFound};
+        // A copy that was damaged is dropped. This is told of it only where nobody else may have one.
+        matches!(self, ReadError::NotFound { .. } | ReadError::Here(NotFound { .. } | Damaged { .. } | Lost { .. }))
     }
 
     /// Whether the caller would have to take more bytes.

@@ -178,7 +178,7 @@ async fn fetch(
         async move { read_batch(&nodes, node, &digests, positions, wanted).await }.boxed()
     };
     let mut outcomes = Vec::with_capacity(blobs.len());
-    for (at, outcome) in seek(sought, ask).await {
+    for (at, outcome) in seek(nodes, sought, ask).await {
         let Some((blob, flight)) = blobs.get_mut(at) else { continue };
         let outcome = match outcome {
             Outcome::Found(node, (data, form)) => {
@@ -186,7 +186,7 @@ async fn fetch(
                     flight.land(&data, form);
                 }
                 if is_lost(&blob.error) {
-                    nodes.mend(view, blob.digest, node);
+                    nodes.mend(view, blob.digest, node, view.self_id());
                 }
                 nodes.touch_others(view, &blob.digest, node);
                 Ok((data, form))
@@ -204,7 +204,8 @@ async fn fetch(
 
 /// Whether this node has no copy.
 pub(super) fn is_lost(error: &store::ReadError) -> bool {
-    matches!(error, store::ReadError::NotFound { .. } | store::ReadError::Damaged { .. })
+    use store::ReadError::{Damaged, Lost, NotFound};
+    matches!(error, NotFound { .. } | Damaged { .. } | Lost { .. })
 }
 
 async fn read_batch(

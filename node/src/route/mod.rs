@@ -11,6 +11,10 @@ mod actions;
 #[cfg(test)]
 mod actions_test;
 mod blobs;
+#[cfg(test)]
+mod damage_test;
+#[cfg(test)]
+mod epochs_test;
 mod error;
 mod fetch;
 mod flights;
@@ -18,9 +22,13 @@ mod lookup;
 #[cfg(test)]
 mod read_test;
 mod reading;
+#[cfg(test)]
+mod repair_test;
 mod rounds;
 #[cfg(test)]
 mod testing;
+#[cfg(test)]
+mod touch_test;
 #[cfg(test)]
 mod write_test;
 
@@ -30,4 +38,4 @@ pub use error::{ActionError, NodeError, ReadError};
 pub use reading::{Pieces, Reader, StoredReader};
 
 pub use crate::forward::Form;
-pub use crate::replicate::{CopyError, Nodes, Remote, Upload, WriteError};
+pub use crate::replicate::{CopyError, Doubt, Nodes, Remote, Upload, WriteError};

@@ -169,7 +169,7 @@ impl Reader {
     fn broke(&mut self, node: NodeId, error: Option<PeerError>) {
         tracing::debug!(digest = %self.digest, %node, at = self.at, "a read broke off and goes on elsewhere");
         if let Some(search) = &mut self.search {
-            search.fails(node, error);
+            search.fails(&self.nodes, node, error);
         }
     }
 
@@ -180,6 +180,7 @@ impl Reader {
         let is_rest = self.end == digest.size_bytes();
         let length = (!is_rest).then_some(self.end - self.at);
         loop {
+            search.sought.catch_up(&self.nodes).await;
             let node = match search.sought.next::<()>() {
                 Ok(node) => node,
                 Err(outcome) => return Err(outcome.refusal(&digest, search.here.take())),
@@ -187,13 +188,13 @@ impl Reader {
             match self.nodes.remote().read(node, &digest, self.at, length, takes_zstd).await {
                 Ok(read) => {
                     if search.here.as_ref().is_some_and(is_lost) {
-                        self.nodes.mend(&search.view, digest, node);
+                        self.nodes.mend(&search.view, digest, node, search.view.self_id());
                     }
                     self.nodes.touch_others(&search.view, &digest, node);
                     self.source = Source::There(node, read);
                     return Ok(());
                 }
-                Err(error) => search.fails(node, Some(error)),
+                Err(error) => search.fails(&self.nodes, node, Some(error)),
             }
         }
     }
@@ -202,7 +203,8 @@ impl Reader {
 // === impl Search ===
 
 impl Search {
-    fn fails(&mut self, node: NodeId, error: Option<PeerError>) {
+    fn fails(&mut self, nodes: &Nodes, node: NodeId, error: Option<PeerError>) {
+        self.sought.heard(nodes.epoch_of(node));
         match error {
             Some(PeerError::NotFound) => self.sought.is_not_on(node),
             error => {

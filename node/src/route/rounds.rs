@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use casbah_cluster::digest::Digest;
-use casbah_cluster::membership::NodeId;
+use casbah_cluster::membership::{Epoch, NodeId};
 use casbah_cluster::replication::{ReadDecision, Verdict};
 use casbah_cluster::ring::partition_of;
 use casbah_cluster::view::View;
@@ -20,6 +20,8 @@ use crate::store;
 pub(super) struct Sought {
     pub(super) position: usize,
     decision: ReadDecision,
+    /// It goes on by a view that is known to be old: what is found is found, and nothing is missing.
+    is_by_old_view: bool,
     /// Of the last node that did not answer.
     error: Option<NodeError>,
 }
@@ -46,7 +48,11 @@ impl<T> Outcome<T> {
         match (self, here) {
             (
                 Outcome::Missing,
-                Some(error @ (store::ReadError::NotFound { .. } | store::ReadError::Damaged { .. })),
+                Some(
+                    error @ (store::ReadError::NotFound { .. }
+                    | store::ReadError::Damaged { .. }
+                    | store::ReadError::Lost { .. }),
+                ),
             ) => ReadError::Here(error),
             (Outcome::Missing, _) => ReadError::NotFound { digest },
             (
@@ -65,7 +71,7 @@ impl Sought {
     /// A blob that is sought on all nodes.
     pub(super) fn new(nodes: &Nodes, view: &View, position: usize, digest: &Digest) -> Sought {
         let decision = ReadDecision::new(view, partition_of(digest), |node| nodes.distance(view, node));
-        Sought { position, decision, error: None }
+        Sought { position, decision, is_by_old_view: false, error: None }
     }
 
     /// A blob that is not here, for this reason.
@@ -77,12 +83,40 @@ impl Sought {
         error: &store::ReadError,
     ) -> Sought {
         let mut blob = Sought::new(nodes, view, position, digest);
+        blob.heard(nodes.epoch_of(view.self_id()));
         match error {
-            // A damaged copy was dropped.
-            store::ReadError::NotFound { .. } | store::ReadError::Damaged { .. } => blob.is_not_on(view.self_id()),
+            store::ReadError::NotFound { .. } => blob.is_not_on(view.self_id()),
+            // A damaged copy was dropped, and an upload may have been acknowledged because of it.
             _ => blob.is_perhaps_on(view.self_id(), None),
         }
         blob
+    }
+
+    /// A node has answered by this layout. To be told before what it answered.
+    pub(super) fn heard(&mut self, epoch: Epoch) {
+        self.decision.heard(epoch);
+    }
+
+    /// Goes on by a view that has the layout that a node has answered by, if that is a newer one.
+    pub(super) async fn catch_up(&mut self, nodes: &Nodes) {
+        if let Some(epoch) = self.behind() {
+            let view = nodes.caught_up(epoch).await;
+            self.decide_by(nodes, view.as_deref());
+        }
+    }
+
+    fn behind(&self) -> Option<Epoch> {
+        match self.decision.verdict() {
+            Verdict::Behind(epoch) if !self.is_by_old_view => Some(epoch),
+            _ => None,
+        }
+    }
+
+    fn decide_by(&mut self, nodes: &Nodes, view: Option<&View>) {
+        match view {
+            Some(view) => self.decision.revise(view, |node| nodes.distance(view, node)),
+            None => self.is_by_old_view = true,
+        }
     }
 
     /// A node has looked and not found it.
@@ -99,9 +133,10 @@ impl Sought {
     /// The next node to ask, or what is known when there is none.
     pub(super) fn next<T>(&mut self) -> Result<NodeId, Outcome<T>> {
         let next = match self.decision.verdict() {
-            Verdict::Ask(_) => self.decision.ask_next(),
+            // Whoever is behind has tried to catch up.
+            Verdict::Ask(_) | Verdict::Behind(_) => self.decision.ask_next(),
             Verdict::Missing => return Err(Outcome::Missing),
-            Verdict::Unavailable | Verdict::Wait | Verdict::Behind(_) => None,
+            Verdict::Unavailable | Verdict::Wait => None,
         };
         next.ok_or_else(|| Outcome::Unavailable(self.error.take()))
     }
@@ -109,12 +144,18 @@ impl Sought {
 
 /// Asks until all is known. `ask` has the positions of what a node is asked for.
 pub(super) async fn seek<'a, T>(
+    nodes: &Nodes,
     mut sought: Vec<Sought>,
     ask: impl Fn(NodeId, Vec<usize>) -> BoxFuture<'a, Answer<T>>,
 ) -> Vec<(usize, Outcome<T>)> {
     let mut outcomes = Vec::with_capacity(sought.len());
     loop {
         let mut calls: BTreeMap<NodeId, Vec<Sought>> = BTreeMap::new();
+        if let Some(epoch) = sought.iter().filter_map(Sought::behind).max() {
+            let view = nodes.caught_up(epoch).await;
+            let behind = sought.iter_mut().filter(|blob| blob.behind().is_some());
+            behind.for_each(|blob| blob.decide_by(nodes, view.as_deref()));
+        }
         for mut blob in sought {
             match blob.next() {
                 Ok(node) => calls.entry(node).or_default().push(blob),
@@ -135,7 +176,9 @@ pub(super) async fn seek<'a, T>(
                 Err(error) => (Vec::new(), Some(NodeError { node, source: Arc::new(error) })),
             };
             let mut answers = answers.into_iter();
+            let epoch = nodes.epoch_of(node);
             for mut blob in blobs {
+                blob.heard(epoch);
                 match answers.next() {
                     Some(Ok(found)) => {
                         outcomes.push((blob.position, Outcome::Found(node, found)));

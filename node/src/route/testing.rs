@@ -7,22 +7,28 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use casbah_cluster::digest::Digest;
-use casbah_cluster::membership::{ClusterId, ClusterState, Epoch, Layout, LayoutNode, Member, NodeId, Part, VolumeId};
+use casbah_cluster::inventory::{ActionName, ListedAction, ListedBlob, Page, PartitionSummary};
+use casbah_cluster::membership::{
+    ClusterId, ClusterState, Epoch, Layout, LayoutNode, Member, NodeId, Part, Rebalance, Standing, VolumeId,
+};
 use casbah_cluster::replication::Version;
 use casbah_cluster::ring::partition_of;
 use casbah_cluster::view::View;
 use tokio::sync::watch;
 use tonic::Status;
 
-use crate::forward::{Form, Health, PeerError, Unreachable};
+use crate::forward::{Copy, Form, Health, PeerError, Unreachable};
 use crate::index::ActionIndex;
-use crate::replicate::{Nodes, Remote, RemoteRead, RemoteUpload};
+use crate::replicate::{Doubt, Nodes, Remote, RemoteRead, RemoteUpload};
 use crate::route::{Actions, Blobs};
 use crate::store::testing::{Bench, blob, digest};
-use crate::store::{ReadError, Reader, Store, StoredReader, Upload, WriteError};
+use crate::store::{Presence, ReadError, Reader, Store, StoredReader, Upload, WriteError};
 
 /// What a call to a node that says nothing waits for; in the program it is seconds.
 const DEADLINE: Duration = Duration::from_millis(20);
+
+/// Entries of a page: few, so that lists have several.
+const LISTED_MAX: usize = 3;
 
 /// How a node behaves to others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,6 +63,7 @@ pub struct TestNode {
 struct Seen {
     store: Store,
     index: ActionIndex,
+    view: watch::Receiver<Arc<View>>,
     behaviour: Mutex<Behaviour>,
     calls: AtomicUsize,
 }
@@ -72,6 +79,8 @@ pub struct TestCluster {
     pub nodes: Vec<TestNode>,
     fabric: Fabric,
     view: View,
+    /// What each node works by.
+    views: BTreeMap<NodeId, watch::Sender<Arc<View>>>,
     _folder: tempfile::TempDir,
 }
 
@@ -86,27 +95,50 @@ impl TestCluster {
         let folder = tempfile::tempdir().unwrap();
         let count = benches.len() as u64;
         let mut seen = BTreeMap::new();
+        let mut views = BTreeMap::new();
         let mut opened = Vec::new();
         for (id, bench) in (1..).zip(benches) {
             let store = bench.open().await;
             let index = ActionIndex::open(&folder.path().join(format!("{id}.redb")), 1000).unwrap();
             let (behaviour, calls) = (Mutex::new(Behaviour::Well), AtomicUsize::new(0));
-            seen.insert(NodeId(id), Seen { store: store.clone(), index: index.clone(), behaviour, calls });
+            let view = watch::Sender::new(Arc::new(View::new(NodeId(id), state(count, copies, write_quorum))));
+            let (store_seen, index_seen, seen_by) = (store.clone(), index.clone(), view.subscribe());
+            let one = Seen { store: store_seen, index: index_seen, view: seen_by, behaviour, calls };
+            seen.insert(NodeId(id), one);
+            views.insert(NodeId(id), view);
             opened.push((NodeId(id), bench, store, index));
         }
         let fabric = Fabric { nodes: Arc::new(seen) };
         let nodes = opened.into_iter().map(|(id, bench, store, index)| {
-            let (_never_changes, view) = watch::channel(Arc::new(View::new(id, state(count, copies, write_quorum))));
-            let nodes = Nodes::new(store.clone(), view, Arc::new(fabric.clone()));
+            let nodes = Nodes::new(store.clone(), views[&id].subscribe(), Arc::new(fabric.clone()));
             let (blobs, actions) = (Blobs::new(nodes.clone()), Actions::new(nodes.clone(), index.clone()));
             TestNode { bench, store, index, nodes, blobs, actions }
         });
         let view = View::new(NodeId(1), state(count, copies, write_quorum));
-        TestCluster { nodes: nodes.collect(), fabric, view, _folder: folder }
+        TestCluster { nodes: nodes.collect(), fabric, view, views, _folder: folder }
     }
 
     pub fn node(&self, id: NodeId) -> &TestNode {
         &self.nodes[id.0 as usize - 1]
+    }
+
+    /// The nodes as a node sees them that may be in doubt.
+    pub fn in_doubt(&self, id: NodeId, is_in_doubt: Doubt) -> Nodes {
+        let fabric: Arc<dyn Remote> = Arc::new(self.fabric.clone());
+        Nodes::in_doubt(self.node(id).store.clone(), self.views[&id].subscribe(), fabric, is_in_doubt)
+    }
+
+    /// Has a node work by another state from now on.
+    pub fn adopt(&self, id: NodeId, state: &ClusterState) {
+        self.views[&id].send_replace(Arc::new(View::new(id, state.clone())));
+    }
+
+    /// The cluster's state with these layouts in force, each an epoch and its nodes.
+    pub fn with_layouts(&self, layouts: &[(u64, &[u64])]) -> ClusterState {
+        let node = LayoutNode { zone: String::new(), weight: 100 };
+        let nodes = |ids: &[u64]| ids.iter().map(|id| (NodeId(*id), node.clone())).collect();
+        let layout = |(epoch, ids): &(u64, &[u64])| Layout { epoch: Epoch(*epoch), nodes: nodes(ids) };
+        ClusterState { layouts: layouts.iter().map(layout).collect(), ..self.view.state().clone() }
     }
 
     pub fn set(&self, id: NodeId, behaviour: Behaviour) {
@@ -190,6 +222,9 @@ fn state(count: u64, copies: u8, write_quorum: u8) -> ClusterState {
         weight: 100,
         part: Part::Voter,
         synced: Epoch(1),
+        standing: Standing::Serving,
+        leaves: false,
+        placed: None,
     };
     let node = |_| LayoutNode { zone: String::new(), weight: 100 };
     let ids = || 1..=count;
@@ -200,6 +235,8 @@ fn state(count: u64, copies: u8, write_quorum: u8) -> ClusterState {
         write_quorum,
         next_node_id: NodeId(count + 1),
         expected_members: count as u32,
+        rebalance: Rebalance::Automatic,
+        planned: Epoch::default(),
         members: ids().map(|id| (NodeId(id), member(id))).collect(),
         layouts: vec![Layout { epoch: Epoch(1), nodes: ids().map(|id| (NodeId(id), node(id))).collect() }],
     }
@@ -239,7 +276,8 @@ fn full() -> PeerError {
 
 fn unread(error: ReadError) -> PeerError {
     match error {
-        ReadError::NotFound { .. } | ReadError::Damaged { .. } => PeerError::NotFound,
+        ReadError::NotFound { .. } => PeerError::NotFound,
+        ReadError::Damaged { .. } | ReadError::Lost { .. } => PeerError::Unsure,
         error => PeerError::Broken(Box::new(Status::internal(error.to_string()))),
     }
 }
@@ -247,6 +285,7 @@ fn unread(error: ReadError) -> PeerError {
 fn unwritten(error: WriteError) -> PeerError {
     match error {
         WriteError::Full { .. } => full(),
+        WriteError::Outlived { .. } => PeerError::OutOfRange,
         error => PeerError::Broken(Box::new(Status::internal(error.to_string()))),
     }
 }
@@ -256,13 +295,13 @@ impl Remote for Fabric {
     fn health(&self, node: NodeId) -> Health {
         let reachable = *self.nodes[&node].behaviour.lock().unwrap() != Behaviour::Away;
         let latency = Duration::from_micros(node.0);
-        Health { reachable, writable: true, draining: false, latency, epoch: Epoch(1) }
+        let epoch = self.nodes[&node].view.borrow().epoch();
+        Health { reachable, writable: true, draining: false, latency, epoch }
     }
 
-    async fn find(&self, node: NodeId, digests: &[Digest], touch: bool) -> Result<Vec<bool>, PeerError> {
+    async fn find(&self, node: NodeId, digests: &[Digest], touch: bool) -> Result<Vec<Presence>, PeerError> {
         let (seen, _) = self.ask(node).await?;
-        assert!(touch, "nothing is looked for but to be used");
-        Ok(seen.store.touch(digests))
+        Ok(seen.store.look_up(digests, touch))
     }
 
     async fn read(
@@ -313,12 +352,58 @@ impl Remote for Fabric {
         Ok(outcomes)
     }
 
+    async fn read_copy(&self, node: NodeId, digest: &Digest) -> Result<Box<dyn RemoteRead>, PeerError> {
+        let (seen, behaviour) = self.ask(node).await?;
+        let left = if let Behaviour::BreaksAfter(bytes) = behaviour { bytes } else { u64::MAX };
+        let source = Pieces::Blob(seen.store.read_unused(digest, 0, None).await.map_err(unread)?);
+        let mut read = TestRead { source, left, first: None };
+        read.first = read.receive().await?;
+        Ok(Box::new(read))
+    }
+
+    async fn read_copies(
+        &self,
+        node: NodeId,
+        digests: &[Digest],
+    ) -> Result<Vec<Result<(Bytes, Form), PeerError>>, PeerError> {
+        let (seen, _) = self.ask(node).await?;
+        let mut outcomes = Vec::new();
+        for digest in digests {
+            let got = seen.store.get_unused(digest, u64::MAX).await;
+            outcomes.push(got.map(|blob| (blob, Form::Identity)).map_err(unread));
+        }
+        Ok(outcomes)
+    }
+
     async fn store(&self, node: NodeId, digest: &Digest) -> Result<Box<dyn RemoteUpload>, PeerError> {
         // As the real one: the answer is not waited for.
         let seen = &self.nodes[&node];
         seen.calls.fetch_add(1, Ordering::Relaxed);
         let (fabric, digest) = (self.clone(), *digest);
-        Ok(Box::new(TestUpload { fabric, node, digest, upload: None, sent: 0 }))
+        Ok(Box::new(TestUpload { fabric, node, digest, used_ms: None, upload: None, sent: 0 }))
+    }
+
+    async fn store_copy(
+        &self,
+        node: NodeId,
+        digest: &Digest,
+        used_ms: u64,
+    ) -> Result<Box<dyn RemoteUpload>, PeerError> {
+        self.nodes[&node].calls.fetch_add(1, Ordering::Relaxed);
+        let (fabric, digest, used_ms) = (self.clone(), *digest, Some(used_ms));
+        Ok(Box::new(TestUpload { fabric, node, digest, used_ms, upload: None, sent: 0 }))
+    }
+
+    async fn store_copies(&self, node: NodeId, copies: Vec<Copy>) -> Result<Vec<Result<(), PeerError>>, PeerError> {
+        let (seen, behaviour) = self.ask(node).await?;
+        let mut outcomes = Vec::new();
+        for Copy { digest, data, used_ms } in copies {
+            outcomes.push(match behaviour {
+                Behaviour::Full => Err(full()),
+                _ => seen.store.put_copy(&digest, data, used_ms).await.map_err(unwritten),
+            });
+        }
+        Ok(outcomes)
     }
 
     async fn store_batch(
@@ -346,10 +431,9 @@ impl Remote for Fabric {
         node: NodeId,
         instance: &str,
         action: &Digest,
-        touch: bool,
+        _touch: bool,
     ) -> Result<Option<(Version, Bytes)>, PeerError> {
         let (seen, behaviour) = self.ask(node).await?;
-        assert!(touch);
         if behaviour == Behaviour::Stalled {
             // why: a deadline passes
             tokio::time::sleep(DEADLINE).await;
@@ -374,6 +458,36 @@ impl Remote for Fabric {
         }
         seen.index.put_if_newer(instance, action, version, result).await.unwrap();
         Ok(())
+    }
+
+    async fn compare(&self, node: NodeId, partitions: &[u16]) -> Result<Vec<PartitionSummary>, PeerError> {
+        let (seen, _) = self.ask(node).await?;
+        let summary = |partition: &u16| {
+            let actions = seen.index.inventory(usize::from(*partition)).ok_or_else(full)?;
+            Ok(PartitionSummary { blobs: seen.store.inventory(usize::from(*partition)), actions })
+        };
+        partitions.iter().map(summary).collect()
+    }
+
+    async fn list_blobs(
+        &self,
+        node: NodeId,
+        partition: u16,
+        after: Option<Digest>,
+    ) -> Result<Page<ListedBlob>, PeerError> {
+        let (seen, _) = self.ask(node).await?;
+        let page = seen.store.list(usize::from(partition), after.as_ref(), LISTED_MAX).await;
+        page.map_err(|error| PeerError::Broken(Box::new(Status::internal(error.to_string()))))
+    }
+
+    async fn list_actions(
+        &self,
+        node: NodeId,
+        partition: u16,
+        after: Option<ActionName>,
+    ) -> Result<Page<ListedAction>, PeerError> {
+        let (seen, _) = self.ask(node).await?;
+        Ok(seen.index.list(usize::from(partition), after.as_ref(), (LISTED_MAX, usize::MAX)).unwrap())
     }
 }
 
@@ -426,6 +540,7 @@ struct TestUpload {
     fabric: Fabric,
     node: NodeId,
     digest: Digest,
+    used_ms: Option<u64>,
     upload: Option<Upload>,
     sent: u64,
 }
@@ -440,7 +555,11 @@ impl TestUpload {
             _ => {}
         }
         if self.upload.is_none() {
-            self.upload = Some(seen.store.upload_verified(&self.digest).await.map_err(unwritten)?);
+            let upload = match self.used_ms {
+                None => seen.store.upload_verified(&self.digest).await,
+                Some(used_ms) => seen.store.upload_copy(&self.digest, used_ms).await,
+            };
+            self.upload = Some(upload.map_err(unwritten)?);
         }
         Ok(self.upload.as_mut().unwrap())
     }

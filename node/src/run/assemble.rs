@@ -7,7 +7,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::task::JoinSet;
-use tonic::service::Routes;
 use tower::util::BoxCloneSyncService;
 
 use crate::accept::{AdminPort, App, BindError, Bound, End};
@@ -16,11 +15,13 @@ use crate::forward::{self, Upstream};
 use crate::index::IndexError;
 use crate::observe::snapshot::Phase;
 use crate::run::backend::{Backend, Route};
+use crate::run::descriptors;
 use crate::run::directory::{self, Ownership};
 use crate::run::membership::{Place, PlaceError};
 use crate::run::owned::Owned;
 use crate::run::report::Report;
 use crate::run::signals::Signals;
+use crate::serve::Served;
 use crate::store::OpenError;
 
 /// How long a node that waits for others does so before it says that it has started. Then calls are answered with what it
@@ -75,6 +76,7 @@ pub async fn serve(config: Config) -> Result<(), RunError> {
     let dir = &config.node.dir;
     let unusable = |source| RunError::Directory { path: dir.clone(), source };
     directory::create(dir).map_err(unusable)?;
+    descriptors::raise_limit();
 
     // The addresses first: a wrong one is told before anything is opened.
     let mut listeners = Vec::new();
@@ -129,7 +131,8 @@ pub async fn serve(config: Config) -> Result<(), RunError> {
         .map_err(|source| RunError::System { what: "write to standard output", source })?;
     let mut serving = JoinSet::new();
     for listener in listeners {
-        serving.spawn(listener.serve(app.clone(), signals.reload_now(), ended.clone()));
+        let stall = config.limits.stall;
+        serving.spawn(listener.serve(app.clone(), stall, signals.reload_now(), ended.clone()));
     }
     notify_systemd(sd_notify::NotifyState::Ready);
 
@@ -185,7 +188,7 @@ enum Next {
     /// The owner of the directory has gone.
     Ownership(Ownership),
     /// The node has found its place.
-    Entered(Routes),
+    Entered(Served),
 }
 
 // === impl Data ===

@@ -9,14 +9,13 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tonic::Status;
 use tonic::body::Body;
-use tonic::service::Routes;
 use tower::{Service, ServiceExt as _};
 
 use crate::accept::Ended;
 use crate::forward::{Upstream, UpstreamError};
 use crate::run::membership::Place;
 use crate::run::relayed::Relayed;
-use crate::serve::{Access, unavailable};
+use crate::serve::{Access, Served, unavailable};
 
 /// How long a request waits when the owner of the directory has gone, for this process or another one to take over:
 /// opening a store takes well under a second, and clients retry what takes longer.
@@ -35,7 +34,7 @@ const REFLECTION_ALPHA: &str = "/grpc.reflection.v1alpha.ServerReflection/Server
 #[derive(Clone)]
 pub(super) enum Route {
     /// This process owns the directory.
-    Own(Routes),
+    Own(Served),
     /// Another one does.
     Upstream(Upstream),
     /// This process does, and has no place in a cluster yet.
@@ -89,7 +88,7 @@ impl Backend {
     }
 }
 
-async fn own(routes: Routes, request: http::Request<Body>, ended: &Ended) -> http::Response<Body> {
+async fn own(routes: Served, request: http::Request<Body>, ended: &Ended) -> http::Response<Body> {
     // Those who watch the health are told of the end by the service itself.
     let cut = [REFLECTION, REFLECTION_ALPHA].contains(&request.uri().path()).then(|| reached(ended.clone()));
     let Ok(response) = routes.oneshot(request).await;
@@ -110,10 +109,8 @@ async fn send(
     mut request: http::Request<Body>,
     ended: &Ended,
 ) -> Result<http::Response<Body>, UpstreamError> {
-    // Whatever a client wrote there is overwritten: nobody speaks for himself.
-    let access = request.extensions().get::<Access>().map(Access::to_header);
-    match access {
-        Some((name, value)) => drop(request.headers_mut().insert(name, value)),
+    match request.extensions().get::<Access>().cloned() {
+        Some(access) => access.add_to(request.headers_mut()),
         None => return Ok(Status::internal("the request came past the access check").into_http()),
     }
     let cut = match ENDLESS.contains(&request.uri().path()) {

@@ -2,18 +2,27 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use casbah_cluster::digest::Digest;
-use casbah_cluster::membership::{Member, NodeId, Part};
+use casbah_cluster::membership::{LayoutNode, Member, NodeId, Part, Rebalance, Standing};
 use casbah_cluster::ring::{PARTITIONS, partition_of};
 use casbah_cluster::view::View;
 use futures_util::future::join_all;
 use tokio::sync::watch;
 
-use crate::forward::Peers;
+use crate::forward::{CLOCK_SKEW_MAX_MS, Peers};
 use crate::index::{Group, Role};
-use crate::observe::cluster::{Cluster, ClusterMember, Copy, Holder, MemberNumbers, Raft, Ring, Whereabouts};
-use crate::store::Store;
+use crate::observe::cluster::{
+    Cluster, ClusterMember, Copy, Holder, Layouts, MemberNumbers, Raft, Ring, Share, Whereabouts,
+};
+use crate::observe::orders::{Order, OrderError};
+use crate::repair::Repair;
+use crate::run::membership::Place;
+use crate::store::{Presence, Store};
+
+/// A node whose heartbeats take so long is slow.
+const SLOW_AFTER: Duration = Duration::from_millis(400);
 
 /// What knows of the cluster.
 #[derive(Clone)]
@@ -22,6 +31,8 @@ pub(super) struct ClusterSight {
     pub(super) group: Group,
     pub(super) peers: Peers,
     pub(super) store: Store,
+    pub(super) repair: Repair,
+    pub(super) place: Place,
 }
 
 // === impl ClusterSight ===
@@ -41,8 +52,10 @@ impl ClusterSight {
             epochs: state.layouts.iter().map(|layout| layout.epoch.0).collect(),
             copies: u8::try_from(view.copies()).unwrap_or(u8::MAX),
             write_quorum: u8::try_from(view.write_quorum()).unwrap_or(u8::MAX),
+            waits: state.waits_to_be_applied().then_some(state.planned.0),
             members: state.members.iter().map(member).collect(),
-            raft: self.raft(&view),
+            raft: self.raft(),
+            repair: self.repair.progress(),
         }
     }
 
@@ -69,6 +82,11 @@ impl ClusterSight {
             Part::Learner => "learner",
             Part::Watcher => "watcher",
         };
+        let standing = match member.standing {
+            Standing::Serving => "serving",
+            Standing::Draining => "draining",
+            Standing::Lost => "lost",
+        };
         ClusterMember {
             id: id.0,
             name: member.name.clone(),
@@ -76,6 +94,9 @@ impl ClusterSight {
             zone: member.zone.clone(),
             weight: member.weight,
             part: part.to_owned(),
+            standing: standing.to_owned(),
+            holds: view.state().holds_blobs(id),
+            ailment: self.ailment(id, is_self),
             is_self,
             reachable: is_self || health.reachable,
             writable: if is_self { store.read_only.is_none() } else { health.writable },
@@ -87,15 +108,55 @@ impl ClusterSight {
         }
     }
 
-    fn raft(&self, view: &View) -> Raft {
+    /// What ails a member: by its own word, or else by what is seen of it.
+    fn ailment(&self, id: NodeId, is_self: bool) -> Option<String> {
+        if is_self {
+            return self.place.condition().ailment().map(str::to_owned);
+        }
+        if !self.peers.hears(id) {
+            return None;
+        }
+        let own_word = self.peers.report(id).map(|report| report.ailment).filter(|ailment| !ailment.is_empty());
+        own_word.or_else(|| {
+            let apart = self.peers.clock_apart(id);
+            let latency = self.peers.health(id).latency;
+            if apart.as_millis() > u128::from(CLOCK_SKEW_MAX_MS) {
+                Some(format!("its clock and this node's differ by {} s", apart.as_secs()))
+            } else {
+                (latency > SLOW_AFTER).then(|| format!("it is slow to answer: {} ms", latency.as_millis()))
+            }
+        })
+    }
+
+    /// How blobs are placed, and how they would be.
+    pub(super) fn layouts(&self) -> Layouts {
+        let view = self.view.borrow().clone();
+        let state = view.state();
+        let share =
+            |(id, node): (&NodeId, &LayoutNode)| Share { id: id.0, zone: node.zone.clone(), weight: node.weight };
+        Layouts {
+            epoch: view.epoch().0,
+            planned: state.planned.0,
+            copies: state.copies,
+            on_apply: state.rebalance == Rebalance::OnApply,
+            now: state.layouts.last().map_or_else(Vec::new, |layout| layout.nodes.iter().map(share).collect()),
+            next: state.proposed().iter().map(share).collect(),
+        }
+    }
+
+    /// Does something to the cluster.
+    pub(super) async fn carry_out(&self, order: Order) -> Result<(), OrderError> {
+        self.place.carry_out(&self.group, order).await
+    }
+
+    fn raft(&self) -> Raft {
         let status = self.group.status();
-        let is_watcher = view.member(view.self_id()).is_some_and(|member| member.part == Part::Watcher);
         let role = match status.role {
             Role::Leader => "leader",
             Role::Follower => "follower",
             Role::Candidate => "candidate",
-            Role::Learner if is_watcher => "none",
             Role::Learner => "learner",
+            Role::Watcher => "none",
             Role::Stopped => "stopped",
         };
         let ids = |nodes: &std::collections::BTreeSet<NodeId>| nodes.iter().map(|node| node.0).collect();
@@ -134,7 +195,7 @@ impl ClusterSight {
             let view = &view;
             async move {
                 let answer = match id == view.self_id() {
-                    true => Some(self.store.contains(digest)),
+                    true => self.store.look_up(std::slice::from_ref(digest), false).first().copied(),
                     false => {
                         let found = self.peers.find(id, std::slice::from_ref(digest), false).await.ok();
                         found.and_then(|found| found.first().copied())
@@ -145,9 +206,9 @@ impl ClusterSight {
                     name: view.member(id).map_or_else(String::new, |member| member.name.clone()),
                     owner: view.owns(id, partition),
                     copy: match answer {
-                        Some(true) => Copy::Present,
-                        Some(false) => Copy::Absent,
-                        None => Copy::Unknown,
+                        Some(Presence::Here) => Copy::Present,
+                        Some(Presence::Absent) => Copy::Absent,
+                        Some(Presence::Unsure) | None => Copy::Unknown,
                     },
                 }
             }

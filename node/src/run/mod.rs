@@ -6,6 +6,7 @@
 mod assemble;
 mod backend;
 mod cluster_report;
+mod descriptors;
 mod directory;
 mod membership;
 mod owned;

@@ -6,7 +6,6 @@ use std::time::Duration;
 use casbah_cluster::membership::Roster;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tonic::service::Routes;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 use tower::util::BoxCloneSyncService;
@@ -15,13 +14,15 @@ use crate::accept::{Bound, End, OwnerSocket};
 use crate::config::{Config, limits};
 use crate::forward::{Dialler, Discovery, PeerTls, Peers, PeersParts};
 use crate::index::{ActionIndex, AssetIndex, Group, IndexError, SplitIndex};
+use crate::repair::{Repair, RepairParts};
+use crate::replicate::restore;
 use crate::route::{Actions, Blobs, Nodes};
 use crate::run::RunError;
 use crate::run::cluster_report::ClusterSight;
 use crate::run::directory::Ownership;
 use crate::run::membership::{Condition, Place, PlaceError, PlaceParts};
 use crate::run::report;
-use crate::serve::{self, Parts, peer};
+use crate::serve::{self, Parts, Served, peer};
 use crate::store::{self, Store, StoreOptions};
 
 /// Attempts to open what a process that is ending still holds, and the pause between them: five seconds in all.
@@ -52,10 +53,13 @@ pub(super) struct Owned {
 struct Serving {
     nodes: Nodes,
     assets: AssetIndex,
-    routes: Routes,
+    routes: Served,
     health: HealthReporter,
     end_socket: End,
     socket: JoinSet<()>,
+    repair: Repair,
+    /// What gets copies to where they belong.
+    repairs: JoinSet<()>,
 }
 
 // === impl Owned ===
@@ -122,8 +126,11 @@ impl Owned {
                 group: Arc::new(place.clone()),
                 members: Arc::new(place.clone()),
                 roster: rosters,
+                memory_bytes: config.limits.memory_bytes / limits::PEER_MEMORY_SHARE,
             });
-            port.spawn(bound.serve(BoxCloneSyncService::new(services), reload_now, ended));
+            let services = BoxCloneSyncService::new(services);
+            // Their clients are looked after by themselves.
+            port.spawn(bound.serve(services, Duration::MAX, reload_now, ended));
             let peers = peers.clone();
             tasks.spawn(async move { peers.watch().await });
         }
@@ -156,7 +163,7 @@ impl Owned {
     ///
     /// # Cancel safety
     /// May be dropped and called again.
-    pub(super) async fn enter(&mut self) -> Result<Routes, RunError> {
+    pub(super) async fn enter(&mut self) -> Result<Served, RunError> {
         if let Some(serving) = &self.serving {
             return Ok(serving.routes.clone());
         }
@@ -174,7 +181,9 @@ impl Owned {
         self.place.settled().await;
         let Some(group) = self.group.clone() else { return std::future::pending().await };
         let serving = self.serve(group).await?;
-        let routes = serving.routes.clone();
+        self.tasks.spawn(restore(serving.nodes.clone()));
+        let (routes, nodes) = (serving.routes.clone(), serving.nodes.clone());
+        self.tasks.spawn(async move { nodes.keep_telling().await });
         self.serving = Some(serving);
         Ok(routes)
     }
@@ -196,8 +205,12 @@ impl Owned {
 
     async fn serve(&self, group: Group) -> Result<Serving, RunError> {
         let config = &self.config;
-        let assets = AssetIndex::new(group, config.index.stale_reads);
-        let nodes = Nodes::new(self.store.clone(), self.place.view(), Arc::new(self.peers.clone()));
+        let assets = AssetIndex::new(group.clone(), config.index.stale_reads);
+        let is_in_doubt = {
+            let place = self.place.clone();
+            Arc::new(move || place.is_in_doubt())
+        };
+        let nodes = Nodes::in_doubt(self.store.clone(), self.place.view(), Arc::new(self.peers.clone()), is_in_doubt);
         let (routes, health) = serve::services(Parts {
             blobs: Blobs::new(nodes.clone()),
             assets: assets.clone(),
@@ -206,6 +219,8 @@ impl Owned {
             capacity_bytes: config.store.capacity_bytes,
             retention_floor: config.store.retention_floor,
             instances: config.instances.clone(),
+            limits: config.limits,
+            has_peers: config.peers.is_some(),
         })
         .await;
         let (end_socket, ended) = End::new();
@@ -213,7 +228,18 @@ impl Owned {
         let bound = OwnerSocket::bind(&config.node.dir);
         let bound = bound.map_err(|source| RunError::System { what: "make the socket in the directory", source })?;
         socket.spawn(bound.serve(BoxCloneSyncService::new(routes.clone()), ended));
-        Ok(Serving { nodes, assets, routes, health, end_socket, socket })
+        let repair = Repair::new(RepairParts {
+            nodes: nodes.clone(),
+            index: self.actions.clone(),
+            rate_bytes: config.repair.rate_bytes,
+            interval: config.repair.interval,
+            retention_floor: config.store.retention_floor,
+            peer_changes: self.peers.changes(),
+            tell: self.place.teller(group),
+        });
+        let mut repairs = JoinSet::new();
+        repairs.spawn(repair.clone().run());
+        Ok(Serving { nodes, assets, routes, health, end_socket, socket, repair, repairs })
     }
 
     /// What has numbers.
@@ -223,6 +249,8 @@ impl Owned {
             group: serving.assets.group().clone(),
             peers: self.peers.clone(),
             store: self.store.clone(),
+            repair: serving.repair.clone(),
+            place: self.place.clone(),
         });
         report::Data {
             store: self.store.clone(),
@@ -259,6 +287,7 @@ impl Owned {
         self.entering.shutdown().await;
         if let Some(mut serving) = self.serving.take() {
             serving.socket.shutdown().await;
+            serving.repairs.shutdown().await;
             serving.nodes.finish(limits::PEER_DRAIN_DEADLINE).await;
             serving.assets.close().await;
         } else if let Some(group) = &self.group {

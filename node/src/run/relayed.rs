@@ -1,6 +1,7 @@
 //! The body of an answer that another process gives.
 
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
@@ -9,7 +10,7 @@ use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use tonic::Status;
 
-use crate::serve::unavailable;
+use crate::serve::{READER, Reader, unavailable};
 
 /// Passes a body on as it comes. Where it breaks off, it ends with the status `UNAVAILABLE` in place of an error: a
 /// broken stream would be `INTERNAL` to a client, which does not try again then.
@@ -18,6 +19,8 @@ pub(super) struct Relayed<B> {
     /// When this returns, the body ends as if it had broken off.
     cut: BoxFuture<'static, ()>,
     over: bool,
+    /// Who takes it.
+    reader: Option<Arc<Reader>>,
 }
 
 // === impl Relayed ===
@@ -25,7 +28,7 @@ pub(super) struct Relayed<B> {
 impl<B> Relayed<B> {
     /// This body, until `cut` returns.
     pub(super) fn new(inner: B, cut: BoxFuture<'static, ()>) -> Relayed<B> {
-        Relayed { inner, cut, over: false }
+        Relayed { inner, cut, over: false, reader: READER.try_with(Arc::clone).ok() }
     }
 }
 
@@ -40,12 +43,20 @@ where
         if self.over {
             return Poll::Ready(None);
         }
+        if let Some(reader) = &self.reader {
+            reader.has_taken();
+        }
         let status = match Pin::new(&mut self.inner).poll_frame(context) {
             Poll::Ready(Some(Err(error))) => {
                 tracing::debug!(%error, "the owner of the directory broke off an answer");
                 unavailable("the process that owns the directory went away while it answered")
             }
-            Poll::Ready(Some(Ok(frame))) => return Poll::Ready(Some(Ok(frame))),
+            Poll::Ready(Some(Ok(frame))) => {
+                if let Some(reader) = &self.reader {
+                    reader.is_to_take();
+                }
+                return Poll::Ready(Some(Ok(frame)));
+            }
             Poll::Ready(None) => return Poll::Ready(None),
             Poll::Pending => match self.cut.as_mut().poll(context) {
                 Poll::Ready(()) => unavailable("this process is ending"),

@@ -10,9 +10,10 @@ use futures_util::future::BoxFuture;
 use crate::accept::Bound;
 use crate::config::Config;
 use crate::index::{ActionIndex, AssetIndex, IndexCounts};
-use crate::observe::cluster::{Ring, Whereabouts};
+use crate::observe::cluster::{Layouts, Ring, Whereabouts};
 use crate::observe::counters::COUNTERS;
 use crate::observe::labels::{CallCode, Transport};
+use crate::observe::orders::{Order, OrderError};
 use crate::observe::snapshot::{
     Calls, Connections, FORMAT, Index, Indexes, Listener, Observed, Phase, ReadOnlyReason, Snapshot,
     Store as StoreNumbers, Traffic,
@@ -142,6 +143,19 @@ impl Observed for Report {
         self.sight().map(|sight| sight.ring())
     }
 
+    fn layout(&self) -> Option<Layouts> {
+        self.sight().map(|sight| sight.layouts())
+    }
+
+    fn carry_out(&self, order: Order) -> BoxFuture<'_, Option<Result<(), OrderError>>> {
+        Box::pin(async move {
+            match self.sight() {
+                Some(sight) => Some(sight.carry_out(order).await),
+                None => None,
+            }
+        })
+    }
+
     fn whereabouts<'a>(&'a self, digest: &'a Digest) -> BoxFuture<'a, Option<Whereabouts>> {
         Box::pin(async move {
             match self.sight() {
@@ -175,6 +189,10 @@ fn numbers(store: &Store) -> StoreNumbers {
         evicted_blobs: status.evicted_blobs,
         evicted_bytes: status.evicted_bytes,
         damaged_blobs: status.damaged_blobs,
+        repaired_blobs: status.repaired_blobs,
+        given_up_blobs: status.given_up_blobs,
+        lost_blobs: status.lost_blobs,
+        is_unsure: status.is_unsure,
         scrubbed_bytes: status.scrubbed_bytes,
         oldest_use_age_seconds: age,
         read_only: status.read_only.map(|reason| match reason {

@@ -1,5 +1,6 @@
 //! What the caller of a request may do: decided by the layers above, carried in the request's extensions.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
@@ -8,6 +9,9 @@ use tonic::Status;
 use crate::config::{Permissions, Services};
 
 const HEADER: HeaderName = HeaderName::from_static("casbah-access");
+
+/// Where the caller is, beside [`HEADER`]; an older instance does not know of it.
+const FROM_HEADER: HeaderName = HeaderName::from_static("casbah-from");
 
 /// What the caller of one request may do, and who it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,6 +22,8 @@ pub struct Access {
     pub permissions: Permissions,
     /// What its listener serves.
     pub services: Services,
+    /// Where the caller is, if nothing else tells it from others.
+    pub from: Option<IpAddr>,
 }
 
 impl Access {
@@ -30,8 +36,20 @@ impl Access {
         access.ok_or_else(|| Status::internal("the request came past the access check; this is a defect of casbah"))
     }
 
-    /// This access as a header, from one instance to the owner of their common directory. The version is the first word.
-    pub fn to_header(&self) -> (HeaderName, HeaderValue) {
+    /// Adds this access to the headers of a request, from one instance to the owner of their common directory. Whatever a client
+    /// wrote there is overwritten: nobody speaks for himself.
+    pub fn add_to(&self, headers: &mut HeaderMap) {
+        let (name, value) = self.to_header();
+        headers.insert(name, value);
+        headers.remove(FROM_HEADER);
+        if let Some(from) = self.from {
+            let value = HeaderValue::from_str(&from.to_string());
+            headers.insert(FROM_HEADER, value.expect("an address is visible ASCII"));
+        }
+    }
+
+    /// The version is the first word.
+    fn to_header(&self) -> (HeaderName, HeaderValue) {
         let Permissions { read, write, admin } = self.permissions;
         let services = match self.services {
             Services::All => "all",
@@ -43,7 +61,7 @@ impl Access {
         (HEADER, HeaderValue::from_str(&text).expect("visible ASCII and spaces make a header value"))
     }
 
-    /// The access that [`Access::to_header`] wrote; `None` when there is none or it is not understood.
+    /// The access that [`Access::add_to`] wrote; `None` when there is none or it is not understood.
     pub fn from_header(headers: &HeaderMap) -> Option<Access> {
         let words: Vec<&str> = headers.get(HEADER)?.to_str().ok()?.splitn(6, ' ').collect();
         let ["1", read, write, admin, services, who] = words.as_slice() else { return None };
@@ -59,7 +77,8 @@ impl Access {
             _ => return None,
         };
         let permissions = Permissions { read: flag(read)?, write: flag(write)?, admin: flag(admin)? };
-        Some(Access { who: (*who).into(), permissions, services })
+        let from = headers.get(FROM_HEADER).and_then(|from| from.to_str().ok()?.parse().ok());
+        Some(Access { who: (*who).into(), permissions, services, from })
     }
 
     /// Whether the blobs that assets name are to be looked for in this node's store: not where only the index is
@@ -78,9 +97,13 @@ mod tests {
         for services in [Services::All, Services::Storage, Services::Index] {
             for (read, write, admin) in [(true, false, false), (true, true, false), (false, false, true)] {
                 let permissions = Permissions { read, write, admin };
-                let access = Access { who: "CN=client".into(), permissions, services };
-                let headers = HeaderMap::from_iter([access.to_header()]);
-                assert_eq!(Access::from_header(&headers), Some(access));
+                for from in [None, Some("10.0.0.1".parse().unwrap()), Some("::1".parse().unwrap())] {
+                    let access = Access { who: "CN=client".into(), permissions, services, from };
+                    let forged = (FROM_HEADER, HeaderValue::from_static("10.9.9.9"));
+                    let mut headers = HeaderMap::from_iter([forged]);
+                    access.add_to(&mut headers);
+                    assert_eq!(Access::from_header(&headers), Some(access));
+                }
             }
         }
     }
@@ -88,7 +111,8 @@ mod tests {
     #[test]
     fn a_name_with_spaces_or_line_breaks_adds_no_words() {
         let permissions = Permissions::default();
-        let access = Access { who: "x\r\n1 1 1 all é".into(), permissions, services: Services::Index };
+        let who = "x\r\n1 1 1 all é".into();
+        let access = Access { who, permissions, services: Services::Index, from: None };
         let read = Access::from_header(&HeaderMap::from_iter([access.to_header()])).unwrap();
         assert_eq!((read.permissions, read.services), (permissions, Services::Index));
     }

@@ -56,10 +56,10 @@ impl Fetch {
             question.qualifiers,
         )?;
         let oldest = asset_request::moment(question.oldest_content_accepted, "oldest_content_accepted")?;
-        let view = self.index.view().await.map_err(|error| status_map::index(&error))?;
+        let mut view = self.index.view(&keys).await.map_err(|error| status_map::index(&error))?;
         let mut incomplete = None;
-        for (uri, key) in question.uris.iter().zip(keys) {
-            let record = match view.get(&key) {
+        for (at, (uri, key)) in question.uris.iter().zip(&keys).enumerate() {
+            let record = match view.get(at).await {
                 // A push heals it; an error would keep BuildStream from pushing.
                 Err(error @ IndexError::Record(_)) => {
                     tracing::error!(uri, %error, "an asset is taken for unknown");
@@ -82,7 +82,7 @@ impl Fetch {
                     }
                 }
             }
-            self.index.used(&key);
+            self.index.used(key);
             COUNTERS.asset_lookups.add(Lookup::Hit as usize, 1);
             return Ok((uri, record));
         }

@@ -6,6 +6,7 @@
 
 mod access;
 mod action_cache;
+mod admission;
 mod asset_fetch;
 mod asset_push;
 mod asset_request;
@@ -27,5 +28,6 @@ mod status_map;
 mod tree;
 
 pub use access::Access;
-pub use services::{HEALTH_NAMES, Parts, services};
+pub use admission::{READER, Reader};
+pub use services::{HEALTH_NAMES, Parts, Served, services};
 pub use status_map::unavailable;

@@ -15,10 +15,13 @@ use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 use tonic_reflection::server::{v1, v1alpha};
 
-use crate::config::InstanceNames;
+use crate::config::limits::PEER_MEMORY_SHARE;
+use crate::config::{InstanceNames, LimitsConfig};
 use crate::index::{AssetIndex, SplitIndex};
+use crate::observe::labels::Traffic;
 use crate::route::{Actions, Blobs};
 use crate::serve::action_cache::ActionCache;
+use crate::serve::admission::{Admission, Bounds as AdmissionBounds, Door, Entry};
 use crate::serve::asset_fetch::Fetch;
 use crate::serve::asset_push::Push;
 use crate::serve::bytestream::ByteStream;
@@ -45,7 +48,14 @@ pub struct Parts {
     pub retention_floor: Duration,
     /// The instance names that are served.
     pub instances: InstanceNames,
+    /// How much is taken on at once.
+    pub limits: LimitsConfig,
+    /// Whether there are other nodes.
+    pub has_peers: bool,
 }
+
+/// The services, and who is let in to them.
+pub type Served = Entry<Routes>;
 
 /// The names under which health is asked for: of the whole, and of each service.
 pub const HEALTH_NAMES: [&str; 7] = [
@@ -59,8 +69,8 @@ pub const HEALTH_NAMES: [&str; 7] = [
 ];
 
 /// The route table, and the one who says whether the services are well.
-pub async fn services(parts: Parts) -> (Routes, HealthReporter) {
-    let Parts { blobs, assets, actions, splits, capacity_bytes, retention_floor, instances } = parts;
+pub async fn services(parts: Parts) -> (Served, HealthReporter) {
+    let Parts { blobs, assets, actions, splits, capacity_bytes, retention_floor, instances, limits, has_peers } = parts;
     let instances = Instances::new(instances);
     let completeness = Arc::new(Completeness::new(blobs.clone(), retention_floor));
     let capabilities =
@@ -94,7 +104,15 @@ pub async fn services(parts: Parts) -> (Routes, HealthReporter) {
     routes.add_service(health).add_service(reflection_v1()).add_service(reflection_v1alpha());
     routes.add_service(capabilities).add_service(cas).add_service(action_cache).add_service(bytestream);
     routes.add_service(fetch).add_service(push);
-    (routes.routes(), reporter)
+    (entry(routes.routes(), &limits, has_peers), reporter)
+}
+
+fn entry(routes: Routes, limits: &LimitsConfig, has_peers: bool) -> Served {
+    // What is other nodes' is asked for by `peer::services`.
+    let of_peers = if has_peers { limits.memory_bytes / PEER_MEMORY_SHARE } else { 0 };
+    let LimitsConfig { memory_bytes, waiting, patience, stall } = *limits;
+    let bounds = AdmissionBounds { memory_bytes: memory_bytes - of_peers, waiting, patience };
+    Entry::new(routes, Door::Clients { has_peers }, Admission::new(Traffic::Clients, bounds), stall)
 }
 
 /// What describes the services, to those whom their listener lets ask.

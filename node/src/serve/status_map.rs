@@ -4,6 +4,7 @@
 //! `UNAVAILABLE` and says when to come back (RetryInfo); what the caller must mend is `INVALID_ARGUMENT`.
 
 use std::error::Error;
+use std::io;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -32,6 +33,11 @@ const RETRY_INFO: &str = "type.googleapis.com/google.rpc.RetryInfo";
 /// `UNAVAILABLE`, to be tried again soon.
 pub fn unavailable(message: impl Into<String>) -> Status {
     with_retry(message, RETRY_AFTER)
+}
+
+/// The same, to be tried again after this time.
+pub(super) fn unavailable_for(message: impl Into<String>, after: Duration) -> Status {
+    with_retry(message, after)
 }
 
 fn with_retry(message: impl Into<String>, after: Duration) -> Status {
@@ -168,8 +174,9 @@ pub(super) fn incomplete(error: &Incomplete) -> Status {
 pub(super) fn peer_read(error: &store::ReadError) -> Status {
     let text = with_causes(error);
     match error {
-        // Of this copy it is a fact: a damaged one is dropped.
-        store::ReadError::NotFound { .. } | store::ReadError::Damaged { .. } => Status::not_found(text),
+        store::ReadError::NotFound { .. } => Status::not_found(text),
+        // An upload may have been acknowledged because of this copy.
+        store::ReadError::Damaged { .. } | store::ReadError::Lost { .. } => Status::data_loss(text),
         store::ReadError::OutOfRange { .. } => Status::out_of_range(text),
         store::ReadError::TooLarge { .. } => Status::resource_exhausted(text),
         store::ReadError::Io { .. } => Status::internal(text),
@@ -191,10 +198,19 @@ pub(super) fn peer_write(error: &store::WriteError) -> Status {
     match error {
         store::WriteError::Mismatch { .. } => Status::invalid_argument(text),
         store::WriteError::LargerThanStore { .. } => Status::resource_exhausted(text),
+        store::WriteError::Outlived { .. } => Status::out_of_range(text),
         store::WriteError::Full { retry_after, .. } => with_retry(text, *retry_after),
         store::WriteError::ReadOnly { .. } => Status::permission_denied(text),
         store::WriteError::Io { .. } => Status::internal(text),
         store::WriteError::Busy { .. } | store::WriteError::Closed { .. } => unavailable(text),
+    }
+}
+
+/// Of a list of blobs that another node asked for.
+pub(super) fn listing(error: &io::Error) -> Status {
+    match error.kind() {
+        io::ErrorKind::ResourceBusy => unavailable("too many reads wait for the disk"),
+        _ => Status::internal(with_causes(error)),
     }
 }
 
@@ -211,9 +227,11 @@ pub(super) fn retry_after_ms(status: &Status) -> u64 {
 pub(super) fn group(error: &GroupError) -> Status {
     let text = with_causes(error);
     match error {
-        GroupError::Busy | GroupError::NoLeader | GroupError::NotLeader { .. } | GroupError::Closed => {
-            unavailable(text)
-        }
+        GroupError::Busy
+        | GroupError::NoLeader
+        | GroupError::NotLeader { .. }
+        | GroupError::NoLog
+        | GroupError::Closed => unavailable(text),
         _ => Status::internal(text),
     }
 }

@@ -13,23 +13,24 @@ use tokio::sync::oneshot;
 use super::error::WriteError;
 use super::health;
 use super::key::{Form, Key, Place, Stored};
-use super::limits::FILE_SERIALS;
+use super::limits::{FILE_SERIALS, SEARCH_HOLDS};
+use super::order::Search;
 use super::segment::RecordHeader;
 use super::shared::{Reservation, Shared};
 use super::sync::{self, Reveal};
-use super::upload::UploadFile;
+use super::upload::{Given, UploadFile};
 
 /// With sync `always`, tells when the blob is on disk and visible.
 pub type Answer = Option<oneshot::Receiver<io::Result<()>>>;
 
 /// A blob that was here when its upload began has been verified.
-pub fn present(shared: &Shared, digest: &Digest) -> Result<(), WriteError> {
+pub fn present(shared: &Shared, digest: &Digest, given: Given) -> Result<(), WriteError> {
     let now = shared.now();
     let mut state = shared.lock();
     if state.closed {
         return Err(WriteError::Closed { digest: *digest });
     }
-    if digest.is_empty_blob() || state.find_and_touch(digest, now).is_some() {
+    if digest.is_empty_blob() || given.is_here(&mut state, digest, now) {
         return Ok(());
     }
     // It has been evicted since, and its bytes were not kept: the next attempt finds it missing from the start.
@@ -39,7 +40,7 @@ pub fn present(shared: &Shared, digest: &Digest) -> Result<(), WriteError> {
 /// A blob's file has been written.
 pub fn file(
     shared: &Arc<Shared>,
-    digest: &Digest,
+    (digest, given): (&Digest, Given),
     (file, form): (File, Form),
     upload: UploadFile,
     reservation: Reservation,
@@ -49,7 +50,7 @@ pub fn file(
     let [first, ..] = key.hash;
     shared.sync.add_file(Arc::new(file), Some(first));
     let stored = Stored { key, size_bytes: digest.size_bytes(), place: Place::File { serial }, form };
-    record(shared, digest, &stored, Some(reservation))
+    record(shared, (digest, given), &stored, Some(reservation))
 }
 
 /// Gives an uploaded file a blob's name, and keeps the name from others until it is recorded.
@@ -104,7 +105,7 @@ pub struct Payload {
 /// Writes a small blob into a segment, and records it. `None`: a segment must be made first.
 pub fn small(
     shared: &Arc<Shared>,
-    digest: &Digest,
+    (digest, given): (&Digest, Given),
     payload: &Payload,
     reservation: &mut Option<Reservation>,
 ) -> io::Result<Option<Result<Answer, WriteError>>> {
@@ -129,17 +130,18 @@ pub fn small(
     }
     shared.sync.add_segment(&room.file);
     let reservation = reservation.take();
-    record(shared, digest, &stored, reservation).map(Some)
+    record(shared, (digest, given), &stored, reservation).map(Some)
 }
 
 /// Records a blob whose bytes are in place, and shows it.
 fn record(
     shared: &Arc<Shared>,
-    digest: &Digest,
+    (digest, given): (&Digest, Given),
     stored: &Stored,
     reservation: Option<Reservation>,
 ) -> io::Result<Result<Answer, WriteError>> {
     let now = shared.now();
+    let search = given.used.map(|used| search(shared, used.min(now)));
     let (slot, sequence) = {
         let mut state = shared.lock();
         if let Place::File { serial } = stored.place {
@@ -150,10 +152,19 @@ fn record(
         }
         if state.closed {
             state.abandon(&stored.key, stored.place);
+            search.into_iter().for_each(|search| state.index.end_search(search));
             return Ok(Err(WriteError::Closed { digest: *digest }));
         }
         // `None`: another upload of the same blob was faster.
-        (state.insert_hidden(stored, now), state.queue.end)
+        let slot = match search {
+            None => state.insert_hidden(stored, now),
+            Some(mut search) => {
+                // Little has changed since it came to its place.
+                state.index.search(&mut search);
+                state.insert_copy_hidden(stored, search)
+            }
+        };
+        (slot, state.queue.end)
     };
     let flushed = shared.flush(sequence);
     if let Err(error) = &flushed {
@@ -171,10 +182,21 @@ fn record(
     if shared.sync.is_always() {
         return Ok(Ok(Some(wait_for_pass(shared, Some(slot)))));
     }
-    shared.lock().index.reveal(slot);
+    shared.lock().reveal(slot);
     shared.space.notify_waiters();
     shared.sync.wake();
     Ok(Ok(None))
+}
+
+/// Looks for the place of what was last used then, and never holds the lock for long.
+fn search(shared: &Shared, used: u32) -> Search {
+    let mut search = shared.lock().index.begin_search(used);
+    for _ in 0..SEARCH_HOLDS {
+        if shared.lock().index.search(&mut search) {
+            break;
+        }
+    }
+    search
 }
 
 fn wait_for_pass(shared: &Shared, slot: Option<u32>) -> oneshot::Receiver<io::Result<()>> {

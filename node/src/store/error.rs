@@ -73,6 +73,12 @@ pub enum ReadError {
         /// What was found.
         reason: Damage,
     },
+    /// The blob is not here. Whether it was is not known: its copy was damaged, or those of many blobs were.
+    #[error("the blob {digest} is not in the store, which has lost blobs to damage")]
+    Lost {
+        /// The blob.
+        digest: Digest,
+    },
     /// The disk failed. Whether the blob is there is not known.
     #[error("reading the blob {digest} failed")]
     Io {
@@ -136,6 +142,12 @@ pub enum WriteError {
         digest: Digest,
         /// When something may be evicted.
         retry_after: Duration,
+    },
+    /// It was last used before all that would have to be evicted for it: a copy that would be the next to go. Nothing is wrong.
+    #[error("the blob {digest} was last used before all that would make room for it")]
+    Outlived {
+        /// The blob.
+        digest: Digest,
     },
     /// The store takes no writes until its disk works again.
     #[error("the store is read-only: {reason}; the blob {digest} was not stored")]

@@ -146,7 +146,7 @@ async fn a_partition_lists_the_blobs_of_every_function() {
     for partition in 0..4096 {
         let mut here = store.partition(partition);
         here.extend(store.partition_folded(partition).await.unwrap());
-        assert_eq!(store.inventory(partition).blobs, here.len() as u64);
+        assert_eq!(store.inventory(partition).count, here.len() as u64);
         assert!(here.iter().all(|digest| usize::from(digest.hash()[0]) << 4 == partition & 0xff0));
         listed.append(&mut here);
     }

@@ -211,7 +211,7 @@ async fn a_store_of_which_any_file_is_mutated_opens_and_serves_no_wrong_byte() {
         for (seed, (name, length)) in (0..).zip(names.iter().zip(lengths)) {
             match store.get(name, u64::MAX).await {
                 Ok(found) => assert_eq!(found, content(seed, length)),
-                Err(ReadError::NotFound { .. } | ReadError::Damaged { .. }) => lost += 1,
+                Err(ReadError::NotFound { .. } | ReadError::Damaged { .. } | ReadError::Lost { .. }) => lost += 1,
                 Err(error) => panic!("{error}"),
             }
         }

@@ -7,9 +7,11 @@
 //!
 //! A plain structure without IO, locks or clock.
 
+use casbah_cluster::inventory::Inventory;
 use hashbrown::HashTable;
 
 use super::key::{KEY_HASH_BYTES, Key, PARTITIONS, Packed, Stored, bucket_of, partition_of};
+use super::order::Milestones;
 
 /// Names an entry until it is removed.
 pub type Slot = u32;
@@ -30,6 +32,8 @@ pub struct Index {
     inventories: Vec<Inventory>,
     blobs: u64,
     charged_bytes: u64,
+    /// See [`super::order`].
+    pub(super) milestones: Milestones,
 }
 
 #[derive(Clone, Copy)]
@@ -40,15 +44,6 @@ struct Entry {
     older: Slot,
     /// Unix seconds.
     used: u32,
-}
-
-/// The visible blobs of a partition in short: equal on two nodes that hold the same blobs, and hardly otherwise.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Inventory {
-    /// How many.
-    pub blobs: u64,
-    /// Their hashes (the first 32 bytes), xored.
-    pub xor: [u8; KEY_HASH_BYTES],
 }
 
 /// An entry as it is shown.
@@ -68,6 +63,15 @@ pub struct Mark(Slot);
 
 const VACANT: Entry = Entry { hash: [0; KEY_HASH_BYTES], packed: [0, 0], newer: NONE, older: NONE, used: 0 };
 
+// === impl Mark ===
+
+impl Mark {
+    /// The slot that it takes.
+    pub fn slot(&self) -> Slot {
+        self.0
+    }
+}
+
 // === impl Index ===
 
 impl Index {
@@ -83,6 +87,7 @@ impl Index {
             inventories: vec![Inventory::default(); PARTITIONS],
             blobs: 0,
             charged_bytes: 0,
+            milestones: Milestones::default(),
         }
     }
 
@@ -209,14 +214,7 @@ impl Index {
     /// Adds a blob as the least recently used one, of which no use is known. `None` as with [`Index::insert`].
     pub fn insert_oldest(&mut self, stored: &Stored) -> Option<Slot> {
         let slot = self.insert(stored, 0, false)?;
-        let oldest = self.oldest;
-        if oldest != slot {
-            self.unlink(slot);
-            let entry = self.entry_mut(slot);
-            (entry.newer, entry.older) = (oldest, NONE);
-            self.entry_mut(oldest).older = slot;
-            self.oldest = slot;
-        }
+        self.move_after(slot, None);
         Some(slot)
     }
 
@@ -228,13 +226,8 @@ impl Index {
     /// Begins a walk over all blobs, from the least recently used one.
     pub fn mark_oldest(&mut self) -> Mark {
         let slot = self.allocate();
-        let first = self.oldest;
-        *self.entry_mut(slot) = Entry { newer: first, ..VACANT };
-        match first {
-            NONE => self.newest = slot,
-            first => self.entry_mut(first).older = slot,
-        }
-        self.oldest = slot;
+        *self.entry_mut(slot) = VACANT;
+        self.link_oldest(slot);
         Mark(slot)
     }
 
@@ -261,6 +254,76 @@ impl Index {
         None
     }
 
+    /// A mark that follows another entry or mark.
+    pub fn mark_after(&mut self, older: Slot) -> Mark {
+        let slot = self.allocate();
+        *self.entry_mut(slot) = VACANT;
+        self.link_after(slot, older);
+        Mark(slot)
+    }
+
+    /// The next more recently used blob after the mark.
+    pub fn newer(&self, mark: &Mark) -> Option<Slot> {
+        self.skip_marks(self.entry(mark.0).newer)
+    }
+
+    /// The next less recently used blob before the mark.
+    pub fn older(&self, mark: &Mark) -> Option<Slot> {
+        let mut slot = self.entry(mark.0).older;
+        while slot != NONE {
+            let entry = self.entry(slot);
+            if Packed::from_halves(entry.packed).is_blob() {
+                return Some(slot);
+            }
+            slot = entry.older;
+        }
+        None
+    }
+
+    /// Moves the mark past the next less recently used blob.
+    pub fn retreat(&mut self, mark: &Mark) {
+        if let Some(older) = self.older(mark) {
+            let before = self.entry(older).older;
+            self.move_after(mark.0, (before != NONE).then_some(before));
+        }
+    }
+
+    /// Moves an entry or mark to where it directly follows another one, or to the beginning.
+    pub fn move_after(&mut self, slot: Slot, older: Option<Slot>) {
+        self.unlink(slot);
+        match older {
+            Some(older) => self.link_after(slot, older),
+            None => self.link_oldest(slot),
+        }
+    }
+
+    /// The most recently used blob.
+    pub fn newest(&self) -> Option<Slot> {
+        let mut slot = self.newest;
+        while slot != NONE {
+            let entry = self.entry(slot);
+            if Packed::from_halves(entry.packed).is_blob() {
+                return Some(slot);
+            }
+            slot = entry.older;
+        }
+        None
+    }
+
+    /// Brings the list into the order of the uses' times; of the same time, the order stays. Only without marks.
+    pub fn sort_by_use(&mut self) {
+        let mut slots = Vec::with_capacity(usize::try_from(self.blobs).unwrap_or(0));
+        let mut next = self.oldest;
+        while next != NONE {
+            let entry = self.entry(next);
+            slots.push((entry.used, next));
+            next = entry.newer;
+        }
+        slots.sort_by_key(|(used, _)| *used);
+        (self.oldest, self.newest) = (NONE, NONE);
+        slots.into_iter().for_each(|(_, slot)| self.link_newest(slot));
+    }
+
     /// Ends a walk.
     pub fn remove_mark(&mut self, mark: Mark) {
         self.unlink(mark.0);
@@ -271,6 +334,11 @@ impl Index {
     pub fn partition(&self, partition: usize) -> impl Iterator<Item = Stored> {
         let slots = self.tables.get(partition).into_iter().flat_map(|table| table.iter());
         slots.filter_map(|slot| self.get(*slot)).filter(|found| !found.hidden).map(|found| found.stored)
+    }
+
+    /// The slots of a partition's blobs, hidden ones included, in no particular order.
+    pub fn partition_slots(&self, partition: usize) -> Vec<Slot> {
+        self.tables.get(partition).map_or_else(Vec::new, |table| table.iter().copied().collect())
     }
 
     /// Bytes of memory that the index takes.
@@ -298,10 +366,18 @@ impl Index {
 
     fn count(&mut self, key: &Key, added: bool) {
         let inventory = self.inventories.get_mut(key.partition()).expect("a partition is below PARTITIONS");
-        inventory.blobs = if added { inventory.blobs + 1 } else { inventory.blobs - 1 };
-        for (sum, byte) in inventory.xor.iter_mut().zip(key.hash) {
-            *sum ^= byte;
+        if added { inventory.add(&key.hash) } else { inventory.take(&key.hash) }
+    }
+
+    fn link_oldest(&mut self, slot: Slot) {
+        let first = self.oldest;
+        let entry = self.entry_mut(slot);
+        (entry.newer, entry.older) = (first, NONE);
+        match first {
+            NONE => self.newest = slot,
+            first => self.entry_mut(first).older = slot,
         }
+        self.oldest = slot;
     }
 
     fn link_newest(&mut self, slot: Slot) {

@@ -121,9 +121,12 @@ impl Journal {
         state.queue.bytes.clear();
         state.queue.generation = generation;
         state.queue.start = state.queue.end;
+        let lost: Vec<Record> = state.lost.records().collect();
         self.written.store(state.queue.end, Ordering::Release);
         open.start = state.queue.end;
         open.allocated = 0;
+        // No snapshot has them.
+        lost.iter().for_each(|record| state.queue.push(record));
         Ok(std::mem::replace(&mut open.file, Arc::new(file)))
     }
 

@@ -147,3 +147,20 @@ pub const GARBAGE_SHARE: u64 = 16;
 /// A use noted this far in the future is not taken for a clock that was ahead: threads look at the clock before they take
 /// the lock, and clocks are set by a little now and then.
 pub const CLOCK_SLACK_SECONDS: u32 = 60;
+
+/// Steps of a search in the order of use under one hold of the state's lock: some ten microseconds.
+pub const SEARCH_STEPS: usize = 256;
+
+/// Holds that one search may take. Beyond that, in a store of hundreds of millions of blobs, a copy is placed where the search has
+/// come to: among what was used a little earlier or later.
+pub const SEARCH_HOLDS: usize = 256;
+
+/// Marks that searches leave in the order of use for later ones, 60 bytes each.
+pub const MILESTONES: usize = 4096;
+
+/// Lost blobs that are remembered each by its own, some 100 bytes in memory and 56 in each journal. One that has lost a disk's worth
+/// of them is in doubt of everything.
+pub const LOST_MAX: usize = 16 * 1024;
+
+/// Blobs of functions with long hashes in one page of a list: each is read to learn its digest, 128 KiB at the most.
+pub const FOLDED_PAGE: usize = 256;

@@ -16,6 +16,8 @@ mod clock;
 mod codecs;
 mod commit;
 mod compact;
+#[cfg(test)]
+mod copies_test;
 mod disk;
 mod error;
 #[cfg(test)]
@@ -41,11 +43,21 @@ mod key;
 #[cfg(test)]
 mod kill_test;
 mod limits;
+mod list;
+#[cfg(test)]
+mod list_test;
+mod lost;
+#[cfg(test)]
+mod lost_test;
 mod maintenance;
 #[cfg(test)]
 mod model_test;
 mod options;
+mod order;
+#[cfg(test)]
+mod order_test;
 mod paths;
+mod presence;
 mod reader;
 mod record;
 mod recover;
@@ -80,9 +92,9 @@ mod zstd_test;
 pub use clock::{Clock, SystemClock};
 pub use codecs::Codecs;
 pub use error::{Damage, Mismatch, OpenError, ReadError, ReadOnlyReason, WriteError};
-pub use index::Inventory;
 pub use options::{StoreOptions, Surroundings};
 pub use paths::DIRECTORY;
+pub use presence::Presence;
 pub use reader::{Reader, StoredReader};
 pub use store::{Store, StoreStatus};
 pub use upload::Upload;

@@ -21,14 +21,53 @@ const CAPACITY_BYTES: u64 = 3 << 20;
 /// What the store should be: blobs in the order of their use, the least recently used first.
 #[derive(Default)]
 struct Model {
-    blobs: Vec<(Digest, u64)>,
+    blobs: Vec<Blob>,
+    /// Those whose copies were damaged.
+    lost: HashSet<Digest>,
+    /// Unix seconds.
+    now: u32,
+}
+
+struct Blob {
+    name: Digest,
+    charge: u64,
+    used: u32,
 }
 
 impl Model {
+    fn has(&self, digest: &Digest) -> bool {
+        self.blobs.iter().any(|blob| blob.name == *digest)
+    }
+
     fn use_now(&mut self, digest: &Digest) -> bool {
-        let Some(at) = self.blobs.iter().position(|(name, _)| name == digest) else { return false };
+        let Some(at) = self.blobs.iter().position(|blob| blob.name == *digest) else { return false };
         let blob = self.blobs.remove(at);
-        self.blobs.push(blob);
+        self.blobs.push(Blob { used: self.now, ..blob });
+        true
+    }
+
+    fn remove(&mut self, digest: &Digest) {
+        self.blobs.retain(|blob| blob.name != *digest);
+    }
+
+    /// A copy takes its place by its use, if nothing has to go for it that was used later. Whether it is taken.
+    fn copy(&mut self, digest: &Digest, used: u32, reserved: u64, charge: impl FnOnce() -> u64) -> bool {
+        if self.has(digest) {
+            return true;
+        }
+        let mut goes = 0;
+        let mut bytes = self.bytes() + reserved;
+        while bytes > CAPACITY_BYTES {
+            if self.blobs[goes].used >= used {
+                return false;
+            }
+            bytes -= self.blobs[goes].charge;
+            goes += 1;
+        }
+        self.blobs.drain(..goes);
+        let at = self.blobs.iter().position(|blob| blob.used > used).unwrap_or(self.blobs.len());
+        self.blobs.insert(at, Blob { name: *digest, charge: charge(), used });
+        self.lost.remove(digest);
         true
     }
 
@@ -40,11 +79,11 @@ impl Model {
         while self.bytes() + reserved > CAPACITY_BYTES {
             self.blobs.remove(0);
         }
-        self.blobs.push((*digest, charge));
+        self.blobs.push(Blob { name: *digest, charge, used: self.now });
     }
 
     fn bytes(&self) -> u64 {
-        self.blobs.iter().map(|(_, charge)| charge).sum()
+        self.blobs.iter().map(|blob| blob.charge).sum()
     }
 }
 
@@ -77,32 +116,56 @@ async fn check(store: &Store, model: &Model) {
     let status = store.status();
     assert_eq!((status.blobs, status.bytes), (model.blobs.len() as u64, model.bytes()));
     assert_eq!(status.reserved_bytes, 0);
-    let expected: HashSet<Digest> = model.blobs.iter().map(|(name, _)| *name).collect();
+    let expected: HashSet<Digest> = model.blobs.iter().map(|blob| blob.name).collect();
+    assert_eq!(store.lost().into_iter().collect::<HashSet<Digest>>(), model.lost);
+    assert_eq!(uses(store), model.blobs.iter().map(|blob| (blob.name, blob.used)).collect::<Vec<_>>());
     let listed: HashSet<Digest> = (0..4096).flat_map(|partition| store.partition(partition)).collect();
     assert_eq!(listed, expected);
     for partition in 0..4096 {
         let here = store.partition(partition);
         let inventory = store.inventory(partition);
-        assert_eq!(inventory.blobs, here.len() as u64);
+        assert_eq!(inventory.count, here.len() as u64);
         let xor = |at: usize| here.iter().fold(0, |xor, name| xor ^ name.hash()[at]);
         assert_eq!(inventory.xor, std::array::from_fn(xor));
     }
+}
+
+/// All blobs in the order of their use, and when that was.
+fn uses(store: &Store) -> Vec<(Digest, u32)> {
+    let mut state = store.shared().lock();
+    let mark = state.index.mark_oldest();
+    let mut uses = Vec::new();
+    while let Some(slot) = state.index.advance(&mark, None) {
+        let found = state.index.get(slot).unwrap();
+        uses.push((found.stored.key.digest(found.stored.size_bytes).unwrap(), found.used));
+    }
+    state.index.remove_mark(mark);
+    uses
 }
 
 async fn step(bench: &Bench, store: Store, model: &mut Model, random: &mut SmallRng) -> Store {
     let name = random.random_range(0..60_u64);
     let bytes = content(name, length(name));
     let digest = digest(&bytes);
-    let here = model.blobs.iter().any(|(name, _)| *name == digest);
-    match random.random_range(0..110) {
+    let here = model.has(&digest);
+    if random.random_bool(0.2) {
+        // Uses are journaled with the time of that.
+        sync::journal_touches(store.shared());
+        bench.clock.advance(1);
+    }
+    model.now = store.shared().now();
+    match random.random_range(0..130) {
         0..40 => {
             store.put(&digest, bytes.clone()).await.unwrap();
             model.put(&digest, charge(&store, &digest));
+            model.lost.remove(&digest);
         }
         40..55 => {
             match store.get(&digest, u64::MAX).await {
                 Ok(found) => assert!(here && found == bytes),
-                Err(error) => assert!(!here && matches!(error, ReadError::NotFound { .. }), "{error}"),
+                Err(ReadError::NotFound { .. }) => assert!(!here && !model.lost.contains(&digest)),
+                Err(ReadError::Lost { .. }) => assert!(!here && model.lost.contains(&digest)),
+                Err(error) => panic!("{error}"),
             }
             model.use_now(&digest);
         }
@@ -149,6 +212,28 @@ async fn step(bench: &Bench, store: Store, model: &mut Model, random: &mut Small
             find_damage(&store, model, &digest).await;
         }
         101..105 => return tear(bench, store, model, random).await,
+        105..117 => {
+            let used = model.now - random.random_range(0..30);
+            let reserved = place(bytes.len()).charge_bytes(digest.size_bytes());
+            let stored = store.put_copy(&digest, bytes, u64::from(used) * 1000 + 999).await;
+            let taken = model.copy(&digest, used, reserved, || charge(&store, &digest).1);
+            match stored {
+                Ok(()) => assert!(taken),
+                Err(error) => assert!(!taken && matches!(error, WriteError::Outlived { .. }), "{error}"),
+            }
+        }
+        117..121 => {
+            let since = model.now + random.random_range(0..2);
+            let goes = model.blobs.iter().any(|blob| blob.name == digest && blob.used < since);
+            assert_eq!(store.remove(&[digest], u64::from(since) * 1000), usize::from(goes));
+            if goes {
+                model.remove(&digest);
+            }
+        }
+        121..125 => {
+            store.give_up(&digest);
+            model.lost.remove(&digest);
+        }
         _ => maintain(&store),
     }
     store
@@ -180,7 +265,8 @@ fn damage(store: &Store, name: &Digest, random: &mut SmallRng) {
 async fn find_damage(store: &Store, model: &mut Model, name: &Digest) {
     let error = store.get(name, u64::MAX).await.unwrap_err();
     assert!(matches!(error, ReadError::Damaged { .. }), "{error}");
-    model.blobs.retain(|(other, _)| other != name);
+    model.remove(name);
+    model.lost.insert(*name);
 }
 
 /// Killed while the record of a blob was being written: any part of it is there, and anything behind that.
@@ -251,7 +337,7 @@ async fn follow_the_model(compression: Compression) {
         store = step(&bench, store, &mut model, &mut random).await;
         check(&store, &model).await;
     }
-    for (name, _) in &model.blobs {
-        store.get(name, u64::MAX).await.unwrap();
+    for blob in &model.blobs {
+        store.get(&blob.name, u64::MAX).await.unwrap();
     }
 }

@@ -14,6 +14,7 @@ use super::limits::{FRAME_BYTES, PIECE_BYTES, ZSTD_FRAME_BYTES};
 use super::segment::{HEADER_BYTES, RecordHeader};
 use super::segments::SegmentFile;
 use super::shared::{AsMutBytes, JobError, Shared};
+use super::state::State;
 
 /// A read under way. Pieces come in order; dropping it ends the read.
 pub struct Reader {
@@ -53,8 +54,8 @@ pub struct StoredReader {
 }
 
 /// The whole blob.
-pub async fn get(shared: &Arc<Shared>, digest: &Digest, limit_bytes: u64) -> Result<Bytes, ReadError> {
-    let mut reader = find(shared, digest)?;
+pub async fn get(shared: &Arc<Shared>, digest: &Digest, limit_bytes: u64, is_use: bool) -> Result<Bytes, ReadError> {
+    let mut reader = find(shared, digest, is_use)?;
     let digest = reader.digest;
     let too_large = ReadError::TooLarge { digest, limit_bytes };
     if digest.size_bytes() > limit_bytes {
@@ -80,28 +81,37 @@ pub fn read_stored(shared: &Arc<Shared>, digest: &Digest) -> Result<Option<Store
             return Ok(None);
         }
     }
-    let reader = find(shared, digest)?;
+    let reader = find(shared, digest, true)?;
     Ok((reader.form != Form::Plain).then_some(StoredReader { reader, next: 0 }))
 }
 
 /// A range of a blob.
-pub fn read(shared: &Arc<Shared>, digest: &Digest, offset: u64, length: Option<u64>) -> Result<Reader, ReadError> {
+pub fn read(
+    shared: &Arc<Shared>,
+    digest: &Digest,
+    (offset, length): (u64, Option<u64>),
+    is_use: bool,
+) -> Result<Reader, ReadError> {
     let digest = *digest;
-    let reader = find(shared, &digest)?;
+    let reader = find(shared, &digest, is_use)?;
     let rest = digest.size_bytes().checked_sub(offset).ok_or(ReadError::OutOfRange { digest, offset })?;
     let end = offset + length.unwrap_or(rest).min(rest);
     Ok(Reader { offset, end, ..reader })
 }
 
-/// A reader of the whole blob, which is used now.
-fn find(shared: &Arc<Shared>, digest: &Digest) -> Result<Reader, ReadError> {
+/// A reader of the whole blob, which is used now if `is_use`.
+fn find(shared: &Arc<Shared>, digest: &Digest, is_use: bool) -> Result<Reader, ReadError> {
     let digest = *digest;
     let (source, form) = if digest.is_empty_blob() {
         (Source::Nowhere, Form::Plain)
     } else {
         let now = shared.now();
         let mut state = shared.lock();
-        let found = state.find_and_touch(&digest, now).ok_or(ReadError::NotFound { digest })?;
+        let found = match is_use {
+            true => state.find_and_touch(&digest, now),
+            false => state.find(&digest).map(|(_, found)| found),
+        };
+        let found = found.ok_or_else(|| not_here(&state, digest))?;
         let source = match found.stored.place {
             Place::File { serial } => Source::File { serial, file: None },
             Place::Segment { slot, offset_bytes } => {
@@ -112,6 +122,13 @@ fn find(shared: &Arc<Shared>, digest: &Digest) -> Result<Reader, ReadError> {
         (source, found.stored.form)
     };
     Ok(Reader { shared: Arc::clone(shared), digest, form, source, offset: 0, end: digest.size_bytes() })
+}
+
+fn not_here(state: &State, digest: Digest) -> ReadError {
+    match state.lost.is_in_doubt(&Key::of(&digest)) {
+        true => ReadError::Lost { digest },
+        false => ReadError::NotFound { digest },
+    }
 }
 
 // === impl Reader ===
@@ -290,7 +307,7 @@ impl Reader {
         }
         // It was evicted, or replaced, or another reader has found it already.
         if matches!(reason, Damage::Gone) {
-            ReadError::NotFound { digest }
+            not_here(&self.shared.lock(), digest)
         } else {
             ReadError::Damaged { digest, reason }
         }

@@ -52,10 +52,23 @@ pub enum DiskPlace {
 pub enum Record {
     /// A blob was stored, and is the most recently used one.
     Put(DiskEntry),
+    /// A copy of a blob was stored that was last used some time ago: it has its place by that.
+    Copy(DiskEntry),
     /// A blob lies elsewhere now; its use is as it was.
     Move(DiskEntry),
     /// A blob is gone.
     Remove(Key),
+    /// A blob is gone, since its copy was damaged. Whether others have it is not known.
+    Lost {
+        /// Its name.
+        key: Key,
+        /// Its size.
+        size_bytes: u64,
+    },
+    /// A blob that was lost is known to be nowhere.
+    Found(Key),
+    /// Anything may have been lost from now on, or: what has been was found.
+    Unsure(bool),
     /// Blobs were used, in this order. They are named by the first eight bytes of their hashes.
     Touch {
         /// When, in Unix seconds.
@@ -84,6 +97,10 @@ const MOVE: u8 = 2;
 const REMOVE: u8 = 3;
 const TOUCH: u8 = 4;
 const SYNCED: u8 = 5;
+const COPY: u8 = 6;
+const LOST: u8 = 7;
+const FOUND: u8 = 8;
+const UNSURE: u8 = 9;
 
 // === impl DiskEntry ===
 
@@ -149,6 +166,10 @@ impl Record {
                 out.extend(entry.encode());
                 PUT
             }
+            Record::Copy(entry) => {
+                out.extend(entry.encode());
+                COPY
+            }
             Record::Move(entry) => {
                 out.extend(entry.encode());
                 MOVE
@@ -157,6 +178,21 @@ impl Record {
                 out.extend([key.function, 0, 0, 0]);
                 out.extend(key.hash);
                 REMOVE
+            }
+            Record::Lost { key, size_bytes } => {
+                out.extend([key.function, 0, 0, 0]);
+                out.extend(key.hash);
+                out.extend(size_bytes.to_le_bytes());
+                LOST
+            }
+            Record::Found(key) => {
+                out.extend([key.function, 0, 0, 0]);
+                out.extend(key.hash);
+                FOUND
+            }
+            Record::Unsure(is_unsure) => {
+                out.extend([u8::from(*is_unsure), 0, 0, 0]);
+                UNSURE
             }
             Record::Touch { used, prefixes } => {
                 out.extend(used.to_le_bytes());
@@ -192,11 +228,18 @@ impl Record {
         }
         let record = match kind {
             PUT => Record::Put(DiskEntry::decode(payload)?),
+            COPY => Record::Copy(DiskEntry::decode(payload)?),
             MOVE => Record::Move(DiskEntry::decode(payload)?),
-            REMOVE => {
-                let ([function, 0, 0, 0], hash) = payload.split_first_chunk::<4>()? else { return None };
-                Record::Remove(Key { function: *function, hash: hash.try_into().ok()? })
+            REMOVE => Record::Remove(decode_key(payload)?),
+            LOST => {
+                let (key, size_bytes) = payload.split_last_chunk()?;
+                Record::Lost { key: decode_key(key)?, size_bytes: u64::from_le_bytes(*size_bytes) }
             }
+            FOUND => Record::Found(decode_key(payload)?),
+            UNSURE => match payload {
+                [is_unsure @ (0 | 1), 0, 0, 0] => Record::Unsure(*is_unsure == 1),
+                _ => return None,
+            },
             TOUCH => {
                 let (used, prefixes) = payload.split_first_chunk()?;
                 let (prefixes, []) = prefixes.as_chunks() else { return None };
@@ -207,6 +250,11 @@ impl Record {
         };
         Some((record, RECORD_HEADER_BYTES + payload.len()))
     }
+}
+
+fn decode_key(payload: &[u8]) -> Option<Key> {
+    let ([function, 0, 0, 0], hash) = payload.split_first_chunk::<4>()? else { return None };
+    Some(Key { function: *function, hash: hash.try_into().ok()? })
 }
 
 /// Writes the header of a record whose payload is in place.
@@ -263,12 +311,17 @@ mod tests {
             Record::Put(entry(DiskPlace::File { serial: 3 })),
             Record::Put(entry(DiskPlace::Segment { number: 7, offset_bytes: 640 })),
             Record::Move(entry(DiskPlace::Segment { number: u32::MAX, offset_bytes: u32::MAX })),
+            Record::Copy(entry(DiskPlace::Segment { number: 1, offset_bytes: 64 })),
             Record::Put(DiskEntry { form: Form::Zstd { share: 1023 }, ..entry(DiskPlace::File { serial: 15 }) }),
             Record::Move(DiskEntry {
                 form: Form::Zstd { share: 1 },
                 ..entry(DiskPlace::Segment { number: 7, offset_bytes: 640 })
             }),
             Record::Remove(Key { function: 1, hash: [1; 32] }),
+            Record::Lost { key: Key { function: 5, hash: [1; 32] }, size_bytes: 1 << 40 },
+            Record::Found(Key { function: 1, hash: [1; 32] }),
+            Record::Unsure(true),
+            Record::Unsure(false),
             Record::Touch { used: 5, prefixes: vec![[1; 8], [2; 8]] },
             Record::Touch { used: 5, prefixes: vec![] },
             Record::Synced { offset_bytes: 99 },

@@ -18,6 +18,7 @@ use super::index::{Found, Index};
 use super::journal::{self, FoundJournal, Journal};
 use super::key::{Key, MAX_SEGMENTS, Place, Stored};
 use super::limits::JOURNAL_STEP_BYTES;
+use super::lost::Lost;
 use super::options::{StoreOptions, Surroundings};
 use super::paths::{FORMAT, Paths, parse_generation};
 use super::record::{DiskEntry, DiskPlace, Record};
@@ -55,6 +56,8 @@ pub fn open(options: StoreOptions, around: Surroundings) -> Result<Shared, OpenE
         garbage: Vec::new(),
         garbage_bytes: 0,
         changing: std::collections::HashSet::new(),
+        lost: recovery.lost,
+        again: HashMap::new(),
         unsynced: Vec::new(),
         suspects: Vec::new(),
         touched,
@@ -62,6 +65,9 @@ pub fn open(options: StoreOptions, around: Surroundings) -> Result<Shared, OpenE
         closed: false,
         counters: Counters::default(),
     };
+    // Some of it is in no journal yet.
+    let lost: Vec<Record> = state.lost.records().collect();
+    lost.iter().for_each(|record| state.queue.push(record));
     // The capacity may have been larger; what may not go yet goes when it may.
     let now = around.clock.unix_seconds();
     while state.evict_down_to(options.capacity_bytes, now) == Err(NoRoom::NotYet) {}
@@ -145,6 +151,10 @@ pub struct Recovery {
     newest: u64,
     /// Not all that was written down could be read.
     damaged: bool,
+    /// Blobs whose copies were damaged.
+    lost: Lost,
+    /// Copies were put last that were not used last.
+    has_copies: bool,
     /// Nothing is going to be written.
     read_only: bool,
     /// A segment is there and could not be opened: without it, nothing may be decided.
@@ -176,6 +186,8 @@ impl Recovery {
             replayed_bytes: 0,
             newest: 0,
             damaged: false,
+            lost: Lost::default(),
+            has_copies: false,
             read_only: false,
             failed: None,
         }
@@ -234,6 +246,9 @@ impl Recovery {
         for generation in journals.into_iter().filter(|generation| *generation >= from) {
             self.replay(generation)?;
         }
+        if std::mem::take(&mut self.has_copies) {
+            self.index.sort_by_use();
+        }
         self.failed.take().map_or(Ok(()), Err)
     }
 
@@ -281,7 +296,9 @@ impl Recovery {
                 continue;
             };
             match record {
-                Record::Put(entry) | Record::Move(entry) if rebooted => unsynced.push((offset, entry.key)),
+                Record::Put(entry) | Record::Copy(entry) | Record::Move(entry) if rebooted => {
+                    unsynced.push((offset, entry.key))
+                }
                 Record::Synced { offset_bytes } => {
                     unsynced.retain(|(offset, _)| *offset >= offset_bytes);
                     // What is before a mark was on the disk.
@@ -304,6 +321,10 @@ impl Recovery {
     fn apply(&mut self, record: &Record) {
         match record {
             Record::Put(entry) => self.put(entry),
+            Record::Copy(entry) => {
+                self.put(entry);
+                self.has_copies = true;
+            }
             Record::Move(entry) => {
                 if let (Some(slot), Some(stored)) = (self.index.find(&entry.key), self.stored(entry)) {
                     self.index.relocate(slot, &stored);
@@ -312,6 +333,12 @@ impl Recovery {
             Record::Remove(key) => {
                 self.index.find(key).and_then(|slot| self.index.remove(slot));
             }
+            Record::Lost { key, size_bytes } => {
+                self.index.find(key).and_then(|slot| self.index.remove(slot));
+                self.lost.add(*key, *size_bytes);
+            }
+            Record::Found(key) => drop(self.lost.take(key)),
+            Record::Unsure(is_unsure) => self.lost.set_unsure(*is_unsure),
             Record::Touch { used, prefixes } => {
                 for prefix in prefixes {
                     if let Some(slot) = self.index.find_prefix(*prefix) {
@@ -325,6 +352,7 @@ impl Recovery {
 
     fn put(&mut self, entry: &DiskEntry) {
         let Some(stored) = self.stored(entry) else { return };
+        self.lost.take(&entry.key);
         self.index.find(&entry.key).and_then(|slot| self.index.remove(slot));
         self.index.insert(&stored, entry.used, false);
     }
@@ -350,6 +378,7 @@ impl Recovery {
                 }
             }
             self.index.remove(slot);
+            self.lost.add(key, found.stored.size_bytes);
             if let Place::Segment { slot, .. } = found.stored.place {
                 // The sweep removes the file if nothing else is in it.
                 self.segments.release(slot, found.stored.charge_bytes());
@@ -427,6 +456,8 @@ impl Recovery {
         if added > 0 {
             tracing::warn!(added, blobs = self.index.blobs(), "the index was damaged; blobs were found in their files");
         }
+        // What was evicted may be here again, and what is not here may have been.
+        self.lost.set_unsure(true);
         if self.newest > 0 || added > 0 {
             // A snapshot is due at once, so that this is not done again.
             self.replayed_bytes = u64::MAX / 2;
@@ -445,6 +476,7 @@ impl Recovery {
             } else {
                 tracing::warn!(hash = stored.key.hash_hex(), "the segment of a blob is gone");
                 self.index.remove(entry);
+                self.lost.add(stored.key, stored.size_bytes);
             }
         }
         self.segments.resume();

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use tokio::sync::{Notify, Semaphore, oneshot};
+use tokio::sync::{Notify, Semaphore, oneshot, watch};
 
 use crate::config::Compression;
 
@@ -57,6 +57,8 @@ pub struct Shared {
     pub uploads: AtomicU64,
     /// Bytes that uploads have gathered.
     pub gathered: GatheredTotal,
+    /// How often something was lost.
+    pub losses: watch::Sender<u64>,
     jobs: Arc<Semaphore>,
     waiting: AtomicUsize,
 }
@@ -111,6 +113,7 @@ impl Shared {
             run: parts.run,
             uploads: AtomicU64::new(0),
             gathered: GatheredTotal::default(),
+            losses: watch::Sender::new(0),
             jobs: Arc::new(Semaphore::new(BLOCKING_JOBS)),
             waiting: AtomicUsize::new(0),
         }
@@ -210,9 +213,10 @@ impl Shared {
         let Some((slot, _)) = found.filter(|(_, found)| found.stored.place == place && !found.hidden) else {
             return false;
         };
-        state.forget(slot);
-        state.counters.damaged_blobs += 1;
+        state.lose(slot);
+        let losses = state.lost.losses();
         drop(state);
+        self.losses.send_replace(losses);
         self.sync.wake();
         true
     }

@@ -4,7 +4,7 @@
 //! the order of changes. Whoever makes a change writes the queue out afterwards (see [`super::journal`]) and only then
 //! tells anyone of it; a blob being stored stays hidden until then.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,6 +15,8 @@ use super::index::{Found, Index, Mark, Slot};
 use super::journal::HEADER_BYTES;
 use super::key::{Key, Place, Stored};
 use super::limits::{CLOCK_SLACK_SECONDS, EVICT_BATCH, GARBAGE_SHARE, MAX_GARBAGE_BYTES};
+use super::lost::Lost;
+use super::order::Search;
 use super::record::{DiskEntry, DiskPlace, Position, Record};
 use super::segments::{Room, SegmentFile, Segments};
 
@@ -36,6 +38,10 @@ pub struct State {
     pub queue: Queue,
     /// Bytes of journals that were replayed at the start, and not yet replaced by a snapshot.
     pub replayed_bytes: u64,
+    /// Blobs whose copies were damaged.
+    pub lost: Lost,
+    /// Blobs that are here and are being stored again, and by how many uploads.
+    pub again: HashMap<Key, u32>,
     /// Files to be removed.
     pub garbage: Vec<Garbage>,
     /// Bytes of files of evicted blobs, and of segments that are of no more use, that are not removed yet.
@@ -102,6 +108,10 @@ pub struct Counters {
     pub evicted_bytes: u64,
     /// Blobs dropped as damaged.
     pub damaged_blobs: u64,
+    /// Those of them that were stored again.
+    pub repaired_blobs: u64,
+    /// Those of them that turned out to be nowhere.
+    pub given_up_blobs: u64,
     /// Bytes the scrubber has checked.
     pub scrubbed_bytes: u64,
 }
@@ -117,6 +127,8 @@ pub enum NoRoom {
     InUse(Duration),
     /// There may be, once more has been evicted: call again.
     NotYet,
+    /// What would have to go was used later than what is to come.
+    Outlived,
 }
 
 // === impl Queue ===
@@ -153,7 +165,8 @@ impl State {
     ///
     /// # Errors
     /// [`NoRoom`]; nothing was set aside then.
-    pub fn reserve(&mut self, charge_bytes: u64, now: u32) -> Result<(), NoRoom> {
+    /// For a copy that was last `used` then, nothing is evicted that was used later.
+    pub fn reserve(&mut self, charge_bytes: u64, used: Option<u32>, now: u32) -> Result<(), NoRoom> {
         if charge_bytes > self.capacity_bytes {
             return Err(NoRoom::LargerThanStore);
         }
@@ -162,9 +175,36 @@ impl State {
         if wanted > self.usable_bytes || removing {
             return Err(NoRoom::Reserved);
         }
+        if used.is_some_and(|used| self.outlives(self.usable_bytes - wanted, used)) {
+            return Err(NoRoom::Outlived);
+        }
         self.evict_down_to(self.usable_bytes - wanted, now)?;
         self.reserved_bytes += charge_bytes;
         Ok(())
+    }
+
+    /// Whether something that was used then would have to go before blobs take no more than this. A batch is looked at: what
+    /// is beyond is as old or not, and is found out when it is evicted.
+    fn outlives(&mut self, bytes: u64, used: u32) -> bool {
+        let mut charged = self.index.charged_bytes();
+        if charged <= bytes {
+            return false;
+        }
+        let mark = self.index.mark_oldest();
+        let mut has_older = true;
+        for _ in 0..EVICT_BATCH {
+            if charged <= bytes {
+                break;
+            }
+            let Some(found) = self.index.advance(&mark, None).and_then(|slot| self.index.get(slot)) else { break };
+            has_older = found.used < used;
+            if !has_older {
+                break;
+            }
+            charged -= found.stored.charge_bytes();
+        }
+        self.index.remove_mark(mark);
+        !has_older
     }
 
     /// Evicts until blobs take no more than this, or a batch of them has gone.
@@ -209,7 +249,24 @@ impl State {
     /// Adds a blob that is not to be seen yet, and queues its record. `None` when the blob is here, hidden or not; the
     /// new copy is abandoned then.
     pub fn insert_hidden(&mut self, stored: &Stored, now: u32) -> Option<Slot> {
-        let Some(slot) = self.index.insert(stored, now, true) else {
+        let slot = self.index.insert(stored, now, true);
+        self.note_inserted(stored, slot, |entry| Record::Put(DiskEntry { used: now, ..entry }))
+    }
+
+    /// The same for a copy that was last used when the search says.
+    pub fn insert_copy_hidden(&mut self, stored: &Stored, search: Search) -> Option<Slot> {
+        let used = search.used();
+        let slot = self.index.insert_at(stored, search, true);
+        self.note_inserted(stored, slot, |entry| Record::Copy(DiskEntry { used, ..entry }))
+    }
+
+    fn note_inserted(
+        &mut self,
+        stored: &Stored,
+        slot: Option<Slot>,
+        record: impl Fn(DiskEntry) -> Record,
+    ) -> Option<Slot> {
+        let Some(slot) = slot else {
             self.abandon(&stored.key, stored.place);
             return None;
         };
@@ -217,7 +274,7 @@ impl State {
             let gone = self.segments.settle(slot, stored.charge_bytes());
             self.discard_segments(gone);
         }
-        let record = Record::Put(self.disk_entry(stored, now));
+        let record = record(self.disk_entry(stored, 0));
         self.queue.push(&record);
         self.unsynced.push(stored.key);
         Some(slot)
@@ -226,7 +283,10 @@ impl State {
     /// Takes a blob out, queues its record and what it leaves behind.
     pub fn forget(&mut self, slot: Slot) -> Option<Found> {
         let found = self.index.remove(slot)?;
-        self.queue.push(&Record::Remove(found.stored.key));
+        let Stored { key, size_bytes, .. } = found.stored;
+        // What was in doubt before it was stored, and could not be, still is.
+        let is_lost = self.lost.is_lost(&key);
+        self.queue.push(&if is_lost { Record::Lost { key, size_bytes } } else { Record::Remove(key) });
         match found.stored.place {
             Place::File { serial } => {
                 let bytes = found.stored.charge_bytes();
@@ -240,6 +300,13 @@ impl State {
             }
         }
         Some(found)
+    }
+
+    /// Takes a blob out that others have, unless it was used since then or is being stored again. Whether it has gone.
+    pub fn remove(&mut self, digest: &Digest, unused_since: u32) -> bool {
+        let Some((slot, found)) = self.find(digest) else { return false };
+        let is_wanted = found.used >= unused_since || self.again.contains_key(&found.stored.key);
+        !is_wanted && self.forget(slot).is_some()
     }
 
     /// Room for a record in a segment, pending until it is inserted or abandoned. `None`: a segment must be made first.

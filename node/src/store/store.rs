@@ -7,15 +7,18 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use casbah_cluster::digest::Digest;
+use casbah_cluster::inventory::{Inventory, ListedBlob, Page};
+use tokio::sync::watch;
 
 use super::error::{OpenError, ReadError, ReadOnlyReason, WriteError};
-use super::index::Inventory;
-use super::limits::{LOOKUP_BATCH, MINIMUM_CAPACITY_BYTES};
+use super::key::Key;
+use super::limits::{FOLDED_PAGE, LOOKUP_BATCH, MINIMUM_CAPACITY_BYTES};
 use super::options::{StoreOptions, Surroundings};
+use super::presence::Presence;
 use super::reader::{self, Reader, StoredReader};
 use super::shared::{JobError, Shared, lock};
-use super::upload::{self, Trust, Upload};
-use super::{maintenance, recover, sync, verify};
+use super::upload::{self, Given, Upload};
+use super::{list, maintenance, recover, sync, verify};
 
 /// The blobs of one node. Cheap to clone. When the last clone is dropped without [`Store::close`], the store ends as if
 /// the process had been killed, which loses nothing that was acknowledged.
@@ -53,6 +56,14 @@ pub struct StoreStatus {
     pub evicted_bytes: u64,
     /// Blobs found damaged and dropped since the start.
     pub damaged_blobs: u64,
+    /// Those of them that are here again.
+    pub repaired_blobs: u64,
+    /// Those of them that turned out to be nowhere.
+    pub given_up_blobs: u64,
+    /// Those that may be elsewhere, as far as is known.
+    pub lost_blobs: u64,
+    /// Whether anything that is not here may have been here, and be elsewhere.
+    pub is_unsure: bool,
     /// Bytes checked at leisure since the start.
     pub scrubbed_bytes: u64,
     /// When the least recently used blob was used; `None` when there is none.
@@ -109,6 +120,11 @@ impl Store {
         Ok(Store { threads })
     }
 
+    /// For how long a blob stays after its last use.
+    pub fn retention_floor(&self) -> Duration {
+        self.shared().options.retention_floor
+    }
+
     /// Whether the blob is here; not a use of it.
     pub fn contains(&self, digest: &Digest) -> bool {
         digest.is_empty_blob() || self.shared().lock().find(digest).is_some()
@@ -127,6 +143,63 @@ impl Store {
         here
     }
 
+    /// The same, for other nodes: where copies were damaged, that a blob is not here is no fact. Those that are here are used now if
+    /// `touch` says so.
+    pub fn look_up(&self, digests: &[Digest], touch: bool) -> Vec<Presence> {
+        let now = self.shared().now();
+        let mut found = Vec::with_capacity(digests.len());
+        for batch in digests.chunks(LOOKUP_BATCH) {
+            let mut state = self.shared().lock();
+            found.extend(batch.iter().map(|digest| {
+                let is_here = match touch {
+                    true => state.find_and_touch(digest, now).is_some(),
+                    false => state.find(digest).is_some(),
+                };
+                match is_here || digest.is_empty_blob() {
+                    true => Presence::Here,
+                    false if state.lost.is_in_doubt(&Key::of(digest)) => Presence::Unsure,
+                    false => Presence::Absent,
+                }
+            }));
+        }
+        found
+    }
+
+    /// Blobs that were here until their copies were found damaged, and that may be elsewhere; those of functions with long hashes
+    /// are not told. Each is in here until it is stored again or given up, over restarts.
+    pub fn lost(&self) -> Vec<Digest> {
+        self.shared().lock().lost.digests()
+    }
+
+    /// How often something was lost, now and later. What is in [`Store::lost`] after the start counts as well.
+    pub fn losses(&self) -> watch::Receiver<u64> {
+        self.shared().losses.subscribe()
+    }
+
+    /// Forgets a lost blob that is nowhere else either, as all have said that may have it: from then on it is not here for a fact.
+    pub fn give_up(&self, digest: &Digest) {
+        if self.shared().lock().give_up(digest) {
+            tracing::error!(%digest, "a blob whose copy was damaged is nowhere else; it is gone");
+            self.shared().sync.wake();
+        }
+    }
+
+    /// Whether anything that is not here may have been here: more was lost than is remembered, or the index was damaged. The number
+    /// is for [`Store::is_sure`].
+    pub fn unsure(&self) -> Option<u64> {
+        let state = self.shared().lock();
+        state.lost.is_unsure().then(|| state.lost.losses())
+    }
+
+    /// All that this node is to have has been fetched from all that may have it, and that was begun after [`Store::unsure`] had told
+    /// this number. If nothing was lost since, what is not here is not here for a fact again.
+    pub fn is_sure(&self, losses: u64) {
+        if self.shared().lock().be_sure(losses) {
+            tracing::info!("what was lost has been made up for");
+            self.shared().sync.wake();
+        }
+    }
+
     /// The whole blob, if it is not larger than the limit. A use of it.
     ///
     /// # Errors
@@ -135,7 +208,18 @@ impl Store {
     /// # Cancel safety
     /// May be dropped.
     pub async fn get(&self, digest: &Digest, limit_bytes: u64) -> Result<Bytes, ReadError> {
-        reader::get(self.shared(), digest, limit_bytes).await
+        reader::get(self.shared(), digest, limit_bytes, true).await
+    }
+
+    /// The same, of a blob that a copy is made of by the time of its last use. No use of it.
+    ///
+    /// # Errors
+    /// [`ReadError`].
+    ///
+    /// # Cancel safety
+    /// May be dropped.
+    pub async fn get_unused(&self, digest: &Digest, limit_bytes: u64) -> Result<Bytes, ReadError> {
+        reader::get(self.shared(), digest, limit_bytes, false).await
     }
 
     /// A range of a blob, to its end when no length is given. A use of it.
@@ -146,7 +230,18 @@ impl Store {
     /// # Cancel safety
     /// May be dropped.
     pub async fn read(&self, digest: &Digest, offset: u64, length: Option<u64>) -> Result<Reader, ReadError> {
-        reader::read(self.shared(), digest, offset, length)
+        reader::read(self.shared(), digest, (offset, length), true)
+    }
+
+    /// The same, as [`Store::get_unused`].
+    ///
+    /// # Errors
+    /// [`ReadError`].
+    ///
+    /// # Cancel safety
+    /// May be dropped.
+    pub async fn read_unused(&self, digest: &Digest, offset: u64, length: Option<u64>) -> Result<Reader, ReadError> {
+        reader::read(self.shared(), digest, (offset, length), false)
     }
 
     /// The whole blob as it is stored, if it is stored compressed: zstd frames, one after the other, each of which says how
@@ -169,7 +264,7 @@ impl Store {
     /// # Cancel safety
     /// Dropped half-way, the blob may be stored or not.
     pub async fn put(&self, digest: &Digest, data: Bytes) -> Result<(), WriteError> {
-        upload::put(self.shared(), digest, data, Trust::Nobody).await
+        upload::put(self.shared(), digest, data, Given::NOW).await
     }
 
     /// Begins to store a blob: sets its space aside, and evicts for it if need be.
@@ -180,7 +275,7 @@ impl Store {
     /// # Cancel safety
     /// May be dropped.
     pub async fn upload(&self, digest: &Digest) -> Result<Upload, WriteError> {
-        upload::begin(self.shared(), digest, Trust::Nobody).await
+        upload::begin(self.shared(), digest, Given::NOW).await
     }
 
     /// As [`Store::put`], of bytes that another node has found to be those of the digest: they are counted and not hashed.
@@ -191,7 +286,7 @@ impl Store {
     /// # Cancel safety
     /// Dropped half-way, the blob may be stored or not.
     pub(crate) async fn put_verified(&self, digest: &Digest, data: Bytes) -> Result<(), WriteError> {
-        upload::put(self.shared(), digest, data, Trust::Peer).await
+        upload::put(self.shared(), digest, data, Given::VERIFIED).await
     }
 
     /// As [`Store::upload`], of bytes that another node hashes as it sends them: they are counted and not hashed, and only to be
@@ -203,7 +298,47 @@ impl Store {
     /// # Cancel safety
     /// May be dropped.
     pub(crate) async fn upload_verified(&self, digest: &Digest) -> Result<Upload, WriteError> {
-        upload::begin(self.shared(), digest, Trust::Peer).await
+        upload::begin(self.shared(), digest, Given::VERIFIED).await
+    }
+
+    /// Stores a copy of a blob that another node has, and that was last used there so many milliseconds after the beginning of 1970:
+    /// it takes its place among the others by that, and is kept no longer for having been copied. It is hashed. If the blob is
+    /// here, it stays as it is.
+    ///
+    /// # Errors
+    /// [`WriteError`]; [`WriteError::Outlived`] when all that would have to make room for it was used later.
+    ///
+    /// # Cancel safety
+    /// Dropped half-way, the blob may be stored or not.
+    pub async fn put_copy(&self, digest: &Digest, data: Bytes, used_ms: u64) -> Result<(), WriteError> {
+        upload::put(self.shared(), digest, data, Given::copy(used_ms)).await
+    }
+
+    /// Begins to store such a copy.
+    ///
+    /// # Errors
+    /// As [`Store::put_copy`].
+    ///
+    /// # Cancel safety
+    /// May be dropped.
+    pub async fn upload_copy(&self, digest: &Digest, used_ms: u64) -> Result<Upload, WriteError> {
+        upload::begin(self.shared(), digest, Given::copy(used_ms)).await
+    }
+
+    /// Removes blobs that other nodes have: those that were not used since, so that nobody was told of late that they are here,
+    /// and that nobody is about to store again. Returns how many have gone. Reads under way go on.
+    pub fn remove(&self, digests: &[Digest], unused_since_ms: u64) -> usize {
+        let since = u32::try_from(unused_since_ms / 1000).unwrap_or(u32::MAX);
+        let mut removed = 0;
+        for batch in digests.chunks(LOOKUP_BATCH) {
+            let mut state = self.shared().lock();
+            removed += batch.iter().filter(|digest| state.remove(digest, since)).count();
+        }
+        if removed > 0 {
+            self.shared().sync.wake();
+            self.shared().space.notify_waiters();
+        }
+        removed
     }
 
     /// The visible blobs of a partition (the first 12 bits of the hash) in short. No walk.
@@ -248,6 +383,18 @@ impl Store {
         Ok(digests)
     }
 
+    /// Up to `limit` visible blobs of a partition that come after this one, with their last uses, in the order of
+    /// [`ListedBlob`]. No use of them. Those of functions with long hashes are read, and left out if they are damaged.
+    ///
+    /// # Errors
+    /// When one cannot be read, or too much is read already.
+    ///
+    /// # Cancel safety
+    /// May be dropped.
+    pub async fn list(&self, partition: usize, after: Option<&Digest>, limit: usize) -> io::Result<Page<ListedBlob>> {
+        list::page(self.shared(), partition, after, (limit, FOLDED_PAGE)).await
+    }
+
     /// The store in numbers.
     pub fn status(&self) -> StoreStatus {
         let state = self.shared().lock();
@@ -263,6 +410,10 @@ impl Store {
             evicted_blobs: state.counters.evicted_blobs,
             evicted_bytes: state.counters.evicted_bytes,
             damaged_blobs: state.counters.damaged_blobs,
+            repaired_blobs: state.counters.repaired_blobs,
+            given_up_blobs: state.counters.given_up_blobs,
+            lost_blobs: state.lost.count() as u64,
+            is_unsure: state.lost.is_unsure(),
             scrubbed_bytes: state.counters.scrubbed_bytes,
             oldest_use: oldest.map(|found| UNIX_EPOCH + Duration::from_secs(u64::from(found.used))),
             read_only: state.read_only,

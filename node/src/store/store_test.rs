@@ -215,7 +215,7 @@ async fn a_damaged_blob_costs_exactly_itself() {
     let error = reader.next().await.unwrap_err();
     assert!(matches!(error, ReadError::Damaged { .. }), "{error}");
     assert!(!store.contains(&damaged));
-    assert!(matches!(store.get(&damaged, u64::MAX).await, Err(ReadError::NotFound { .. })));
+    assert!(matches!(store.get(&damaged, u64::MAX).await, Err(ReadError::Lost { .. })));
     assert_eq!(store.get(&whole, u64::MAX).await.unwrap(), blob(1, 3 * MIB));
     assert_eq!(store.status().damaged_blobs, 1);
     // It can be stored again, and the rest of the old copy does not get in the way.

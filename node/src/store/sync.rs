@@ -278,7 +278,7 @@ fn leave_mark(shared: &Shared, synced: u64) -> u64 {
 fn show(shared: &Shared, reveals: Vec<Reveal>) {
     for batch in reveals.chunks(WALK_BATCH) {
         let mut state = shared.lock();
-        batch.iter().filter_map(|reveal| reveal.slot).for_each(|slot| state.index.reveal(slot));
+        batch.iter().filter_map(|reveal| reveal.slot).for_each(|slot| state.reveal(slot));
     }
     shared.space.notify_waiters();
     for reveal in reveals {

@@ -1,5 +1,6 @@
 //! Writes: bytes are hashed as they come, and nothing is visible before they are all there and right.
 
+use std::collections::hash_map::Entry;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -13,24 +14,33 @@ use super::commit::Payload;
 use super::error::{Mismatch, WriteError};
 use super::gathered::Gathered;
 use super::health;
-use super::key::{Form, MAX_BLOB_BYTES, Place};
+use super::key::{Form, Key, MAX_BLOB_BYTES, Place};
 use super::limits::{
     DISK_BLOCK_BYTES, INLINE_COMPRESSED_BYTES, ROOM_ATTEMPTS, SMALL_BLOB_BYTES, SPACE_PATIENCE, ZSTD_FRAME_BYTES,
     ZSTD_SLACK_SHARE,
 };
 use super::shared::{Job, JobError, Reservation, Shared};
-use super::state::{GarbageFile, NoRoom};
+use super::state::{GarbageFile, NoRoom, State};
 use super::{commit, compact};
 
 /// An upload under way. Dropping it aborts it: its space is given back and no file is left.
 pub struct Upload {
     shared: Arc<Shared>,
     digest: Digest,
-    trust: Trust,
+    given: Given,
     received_bytes: u64,
     /// Bytes that no job has been given yet.
     gathered: Gathered,
     work: Work,
+}
+
+/// How the bytes of a blob come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Given {
+    /// Who has hashed them.
+    pub trust: Trust,
+    /// When the blob was last used, in Unix seconds, if this is a copy of one that is kept elsewhere; `None`: it is used now.
+    pub used: Option<u32>,
 }
 
 /// Whose word it is that the bytes are those of the digest.
@@ -62,7 +72,7 @@ pub struct Incoming {
 /// Where the bytes go.
 enum Target {
     /// Nowhere: the blob is here already, and they are only verified.
-    Nowhere,
+    Nowhere { _again: Option<Again> },
     /// Into a segment, once they are all there.
     Memory(Reservation),
     /// Into a file.
@@ -75,27 +85,45 @@ pub struct UploadFile {
     number: Option<u64>,
 }
 
+/// What is set aside for an upload.
+enum Room {
+    /// Bytes.
+    Reserved(Reservation),
+    /// None are needed.
+    Here(Again),
+}
+
+/// That a blob that is here is being stored again, so that it is not removed as one that others have.
+struct Again {
+    shared: Arc<Shared>,
+    key: Key,
+}
+
 /// Stores a whole blob.
-pub async fn put(shared: &Arc<Shared>, digest: &Digest, data: Bytes, trust: Trust) -> Result<(), WriteError> {
+pub async fn put(shared: &Arc<Shared>, digest: &Digest, data: Bytes, given: Given) -> Result<(), WriteError> {
     if digest.size_bytes() > SMALL_BLOB_BYTES || data.len() as u64 != digest.size_bytes() {
-        let mut upload = begin(shared, digest, trust).await?;
+        let mut upload = begin(shared, digest, given).await?;
         upload.write(data).await?;
         return upload.commit().await;
     }
-    let answer = store_small(shared, *digest, std::slice::from_ref(&data), None, trust).await?;
+    let answer = store_small(shared, *digest, std::slice::from_ref(&data), None, given).await?;
     wait(*digest, answer).await
 }
 
 /// Begins an upload.
-pub async fn begin(shared: &Arc<Shared>, digest: &Digest, trust: Trust) -> Result<Upload, WriteError> {
+pub async fn begin(shared: &Arc<Shared>, digest: &Digest, given: Given) -> Result<Upload, WriteError> {
     let digest = *digest;
-    let target = if digest.is_empty_blob() { Target::Nowhere } else { choose_target(shared, digest).await? };
-    let hasher = (trust == Trust::Nobody).then(|| digest.function().hasher());
+    let target = if digest.is_empty_blob() {
+        Target::Nowhere { _again: None }
+    } else {
+        choose_target(shared, digest, given).await?
+    };
+    let hasher = (given.trust == Trust::Nobody).then(|| digest.function().hasher());
     let incoming = Box::new(Incoming { hasher, target });
     Ok(Upload {
         shared: Arc::clone(shared),
         digest,
-        trust,
+        given,
         received_bytes: 0,
         gathered: Gathered::new(&shared.gathered),
         work: Work::Idle(incoming),
@@ -117,19 +145,20 @@ fn most_charge_bytes(shared: &Shared, size_bytes: u64) -> u64 {
     plain + (plain / ZSTD_SLACK_SHARE).next_multiple_of(DISK_BLOCK_BYTES)
 }
 
-async fn choose_target(shared: &Arc<Shared>, digest: Digest) -> Result<Target, WriteError> {
+async fn choose_target(shared: &Arc<Shared>, digest: Digest, given: Given) -> Result<Target, WriteError> {
     let size_bytes = digest.size_bytes();
     let capacity_bytes = shared.options.capacity_bytes;
     if size_bytes > MAX_BLOB_BYTES {
         return Err(WriteError::LargerThanStore { digest, capacity_bytes });
     }
-    let Some(reservation) = reserve(shared, digest, most_charge_bytes(shared, size_bytes)).await? else {
-        return Ok(Target::Nowhere);
+    let reservation = match reserve(shared, digest, most_charge_bytes(shared, size_bytes), given).await? {
+        Room::Reserved(reservation) => reservation,
+        Room::Here(again) => return Ok(Target::Nowhere { _again: Some(again) }),
     };
     if size_bytes <= SMALL_BLOB_BYTES {
         return Ok(Target::Memory(reservation));
     }
-    let (file, upload_file) = with_room(shared, digest, size_bytes, move |to| create(to, size_bytes)).await?;
+    let (file, upload_file) = with_room(shared, (digest, given), size_bytes, move |to| create(to, size_bytes)).await?;
     Ok(Target::File(file, upload_file, reservation))
 }
 
@@ -137,14 +166,16 @@ async fn choose_target(shared: &Arc<Shared>, digest: Digest) -> Result<Target, W
 /// done again.
 async fn with_room<T: Send + 'static>(
     shared: &Arc<Shared>,
-    digest: Digest,
+    (digest, given): (Digest, Given),
     bytes: u64,
     job: impl Fn(&Arc<Shared>) -> io::Result<T> + Send + Sync + 'static,
 ) -> Result<T, WriteError> {
     let to = Arc::clone(shared);
+    // For a copy nothing goes that may have been used later.
+    let room_attempts = if given.used.is_some() { 0 } else { ROOM_ATTEMPTS };
     let attempts = move || {
         let mut result = job(&to);
-        for _ in 0..ROOM_ATTEMPTS {
+        for _ in 0..room_attempts {
             match &result {
                 Err(error) if health::is_full(error) => health::make_room(&to, bytes)?,
                 _ => break,
@@ -156,9 +187,9 @@ async fn with_room<T: Send + 'static>(
     shared.blocking(attempts).await.map_err(|error| failed(shared, digest, error))
 }
 
-/// Sets bytes aside; `None` when the blob is here already. Waits a little while uploads under way hold the space.
-async fn reserve(shared: &Arc<Shared>, digest: Digest, charge: u64) -> Result<Option<Reservation>, WriteError> {
-    match try_reserve(shared, digest, charge) {
+/// Sets bytes aside. Waits a little while uploads under way hold the space.
+async fn reserve(shared: &Arc<Shared>, digest: Digest, charge: u64, given: Given) -> Result<Room, WriteError> {
+    match try_reserve(shared, digest, charge, given) {
         Err(WriteError::Full { retry_after, .. }) if retry_after <= SPACE_PATIENCE => {}
         other => return other,
     }
@@ -168,7 +199,7 @@ async fn reserve(shared: &Arc<Shared>, digest: Digest, charge: u64) -> Result<Op
         let space = shared.space.notified();
         tokio::pin!(space);
         space.as_mut().enable();
-        let refused = match try_reserve(shared, digest, charge) {
+        let refused = match try_reserve(shared, digest, charge, given) {
             Err(refused @ WriteError::Full { .. }) => refused,
             other => return other,
         };
@@ -179,23 +210,23 @@ async fn reserve(shared: &Arc<Shared>, digest: Digest, charge: u64) -> Result<Op
     }
 }
 
-fn try_reserve(shared: &Arc<Shared>, digest: Digest, charge: u64) -> Result<Option<Reservation>, WriteError> {
+fn try_reserve(shared: &Arc<Shared>, digest: Digest, charge: u64, given: Given) -> Result<Room, WriteError> {
     let now = shared.now();
     loop {
         let mut state = shared.lock();
         if state.closed {
             return Err(WriteError::Closed { digest });
         }
-        if state.find_and_touch(&digest, now).is_some() {
-            return Ok(None);
+        if given.is_here(&mut state, &digest, now) {
+            return Ok(Room::Here(Again::new(shared, &mut state, &digest)));
         }
         if let Some(reason) = state.read_only {
             return Err(WriteError::ReadOnly { digest, reason });
         }
-        let reserved = state.reserve(charge, now);
+        let reserved = state.reserve(charge, given.used.map(|used| used.min(now)), now);
         drop(state);
         return match reserved {
-            Ok(()) => Ok(Some(Reservation::new(shared, charge))),
+            Ok(()) => Ok(Room::Reserved(Reservation::new(shared, charge))),
             Err(NoRoom::NotYet) => {
                 health::flush_evictions(shared);
                 continue;
@@ -203,6 +234,7 @@ fn try_reserve(shared: &Arc<Shared>, digest: Digest, charge: u64) -> Result<Opti
             Err(NoRoom::LargerThanStore) => {
                 Err(WriteError::LargerThanStore { digest, capacity_bytes: shared.options.capacity_bytes })
             }
+            Err(NoRoom::Outlived) => Err(WriteError::Outlived { digest }),
             Err(NoRoom::Reserved) => Err(WriteError::Full { digest, retry_after: Duration::from_secs(1) }),
             Err(NoRoom::InUse(retry_after)) => Err(WriteError::Full { digest, retry_after }),
         };
@@ -278,10 +310,10 @@ impl Upload {
         let incoming = self.idle().await?;
         let pieces = self.gathered.take();
         let answer = if digest.size_bytes() <= SMALL_BLOB_BYTES {
-            store_small(&self.shared, digest, &pieces, incoming.target.into_reservation(), self.trust).await?
+            store_small(&self.shared, digest, &pieces, incoming.target.into_reservation(), self.given).await?
         } else {
-            let shared = Arc::clone(&self.shared);
-            let ended = self.shared.blocking(move || finish(&shared, digest, *incoming, &pieces)).await;
+            let (shared, given) = (Arc::clone(&self.shared), self.given);
+            let ended = self.shared.blocking(move || finish(&shared, (digest, given), *incoming, &pieces)).await;
             ended.map_err(|error| failed(&self.shared, digest, error))??
         };
         wait(digest, answer).await
@@ -331,7 +363,7 @@ async fn wait(digest: Digest, answer: commit::Answer) -> Result<(), WriteError> 
 /// What the last job of a large upload does.
 fn finish(
     shared: &Arc<Shared>,
-    digest: Digest,
+    (digest, given): (Digest, Given),
     mut incoming: Incoming,
     pieces: &[Bytes],
 ) -> io::Result<Result<commit::Answer, WriteError>> {
@@ -342,12 +374,12 @@ fn finish(
         return Ok(Err(error));
     }
     match incoming.target {
-        Target::Nowhere | Target::Memory(_) => Ok(commit::present(shared, &digest).map(|()| None)),
+        Target::Nowhere { .. } | Target::Memory(_) => Ok(commit::present(shared, &digest, given).map(|()| None)),
         Target::File(writer, file, reservation) => {
             let (written, layout) = writer.finish(&shared.disk, &digest)?;
             // Frames are never much larger than what they are made of.
             let form = layout.form().ok_or(io::ErrorKind::InvalidData)?;
-            commit::file(shared, &digest, (written, form), file, reservation)
+            commit::file(shared, (&digest, given), (written, form), file, reservation)
         }
     }
 }
@@ -358,9 +390,9 @@ async fn store_small(
     digest: Digest,
     pieces: &[Bytes],
     mut reservation: Option<Reservation>,
-    trust: Trust,
+    given: Given,
 ) -> Result<commit::Answer, WriteError> {
-    if trust == Trust::Nobody {
+    if given.trust == Trust::Nobody {
         let mut hasher = digest.function().hasher();
         pieces.iter().for_each(|piece| hasher.update(piece));
         verify(digest, hasher)?;
@@ -369,22 +401,22 @@ async fn store_small(
         return Ok(None);
     }
     if reservation.is_none() {
-        reservation = reserve(shared, digest, most_charge_bytes(shared, digest.size_bytes())).await?;
-        if reservation.is_none() {
-            return Ok(None);
+        match reserve(shared, digest, most_charge_bytes(shared, digest.size_bytes()), given).await? {
+            Room::Reserved(reserved) => reservation = Some(reserved),
+            Room::Here(_again) => return Ok(None),
         }
     }
     let payload = payload(shared, digest, pieces).await?;
     loop {
         let stored = if shared.pace.is_calm() {
             let started = Instant::now();
-            let stored = commit::small(shared, &digest, &payload, &mut reservation);
+            let stored = commit::small(shared, (&digest, given), &payload, &mut reservation);
             shared.pace.note(started);
             stored.map_err(JobError::Io)
         } else {
             let (to, payload) = (Arc::clone(shared), payload.clone());
             let mut taken = reservation.take();
-            let job = move || Ok((commit::small(&to, &digest, &payload, &mut taken)?, taken));
+            let job = move || Ok((commit::small(&to, (&digest, given), &payload, &mut taken)?, taken));
             shared.blocking(job).await.map(|(stored, taken)| {
                 reservation = taken;
                 stored
@@ -394,7 +426,7 @@ async fn store_small(
             return answer;
         }
         let bytes = 2 * shared.lock().segments.segment_bytes();
-        with_room(shared, digest, bytes, |to| compact::make_segment(to)).await?;
+        with_room(shared, (digest, given), bytes, |to| compact::make_segment(to)).await?;
     }
 }
 
@@ -426,12 +458,34 @@ fn verify(expected: Digest, hasher: Hasher) -> Result<(), WriteError> {
     Err(WriteError::Mismatch { expected, mismatch: Mismatch::Hash { actual: Box::new(actual) } })
 }
 
+// === impl Given ===
+
+impl Given {
+    /// By whoever wants it kept.
+    pub const NOW: Given = Given { trust: Trust::Nobody, used: None };
+    /// By another node, which has hashed it.
+    pub const VERIFIED: Given = Given { trust: Trust::Peer, used: None };
+
+    /// A copy of what is kept elsewhere, last used so many milliseconds after the beginning of 1970.
+    pub fn copy(used_ms: u64) -> Given {
+        Given { trust: Trust::Nobody, used: Some(u32::try_from(used_ms / 1000).unwrap_or(u32::MAX)) }
+    }
+
+    /// Whether the blob is here. It is used now, unless a copy of it was to be stored.
+    pub fn is_here(self, state: &mut State, digest: &Digest, now: u32) -> bool {
+        match self.used {
+            None => state.find_and_touch(digest, now).is_some(),
+            Some(_) => state.find(digest).is_some(),
+        }
+    }
+}
+
 // === impl Target ===
 
 impl Target {
     fn into_reservation(self) -> Option<Reservation> {
         match self {
-            Target::Nowhere => None,
+            Target::Nowhere { .. } => None,
             Target::Memory(reservation) | Target::File(_, _, reservation) => Some(reservation),
         }
     }
@@ -445,8 +499,30 @@ impl Incoming {
             pieces.iter().for_each(|piece| hasher.update(piece));
         }
         match &mut self.target {
-            Target::Nowhere | Target::Memory(_) => Ok(()),
+            Target::Nowhere { .. } | Target::Memory(_) => Ok(()),
             Target::File(writer, ..) => writer.write(&shared.disk, pieces),
+        }
+    }
+}
+
+// === impl Again ===
+
+impl Again {
+    fn new(shared: &Arc<Shared>, state: &mut State, digest: &Digest) -> Again {
+        let key = Key::of(digest);
+        *state.again.entry(key).or_default() += 1;
+        Again { shared: Arc::clone(shared), key }
+    }
+}
+
+impl Drop for Again {
+    fn drop(&mut self) {
+        let mut state = self.shared.lock();
+        if let Entry::Occupied(mut uploads) = state.again.entry(self.key) {
+            *uploads.get_mut() -= 1;
+            if *uploads.get() == 0 {
+                uploads.remove();
+            }
         }
     }
 }

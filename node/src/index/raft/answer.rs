@@ -2,8 +2,8 @@
 
 use bytes::Bytes;
 use casbah_cluster::consensus::{
-    AppendAnswer, AppendCall, COMMANDS_PER_ENTRY_MAX, Command, Proposal, ProposalAnswer, SnapshotAnswer, SnapshotHead,
-    TransferAnswer, TransferCall, VoteAnswer, VoteCall,
+    AppendAnswer, AppendCall, COMMANDS_PER_ENTRY_MAX, Command, Proposal, ProposalAnswer, ReadCall, SnapshotAnswer,
+    SnapshotHead, TransferAnswer, TransferCall, VoteAnswer, VoteCall,
 };
 use futures_util::Stream;
 use openraft::errors::RaftError;
@@ -34,6 +34,7 @@ impl Group {
             RaftCall::TransferLeader => self.take_over(TransferCall::decode(&payload)?).await?.encode()?,
             RaftCall::Propose => self.commit_for_another(Proposal::decode(&payload)?).await?.encode()?,
             RaftCall::ReadIndex => self.inner.core.read_index().await?.encode()?,
+            RaftCall::Read => self.read_for_another(ReadCall::decode(&payload)?).await?.encode()?,
         };
         Ok(Bytes::from(answer))
     }
@@ -56,6 +57,7 @@ impl Group {
         let received = snapshot::receive(&self.inner.dir, data).await?;
         let installed = self.inner.core.raft.install_full_snapshot(vote, snapshot(meta, received)).await;
         let response = installed.map_err(|fatal| ended(&fatal))?;
+        self.inner.core.watching.is_fed();
         Ok(Bytes::from(SnapshotAnswer { vote: response.vote }.encode()?))
     }
 
@@ -63,6 +65,9 @@ impl Group {
         let AppendCall { vote, previous: prev_log_id, entries, committed: leader_commit } = call;
         let request = AppendEntriesRequest { vote, prev_log_id, entries, leader_commit };
         let answer = self.inner.core.raft.append_entries(request).await.map_err(fatal)?;
+        if !matches!(answer, AppendEntriesResponse::HigherVote(_)) {
+            self.inner.core.watching.is_fed();
+        }
         Ok(match answer {
             AppendEntriesResponse::Success => AppendAnswer::Done,
             AppendEntriesResponse::PartialSuccess(last) => AppendAnswer::UpTo(last),

@@ -23,7 +23,7 @@ fn record(text: &str) -> AssetRecord {
 }
 
 async fn get(index: &AssetIndex, uri: &str) -> Result<Option<AssetRecord>, IndexError> {
-    index.view().await?.get(&key(uri))
+    index.view(&[key(uri)]).await?.get(0).await
 }
 
 fn index(nodes: &Nodes, node: u64, stale_reads: bool) -> AssetIndex {
@@ -42,9 +42,9 @@ async fn a_push_under_many_names_is_fetched_under_each_through_every_node() {
     tokio::time::timeout(super::testing::DEADLINE, again).await.expect("the push was not taken in time");
     for node in 1..=3 {
         let index = index(&nodes, node, false);
-        let view = index.view().await.unwrap();
-        for key in &keys {
-            assert_eq!(view.get(key).unwrap().as_ref(), Some(&pushed), "through node {node}");
+        let mut view = index.view(&keys).await.unwrap();
+        for at in 0..keys.len() {
+            assert_eq!(view.get(at).await.unwrap().as_ref(), Some(&pushed), "through node {node}");
         }
     }
 }

@@ -17,6 +17,7 @@ use crate::index::raft::group::Timing;
 use crate::index::raft::log::Log;
 use crate::index::raft::network::Network;
 use crate::index::raft::state::State;
+use crate::index::raft::watching::Watching;
 
 pub(super) type Raft = openraft::Raft<TypeConfig, State>;
 
@@ -32,6 +33,8 @@ pub(super) struct Core {
     pub(super) network: Arc<dyn Network>,
     pub(super) timing: Timing,
     pub(super) capacity: u64,
+    /// Whom this node asks while it does not have the log.
+    pub(super) watching: Watching,
 }
 
 // === impl Core ===
@@ -39,11 +42,16 @@ pub(super) struct Core {
 impl Core {
     /// Who leads, as far as is known here.
     pub(super) fn leader(&self) -> Option<NodeId> {
+        if self.has_log() { self.leader_by_log() } else { *self.watching.leader().borrow() }
+    }
+
+    fn leader_by_log(&self) -> Option<NodeId> {
         self.raft.server_metrics().borrow_watched().current_leader.map(NodeId)
     }
 
+    /// Whether this node leads, as far as it knows: nobody else can tell it.
     pub(super) fn is_leader(&self) -> bool {
-        self.leader() == Some(self.node)
+        self.leader_by_log() == Some(self.node)
     }
 
     /// Waits until somebody leads who is not `not`, or until the pause after which that one may be asked again.
@@ -55,13 +63,19 @@ impl Core {
 
     /// Waits until somebody leads who is not `not`.
     pub(super) async fn another_leads(&self, not: Option<NodeId>) {
-        let mut metrics = self.raft.server_metrics();
+        let (mut metrics, mut told) = (self.raft.server_metrics(), self.watching.leader());
         loop {
-            let leader = metrics.borrow_and_update().current_leader.map(NodeId);
+            metrics.borrow_and_update();
+            told.borrow_and_update();
+            let leader = self.leader();
             if leader.is_some() && leader != not {
                 return;
             }
-            if metrics.changed().await.is_err() {
+            let changed = tokio::select! {
+                changed = metrics.changed() => changed.is_ok(),
+                changed = told.changed() => changed.is_ok(),
+            };
+            if !changed {
                 // openraft has ended; whoever tries again is told.
                 std::future::pending::<()>().await;
             }
@@ -107,14 +121,15 @@ impl Core {
     /// Waits until reads here see the effects of this entry.
     ///
     /// # Errors
-    /// [`GroupError::NoLeader`] when they do not within the time that is waited for a leader.
+    /// [`GroupError::NoLog`] when they do not within the time that is waited for a leader: the log does not come, or not as
+    /// fast as it grows.
     pub(super) async fn applied(&self, index: u64) -> Result<(), GroupError> {
         let mut applied = self.state.applied();
         let reached = applied.wait_for(|last| last.is_some_and(|last| last.index() >= index));
         match timeout(self.timing.leader_wait, reached).await {
             Ok(Ok(_)) => Ok(()),
             Ok(Err(_)) => Err(GroupError::Closed),
-            Err(_) => Err(GroupError::NoLeader),
+            Err(_) => Err(GroupError::NoLog),
         }
     }
 }

@@ -22,6 +22,9 @@ pub enum GroupError {
         /// Who does, as far as is known here.
         leader: Option<NodeId>,
     },
+    /// This node does not have the log, or not all of it. Nothing was done; another node has it.
+    #[error("this node does not have all of the log of the group")]
+    NoLog,
     /// The leader changed or did not answer in time: the command may or may not have been done, or be done yet.
     #[error("the leader of the group changed or was lost; whether it has done this is not known")]
     Unknown,

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use casbah_cluster::consensus::{Command, MemberCommand, Reply, TypeConfig};
+use casbah_cluster::consensus::{Command, MemberCommand, ReadCall, Reply, TypeConfig};
 use casbah_cluster::membership::{ClusterState, NodeId};
 use openraft::async_runtime::watch::WatchReceiver as _;
 use openraft::errors::{ClientWriteError, InitializeError, RaftError};
@@ -20,7 +20,8 @@ use crate::index::raft::log::Log;
 use crate::index::raft::network::Network;
 use crate::index::raft::state::State;
 use crate::index::raft::transport::Transport;
-use crate::index::raft::{keeper, proposals, reads, snapshot};
+use crate::index::raft::watching::{self, Watching};
+use crate::index::raft::{keeper, proposals, reads, snapshot, watched};
 use crate::index::records::IndexCounts;
 
 /// Entries of one message; [`casbah_cluster::consensus::ENTRY_BYTES_MAX`] bounds their bytes as well.
@@ -87,6 +88,8 @@ pub struct Timing {
     pub keep_every: Duration,
     /// The log is cut when it takes as much.
     pub log_bytes: u64,
+    /// How often those who do not have the log are told that this node lives.
+    pub sign: Duration,
 }
 
 impl Default for Timing {
@@ -104,6 +107,7 @@ impl Default for Timing {
             durable_every: Duration::from_secs(10),
             keep_every: Duration::from_secs(1),
             log_bytes: 64 << 20,
+            sign: Duration::from_secs(1),
         }
     }
 }
@@ -126,6 +130,10 @@ pub(super) struct Inner {
     /// One snapshot is taken in at a time.
     pub(super) receiving: tokio::sync::Mutex<()>,
     pub(super) remote: Semaphore,
+    pub(super) reads_of_others: Semaphore,
+    pub(super) watchers: Arc<Semaphore>,
+    /// Ends the streams to those who watch.
+    pub(super) closing: watch::Sender<bool>,
     /// Cut off when the last handle goes.
     tasks: Mutex<JoinSet<()>>,
     keeper: Mutex<JoinSet<()>>,
@@ -153,7 +161,8 @@ impl Group {
             tracing::error!(%error, "the group cannot start from what is on disk");
             GroupError::Failed
         })?;
-        let core = Arc::new(Core { node, raft, log, state, network, timing, capacity });
+        let watching = Watching::new(node);
+        let core = Arc::new(Core { node, raft, log, state, network, timing, capacity, watching });
         // Nobody else could vote: there is nothing to wait for.
         if core.raft.voter_ids().eq([node.0]) {
             core.raft.trigger().elect(false).await.map_err(|error| ended(&error))?;
@@ -164,6 +173,7 @@ impl Group {
         tasks.spawn(proposals::run(Arc::clone(&core), waiting));
         tasks.spawn(reads::run(Arc::clone(&core), reading));
         let mut keeper = JoinSet::new();
+        keeper.spawn(watching::run(Arc::clone(&core)));
         keeper.spawn(keeper::run(Arc::clone(&core), proposals.clone()));
         Ok(Group {
             inner: Arc::new(Inner {
@@ -173,6 +183,9 @@ impl Group {
                 dir,
                 receiving: tokio::sync::Mutex::new(()),
                 remote: Semaphore::new(REMOTE_MAX),
+                reads_of_others: Semaphore::new(watched::READS_MAX),
+                watchers: Arc::new(Semaphore::new(watched::WATCHERS_MAX)),
+                closing: watch::Sender::new(false),
                 tasks: Mutex::new(tasks),
                 keeper: Mutex::new(keeper),
             }),
@@ -231,7 +244,15 @@ impl Group {
         Ok(reply)
     }
 
-    /// Waits until reads here see all that was acknowledged, by any node, before this was called.
+    /// Whether reads and commands of this node go by its own log. Otherwise others are asked, and of what is here only
+    /// [`Group::state`] counts.
+    #[must_use]
+    pub fn has_log(&self) -> bool {
+        self.inner.core.has_log()
+    }
+
+    /// Waits until what is known here of the cluster's state and, on a node that has the log, of assets has all that was
+    /// acknowledged, by any node, before this was called.
     ///
     /// # Errors
     /// [`GroupError::NoLeader`] when no leader that a majority follows is found in time.
@@ -239,6 +260,31 @@ impl Group {
     /// # Cancel safety
     /// May be dropped.
     pub async fn linearizable(&self) -> Result<(), GroupError> {
+        if self.reads_here().await? { Ok(()) } else { watching::catch_up(&self.inner.core).await }
+    }
+
+    /// The same, if it can be had by the log of this node; others have to be asked otherwise.
+    ///
+    /// # Errors
+    /// [`GroupError::NoLeader`] as ever: what is known here may be behind.
+    pub(in crate::index) async fn reads_here(&self) -> Result<bool, GroupError> {
+        if !self.has_log() {
+            return Ok(false);
+        }
+        match self.linearizable_here().await {
+            Ok(()) => Ok(true),
+            Err(GroupError::NoLog) => Ok(false),
+            // It may have found out meanwhile.
+            Err(GroupError::NoLeader) if !self.has_log() => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Waits until reads here see all that was acknowledged before, by the log of this node.
+    ///
+    /// # Errors
+    /// [`GroupError::NoLeader`]; [`GroupError::NoLog`] when the log does not come in time.
+    pub(super) async fn linearizable_here(&self) -> Result<(), GroupError> {
         let (done, index) = oneshot::channel();
         self.inner.reads.send(done).await.map_err(|_| GroupError::Closed)?;
         let index = index.await.unwrap_or(Err(GroupError::Closed))?;
@@ -253,11 +299,40 @@ impl Group {
     /// # Cancel safety
     /// May be dropped.
     pub async fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, GroupError> {
-        self.linearizable().await?;
-        self.get_stale(key)
+        if self.reads_here().await? {
+            return self.get_stale(key);
+        }
+        Ok(self.get_elsewhere([key], false).await?.into_iter().next().flatten())
     }
 
-    /// The record under this key as far as it is known here, which may be behind.
+    /// Has a node that has the log tell the records under the first of these keys, one at least; stale ones may be behind what
+    /// was acknowledged.
+    ///
+    /// # Errors
+    /// [`GroupError::NoLeader`] when nobody can tell.
+    ///
+    /// # Cancel safety
+    /// May be dropped.
+    pub(in crate::index) async fn get_elsewhere<'k>(
+        &self,
+        keys: impl IntoIterator<Item = &'k [u8]>,
+        is_stale: bool,
+    ) -> Result<Vec<Option<Vec<u8>>>, GroupError> {
+        let call = ReadCall::of(keys, is_stale);
+        Ok(watching::read(&self.inner.core, &call).await?.records)
+    }
+
+    /// Another node has told this one of the cluster's state as of a position of the log. It stays known, also after a restart,
+    /// unless something later is known already.
+    ///
+    /// # Errors
+    /// [`GroupError::Record`] when it cannot be read.
+    pub async fn heard(&self, position: u64, state: &[u8]) -> Result<(), GroupError> {
+        self.inner.core.heard(position, state).await
+    }
+
+    /// The record under this key as far as it is known here, which may be behind. To be asked for where this node
+    /// [has the log](Group::has_log).
     ///
     /// # Errors
     /// [`GroupError`] when the data fails.
@@ -287,7 +362,15 @@ impl Group {
     /// The assets in numbers, as far as they are known here. May wait for the disk.
     #[must_use]
     pub fn counts(&self) -> IndexCounts {
-        self.inner.core.state.counts()
+        let counts = self.inner.core.state.counts();
+        // What a node without the log has left of it says nothing.
+        IndexCounts { records: counts.records.filter(|_| self.has_log()), ..counts }
+    }
+
+    /// The position of the log that [`Group::state`] is of, and that state.
+    #[must_use]
+    pub fn known(&self) -> Option<(u64, Arc<ClusterState>)> {
+        self.inner.core.state.known()
     }
 
     /// Lets a node have the log without a vote. For the leader; does nothing when the node is in the group.
@@ -387,7 +470,29 @@ impl Group {
         let Some(replication) = metrics.replication.as_ref().filter(|_| self.is_leader()) else { return Ok(()) };
         let voters = metrics.membership_config.voter_ids().filter(|voter| *voter != core.node.0);
         let furthest = voters.max_by_key(|voter| replication.get(voter).cloned().flatten().map(|last| last.index()));
-        let Some(next) = furthest else { return Ok(()) };
+        match furthest {
+            Some(next) => self.hand_over(NodeId(next)).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Has another voter take over the lead, and waits for it a little. For the leader.
+    ///
+    /// # Errors
+    /// [`GroupError::NotLeader`] when this node does not lead, [`GroupError::Voters`] when the other one does not vote, or has not
+    /// taken over in time: then who leads is decided by an election, if this node cannot go on.
+    pub async fn hand_over(&self, to: NodeId) -> Result<(), GroupError> {
+        let core = &self.inner.core;
+        if !self.is_leader() {
+            return Err(GroupError::NotLeader { leader: self.leader() });
+        }
+        if to == core.node {
+            return Ok(());
+        }
+        if !core.raft.voter_ids().any(|voter| voter == to.0) {
+            return Err(GroupError::Voters { reason: format!("node {to} does not vote").into() });
+        }
+        let next = to.0;
         core.raft.trigger().transfer_leader(next).await.map_err(|fatal| ended(&fatal))?;
         let gone = async {
             let mut metrics = core.raft.server_metrics();
@@ -399,13 +504,15 @@ impl Group {
         };
         if timeout(TRANSFER_WAIT, gone).await.is_err() {
             tracing::warn!(to = next, "nobody has taken over the lead of the group in time; its voters will elect");
+            return Err(GroupError::Voters { reason: format!("node {to} has not taken over in time").into() });
         }
         Ok(())
     }
 
     /// Finishes what is under way, hands the lead over, and ends. What is called later fails with [`GroupError::Closed`].
     pub async fn close(&self) {
-        let Inner { core, proposals, tasks, keeper, .. } = &*self.inner;
+        let Inner { core, proposals, tasks, keeper, closing, .. } = &*self.inner;
+        closing.send_replace(true);
         let mut keeper = std::mem::take(&mut *keeper.lock().unwrap_or_else(PoisonError::into_inner));
         keeper.shutdown().await;
         // Dropping the last sender ends the task when everything is answered.

@@ -18,6 +18,8 @@ mod snapshot;
 mod state;
 mod status;
 mod transport;
+mod watched;
+mod watching;
 
 #[cfg(test)]
 mod assets_test;
@@ -29,8 +31,10 @@ mod history_test;
 mod storage_test;
 #[cfg(test)]
 mod testing;
+#[cfg(test)]
+mod watching_test;
 
 pub use error::GroupError;
 pub use group::{Group, GroupOptions, Timing};
-pub use network::{Network, NetworkError, RaftCall};
+pub use network::{Network, NetworkError, RaftCall, WatchPart, WatchParts};
 pub use status::{GroupStatus, Role};

@@ -21,7 +21,25 @@ pub enum RaftCall {
     Propose,
     /// The position that a linearizable read has to wait for.
     ReadIndex,
+    /// Reads for a node that does not have the log.
+    Read,
 }
+
+/// What a node with the log tells one without it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WatchPart {
+    /// The position of the log that the state is of.
+    pub position: u64,
+    /// The cluster's state, encoded; `None` in a sign of life.
+    pub state: Option<Bytes>,
+    /// Who leads, as far as the node knows.
+    pub leader: Option<NodeId>,
+    /// In a sign of life: a leader has confirmed, just now, that the node has all that is committed.
+    pub is_current: bool,
+}
+
+/// Such parts as they come, until the stream breaks.
+pub type WatchParts = BoxStream<'static, Result<WatchPart, NetworkError>>;
 
 /// Why a call has no answer.
 #[derive(Debug, thiserror::Error)]
@@ -73,6 +91,15 @@ pub trait Network: Send + Sync + 'static {
         payload: Bytes,
         deadline: Duration,
     ) -> Result<Bytes, NetworkError>;
+
+    /// What [`Group::watch`](super::Group::watch) gives there.
+    ///
+    /// # Errors
+    /// [`NetworkError`], also when the node does not have the log. The caller sets the deadlines.
+    ///
+    /// # Cancel safety
+    /// May be dropped, and the stream too.
+    async fn watch(&self, target: NodeId) -> Result<WatchParts, NetworkError>;
 
     /// A snapshot: its head, and then its bytes as they come, in pieces of some hundred KB. The deadline is not for all of it,
     /// but for each piece to be taken and for the answer behind the last one.

@@ -153,7 +153,9 @@ async fn commit(core: &Core, commands: Vec<Command>) -> Result<Vec<Reply>, Group
     let mut payload = None;
     let mut asked = None;
     loop {
-        let leader = core.leader();
+        let known = core.leader();
+        // A node without the log may not have been told who leads: others know.
+        let leader = known.or_else(|| if core.has_log() { None } else { core.somebody() });
         let answer = match leader {
             None => None,
             Some(leader) if leader == core.node => Some(core.commit(commands.clone()).await?),
@@ -165,14 +167,19 @@ async fn commit(core: &Core, commands: Vec<Command>) -> Result<Vec<Reply>, Group
                         payload.insert(encoded).clone()
                     }
                 };
-                forward(core, leader, payload).await?
+                forward(core, leader, known.is_some(), payload).await?
             }
         };
-        match answer {
+        let named = match answer {
             Some(ProposalAnswer::Done { replies }) if replies.len() == commands.len() => return Ok(replies),
             Some(ProposalAnswer::Done { .. } | ProposalAnswer::Unknown) => return Err(GroupError::Unknown),
             Some(ProposalAnswer::Busy) => return Err(GroupError::Busy),
-            Some(ProposalAnswer::NotLeader { .. }) | None => asked = leader.or(asked),
+            Some(ProposalAnswer::NotLeader { leader }) => leader.map(NodeId),
+            None => None,
+        };
+        if let Some(leader) = leader {
+            core.watching.no_leader(leader, named);
+            asked = Some(leader);
         }
         if Instant::now() >= deadline {
             return Err(GroupError::NoLeader);
@@ -181,13 +188,18 @@ async fn commit(core: &Core, commands: Vec<Command>) -> Result<Vec<Reply>, Group
     }
 }
 
-/// The leader's answer; `None` when it was not reached.
-async fn forward(core: &Core, leader: NodeId, payload: Bytes) -> Result<Option<ProposalAnswer>, GroupError> {
+/// The leader's answer, or that of one who knows who leads; `None` when it was not reached.
+async fn forward(
+    core: &Core,
+    leader: NodeId,
+    is_known: bool,
+    payload: Bytes,
+) -> Result<Option<ProposalAnswer>, GroupError> {
     let call = core.network.call(leader, RaftCall::Propose, payload, core.timing.proposal);
     let answer = tokio::select! {
         answer = call => answer,
         // One that leads no more answers nothing that could be waited for.
-        () = core.another_leads(Some(leader)) => return Err(GroupError::Unknown),
+        () = core.another_leads(Some(leader)), if is_known => return Err(GroupError::Unknown),
     };
     match answer {
         Ok(answer) => match ProposalAnswer::decode(&answer) {

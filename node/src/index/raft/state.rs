@@ -6,14 +6,15 @@
 
 use std::io;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use casbah_cluster::asset::Moment;
+use casbah_cluster::codec;
 use casbah_cluster::consensus::{
     self, Command, Entry, LogId, Replies, Reply, SnapshotMeta, SnapshotPart, StoredMembership, TypeConfig,
 };
-use casbah_cluster::membership::ClusterState;
+use casbah_cluster::membership::{ClusterState, NodeId, Part};
 use futures_util::{Stream, StreamExt as _};
 use openraft::OptionalSend;
 use openraft::entry::{EntryPayload, RaftEntry as _};
@@ -24,6 +25,7 @@ use redb::{
 use redb::{TableDefinition, WriteTransaction};
 use tokio::sync::watch;
 
+use crate::index::raft::core::blocking;
 use crate::index::raft::error::GroupError;
 use crate::index::raft::snapshot::{Snapshot, SnapshotData, snapshot};
 use crate::index::records::IndexCounts;
@@ -33,8 +35,9 @@ use crate::index::writer::{Gone, Removed};
 /// The file's name in the node's directory.
 pub(super) const FILE: &str = "assets.redb";
 
-/// The format of the file: 1 was that of a node by itself. Another one is refused, never guessed at.
-const FORMAT: u64 = 2;
+/// The format of the file: 1 was that of a node by itself, 2 knew no standings of members. Another one is refused, never
+/// guessed at.
+const FORMAT: u64 = 3;
 
 /// Entries that one transaction takes in at most: reads see it when all of it is there.
 const ENTRIES_PER_STEP: usize = 256;
@@ -47,6 +50,9 @@ pub(super) const CLUSTER: TableDefinition<&str, &[u8]> = TableDefinition::new("c
 const STATE: &str = "state";
 const APPLIED: &str = "applied";
 const MEMBERSHIP: &str = "membership";
+/// What another node has told: a position of the log, and the cluster's state as of it.
+const TOLD: &str = "told";
+const TOLD_VERSION: u8 = 1;
 
 /// The state of this node. Cheap to clone; all clones are one.
 #[derive(Clone)]
@@ -59,10 +65,22 @@ struct Inner {
     gone: Gone,
     /// The last entry that reads see the effects of.
     applied: watch::Sender<Option<LogId>>,
-    cluster: watch::Sender<Option<Arc<ClusterState>>>,
+    /// What the nodes agree on about themselves, by the entries that were applied.
+    by_log: Mutex<ByLog>,
+    /// The same by the log or by another node's word, whichever is later.
+    newest: watch::Sender<Option<Arc<ClusterState>>>,
+    /// The position that it is of; changed while the sender holds its lock.
+    newest_at: AtomicU64,
     /// Entries, and bytes of them, that a crash would have applied again.
     volatile_entries: AtomicU64,
     volatile_bytes: AtomicU64,
+}
+
+/// The state of the cluster that the log has made, and as of which position.
+#[derive(Clone, Default)]
+struct ByLog {
+    position: u64,
+    state: Option<Arc<ClusterState>>,
 }
 
 /// Makes what was applied durable, so that the log can be cut.
@@ -101,12 +119,17 @@ impl State {
         create()?;
         let view = database.begin_read().map_err(redb::Error::from)?;
         let (applied, _) = position(&view)?;
-        let cluster = cluster(&view)?.map(Arc::new);
+        let by_log = ByLog { position: index_of(applied.as_ref()), state: cluster(&view)?.map(Arc::new) };
+        let told = told(&view)?.map(|(position, state)| (position, Arc::new(state)));
+        let logged = by_log.state.clone().map(|state| (by_log.position, state));
+        let (newest_at, newest) = logged.into_iter().chain(told).max_by_key(|(position, _)| *position).unzip();
         let inner = Inner {
             database,
             gone: Gone::default(),
             applied: watch::Sender::new(applied),
-            cluster: watch::Sender::new(cluster),
+            by_log: Mutex::new(by_log),
+            newest: watch::Sender::new(newest),
+            newest_at: AtomicU64::new(newest_at.unwrap_or(0)),
             volatile_entries: AtomicU64::new(0),
             volatile_bytes: AtomicU64::new(0),
         };
@@ -135,7 +158,73 @@ impl State {
 
     /// What the nodes agree on about themselves, as it changes.
     pub(super) fn cluster(&self) -> watch::Receiver<Option<Arc<ClusterState>>> {
-        self.inner.cluster.subscribe()
+        self.inner.newest.subscribe()
+    }
+
+    /// The same, and the position of the log that it is of.
+    pub(super) fn known(&self) -> Option<(u64, Arc<ClusterState>)> {
+        let newest = self.inner.newest.borrow();
+        let state = newest.as_ref()?;
+        Some((self.inner.newest_at.load(Ordering::Relaxed), Arc::clone(state)))
+    }
+
+    /// Whether a node goes by its log: it has one, by that is no watcher, and has heard of nothing later. Also before it has
+    /// heard of any cluster.
+    pub(super) fn has_log(&self, node: NodeId) -> bool {
+        let newest_at = {
+            let newest = self.inner.newest.borrow();
+            if newest.is_none() {
+                return true;
+            }
+            self.inner.newest_at.load(Ordering::Relaxed)
+        };
+        let by_log = self.by_log();
+        let is_watcher = |state: &ClusterState| state.members.get(&node).is_some_and(|it| it.part == Part::Watcher);
+        by_log.position.max(index_of(self.inner.applied.borrow().as_ref())) >= newest_at
+            && by_log.state.as_ref().is_some_and(|state| !is_watcher(state))
+    }
+
+    /// Another node has told of the cluster's state; it is kept, unless it is not later than what is known.
+    pub(super) async fn heard(&self, position: u64, state: Arc<ClusterState>) {
+        if !self.is_newer(position, &state) {
+            return;
+        }
+        let inner = self.clone();
+        let written = blocking(move || {
+            let mut transaction = inner.inner.database.begin_write().map_err(redb::Error::from)?;
+            transaction.set_quick_repair(true);
+            put_told(&transaction, position, &state)?;
+            Ok(transaction.commit().map_err(redb::Error::from)?)
+        });
+        if let Err(error) = written.await {
+            tracing::error!(%error, "what another node has told of the cluster cannot be kept");
+        }
+    }
+
+    /// Makes a state the one that is known, if it is later.
+    fn is_newer(&self, position: u64, state: &Arc<ClusterState>) -> bool {
+        let Inner { newest, newest_at, .. } = &*self.inner;
+        newest.send_if_modified(|newest| {
+            if newest.is_some() && position <= newest_at.load(Ordering::Relaxed) {
+                return false;
+            }
+            newest_at.store(position, Ordering::Relaxed);
+            *newest = Some(Arc::clone(state));
+            true
+        })
+    }
+
+    fn by_log(&self) -> ByLog {
+        self.inner.by_log.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The log has made this state.
+    fn made_by_log(&self, position: u64, state: Option<Arc<ClusterState>>) {
+        let by_log = ByLog { position, state: state.clone() };
+        *self.inner.by_log.lock().unwrap_or_else(PoisonError::into_inner) = by_log;
+        if let Some(state) = state {
+            self.is_newer(position, &state);
+        }
     }
 
     /// Whether an asset has ended by this time. May wait for the disk.
@@ -193,6 +282,7 @@ impl State {
         let mut transaction = self.inner.database.begin_write().map_err(redb::Error::from)?;
         transaction.set_durability(Durability::None).map_err(redb::Error::from)?;
         let mut changed = None;
+        let before = self.by_log().state;
         let mut gone = Removed::default();
         let mut replies = Vec::with_capacity(entries.len());
         for entry in entries {
@@ -205,7 +295,7 @@ impl State {
                 }
                 EntryPayload::Normal(batch) => {
                     let mut applying = Applying { transaction: &transaction, changed: &mut changed, gone: &mut gone };
-                    applying.batch(batch, &self.inner.cluster)?
+                    applying.batch(batch, before.as_deref())?
                 }
             });
         }
@@ -216,7 +306,7 @@ impl State {
         transaction.commit().map_err(redb::Error::from)?;
         self.inner.gone.add(gone);
         if let Some(state) = changed {
-            self.inner.cluster.send_replace(Some(Arc::new(state)));
+            self.made_by_log(index_of(last.as_ref()), Some(Arc::new(state)));
         }
         self.inner.applied.send_replace(last);
         Ok(replies)
@@ -227,10 +317,14 @@ impl State {
         let mut transaction = self.inner.database.begin_write().map_err(redb::Error::from)?;
         transaction.set_quick_repair(true);
         let state = fill(&transaction, meta, data)?;
+        let position = index_of(meta.last_log_id.as_ref());
+        if let Some((told_at, told)) = self.known().filter(|(known_at, _)| *known_at > position) {
+            put_told(&transaction, told_at, &told)?;
+        }
         transaction.commit().map_err(redb::Error::from)?;
         self.inner.volatile_entries.store(0, Ordering::Relaxed);
         self.inner.volatile_bytes.store(0, Ordering::Relaxed);
-        self.inner.cluster.send_replace(state.map(Arc::new));
+        self.made_by_log(position, state.map(Arc::new));
         self.inner.applied.send_replace(meta.last_log_id);
         Ok(())
     }
@@ -263,18 +357,13 @@ struct Applying<'a> {
 // === impl Applying ===
 
 impl Applying<'_> {
-    fn batch(
-        &mut self,
-        batch: &consensus::Batch,
-        cluster: &watch::Sender<Option<Arc<ClusterState>>>,
-    ) -> Result<Replies, GroupError> {
+    fn batch(&mut self, batch: &consensus::Batch, before: Option<&ClusterState>) -> Result<Replies, GroupError> {
         let mut tables = Tables::open(self.transaction)?;
         let mut replies = Vec::with_capacity(batch.commands.len());
         for command in &batch.commands {
             replies.push(match command {
                 Command::Member(command) => {
-                    let before = cluster.borrow().clone();
-                    let before = self.changed.as_ref().or(before.as_deref());
+                    let before = self.changed.as_ref().or(before);
                     let (after, reply) = consensus::apply_member(before, command);
                     if let Some(after) = after {
                         put(self.transaction, STATE, &after.encode()?)?;
@@ -326,6 +415,23 @@ fn position(view: &ReadTransaction) -> Result<(Option<LogId>, StoredMembership),
     let applied = record(view, APPLIED)?.map(|bytes| consensus::decode_log_id(&bytes)).transpose()?;
     let membership = record(view, MEMBERSHIP)?.map(|bytes| consensus::decode_membership(&bytes)).transpose()?;
     Ok((applied, membership.unwrap_or_default()))
+}
+
+fn index_of(log_id: Option<&LogId>) -> u64 {
+    log_id.map_or(0, |id| id.index())
+}
+
+/// Keeps what another node has told of the cluster.
+fn put_told(transaction: &WriteTransaction, position: u64, state: &ClusterState) -> Result<(), GroupError> {
+    let record = codec::encode(TOLD_VERSION, &(position, state.encode()?))?;
+    Ok(put(transaction, TOLD, &record)?)
+}
+
+/// What another node has told of the cluster last.
+fn told(view: &ReadTransaction) -> Result<Option<(u64, ClusterState)>, GroupError> {
+    let Some(record) = record(view, TOLD)? else { return Ok(None) };
+    let (position, state) = codec::decode::<(u64, Vec<u8>)>(TOLD_VERSION, &record)?;
+    Ok(Some((position, ClusterState::decode(&state)?)))
 }
 
 fn cluster(view: &ReadTransaction) -> Result<Option<ClusterState>, GroupError> {

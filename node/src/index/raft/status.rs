@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use casbah_cluster::membership::NodeId;
+use casbah_cluster::membership::{NodeId, Part};
 use openraft::ServerState;
 use openraft::async_runtime::watch::WatchReceiver as _;
 
@@ -19,6 +19,8 @@ pub enum Role {
     Candidate,
     /// Has the log and does not vote, or is in no cluster yet.
     Learner,
+    /// Does not have the log, and asks others.
+    Watcher,
     /// Has stopped, or has failed.
     Stopped,
 }
@@ -74,19 +76,30 @@ impl Group {
         let others = metrics.replication.iter().flatten().filter(|(node, _)| **node != core.node.0);
         let behind = others.map(|(node, matched)| (NodeId(*node), matched.map(|id| last.saturating_sub(id.index()))));
         let membership = metrics.membership_config.membership();
+        let has_log = self.has_log();
+        let (position, known) = core.state.known().unzip();
+        let by_state = |part: Part| {
+            let members = known.iter().flat_map(|state| &state.members);
+            members.filter(|(_, member)| member.part == part).map(|(node, _)| *node).collect()
+        };
+        let role = match role {
+            Role::Leader | Role::Stopped => role,
+            _ if has_log => role,
+            _ => Role::Watcher,
+        };
         GroupStatus {
             node: core.node,
             role,
             term: metrics.current_term,
-            leader: metrics.current_leader.map(NodeId),
+            leader: core.leader(),
             last_log: metrics.last_log_index,
             committed: metrics.local_committed.map(|id| id.index()),
-            applied: core.state.applied().borrow().map(|id| id.index()),
+            applied: if has_log { core.state.applied().borrow().map(|id| id.index()) } else { position },
             snapshot: metrics.snapshot.map(|id| id.index()),
             purged: metrics.purged.map(|id| id.index()),
             log_bytes: core.log.size_bytes(),
-            voters: membership.voter_ids().map(NodeId).collect(),
-            learners: membership.learner_ids().map(NodeId).collect(),
+            voters: if has_log { membership.voter_ids().map(NodeId).collect() } else { by_state(Part::Voter) },
+            learners: if has_log { membership.learner_ids().map(NodeId).collect() } else { by_state(Part::Learner) },
             behind: behind.collect(),
         }
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use casbah_cluster::consensus::Command;
-use casbah_cluster::membership::{ClusterId, ClusterState, Epoch, Layout, NodeId};
+use casbah_cluster::membership::{ClusterId, ClusterState, Epoch, Layout, NodeId, Rebalance};
 use futures_util::StreamExt as _;
 use futures_util::stream::BoxStream;
 use openraft::async_runtime::watch::WatchReceiver as _;
@@ -18,7 +18,7 @@ use tempfile::TempDir;
 use super::error::GroupError;
 use super::group::{Group, GroupOptions, Timing};
 use super::log;
-use super::network::{Network, NetworkError, RaftCall};
+use super::network::{Network, NetworkError, RaftCall, WatchParts};
 use super::state;
 
 /// What every wait of a test ends at: far above what any takes.
@@ -37,6 +37,7 @@ pub(super) fn timing() -> Timing {
         durable_every: Duration::from_secs(10),
         keep_every: Duration::from_millis(50),
         log_bytes: 64 << 20,
+        sign: Duration::from_millis(100),
     }
 }
 
@@ -54,6 +55,8 @@ struct Inner {
     /// The longest time that a call takes on top.
     delay: Duration,
     random: StdRng,
+    /// Who has begun to watch whom, in this order.
+    streams: Vec<(NodeId, NodeId)>,
 }
 
 /// What becomes of one call.
@@ -81,6 +84,7 @@ impl Wires {
             lost_percent: 0,
             delay: Duration::ZERO,
             random: StdRng::seed_from_u64(seed),
+            streams: Vec::new(),
         };
         Wires { inner: Arc::new(Mutex::new(inner)) }
     }
@@ -89,12 +93,28 @@ impl Wires {
         self.inner.lock().unwrap()
     }
 
+    /// Whom this node watched last.
+    pub(super) fn watched_by(&self, node: NodeId) -> Option<NodeId> {
+        self.lock().streams.iter().rev().find(|(from, _)| *from == node).map(|(_, to)| *to)
+    }
+
     /// Between these and all others, both ways, nothing arrives any more.
     pub(super) fn isolate(&self, nodes: &[NodeId]) {
         let mut inner = self.lock();
         let all: Vec<NodeId> = inner.groups.keys().copied().collect();
         for one in nodes {
             for other in all.iter().filter(|node| !nodes.contains(node)) {
+                inner.cut.insert((*one, *other));
+                inner.cut.insert((*other, *one));
+            }
+        }
+    }
+
+    /// Between these and those, both ways, nothing arrives any more.
+    pub(super) fn cut_between(&self, these: &[NodeId], those: &[NodeId]) {
+        let mut inner = self.lock();
+        for one in these {
+            for other in those {
                 inner.cut.insert((*one, *other));
                 inner.cut.insert((*other, *one));
             }
@@ -162,6 +182,32 @@ impl Network for Port {
             }
         };
         tokio::time::timeout(deadline, outcome).await.unwrap_or(Err(NetworkError::TimedOut { node: target }))
+    }
+
+    async fn watch(&self, target: NodeId) -> Result<WatchParts, NetworkError> {
+        let (delay, fate) = self.wires.fate(self.node, target);
+        // why: it is the network's delay, not a wait for something.
+        tokio::time::sleep(delay).await;
+        let group = match fate {
+            Fate::Arrives(group) => group,
+            Fate::Refused => {
+                let source = Box::new(io::Error::other("nobody is there"));
+                return Err(NetworkError::Unreachable { node: target, source });
+            }
+            Fate::LostThere | Fate::LostBack(_) => return std::future::pending().await,
+        };
+        let parts = group.watch().map_err(|error| failed(target, error))?;
+        self.wires.lock().streams.push((self.node, target));
+        let (wires, from) = (self.wires.clone(), self.node);
+        // What is cut is lost, and the stream with it, which nobody tells; one of a node that was killed breaks.
+        let parts = parts.map(move |part| (part, wires.clone())).then(move |(part, wires)| async move {
+            if wires.lock().cut.contains(&(target, from)) {
+                return std::future::pending().await;
+            }
+            let lives = wires.lock().groups.contains_key(&target);
+            if lives { Ok(part) } else { Err(NetworkError::TimedOut { node: target }) }
+        });
+        Ok(parts.boxed())
     }
 
     async fn send_snapshot(
@@ -299,6 +345,8 @@ pub(super) fn cluster() -> ClusterState {
         write_quorum: 2,
         next_node_id: NodeId(2),
         expected_members: 0,
+        rebalance: Rebalance::Automatic,
+        planned: Epoch::default(),
         members: BTreeMap::new(),
         layouts: vec![Layout { epoch: Epoch(1), nodes: BTreeMap::new() }],
     }

@@ -65,7 +65,9 @@ impl Way {
                 let action = match call {
                     RaftCall::Vote => RPCTypes::Vote,
                     RaftCall::TransferLeader => RPCTypes::TransferLeader,
-                    RaftCall::Append | RaftCall::Propose | RaftCall::ReadIndex => RPCTypes::AppendEntries,
+                    RaftCall::Append | RaftCall::Propose | RaftCall::ReadIndex | RaftCall::Read => {
+                        RPCTypes::AppendEntries
+                    }
                 };
                 RPCError::Timeout(errors::Timeout { action, id: self.node.0, target: self.target.0, timeout })
             }

@@ -1,14 +1,15 @@
 //! How this node is, for others to know whom to ask.
 
-use std::sync::Arc;
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use casbah_cluster::membership::Roster;
+use casbah_cluster::membership::{NodeId, Roster};
 use casbah_proto::peer::v1::NodeReport;
 use tokio::sync::watch;
 
-use crate::store::Store;
+use crate::store::{ReadOnlyReason, Store};
 
 /// How this node is. Cheap to clone.
 #[derive(Clone)]
@@ -16,6 +17,15 @@ pub(in crate::run) struct Condition {
     store: Store,
     roster: watch::Receiver<Arc<Roster>>,
     draining: Arc<AtomicBool>,
+    others: Arc<Mutex<Others>>,
+}
+
+/// What this node knows of itself by the others.
+#[derive(Debug, Default)]
+struct Others {
+    /// Who has been heard from lately.
+    reached: BTreeSet<NodeId>,
+    clock_is_off: bool,
 }
 
 // === impl Condition ===
@@ -23,7 +33,7 @@ pub(in crate::run) struct Condition {
 impl Condition {
     /// Of a node with this store, which works by this roster.
     pub(in crate::run) fn new(store: Store, roster: watch::Receiver<Arc<Roster>>) -> Condition {
-        Condition { store, roster, draining: Arc::default() }
+        Condition { store, roster, draining: Arc::default(), others: Arc::default() }
     }
 
     /// From now on the node says that new work should go elsewhere.
@@ -31,11 +41,35 @@ impl Condition {
         self.draining.store(true, Ordering::Relaxed);
     }
 
+    /// What is known of others, for others to know.
+    pub(in crate::run) fn hears_from(&self, reached: BTreeSet<NodeId>, clock_is_off: bool) {
+        *self.others() = Others { reached, clock_is_off };
+    }
+
+    /// What ails this node, for people.
+    pub(in crate::run) fn ailment(&self) -> Option<&'static str> {
+        let clock_is_off = self.others().clock_is_off;
+        match self.store.status().read_only {
+            Some(ReadOnlyReason::DiskFull) => Some("its disk is full"),
+            Some(ReadOnlyReason::DiskFailed(_)) => Some("its disk fails"),
+            None => clock_is_off.then_some("its clock is off"),
+        }
+    }
+
+    fn reached(&self) -> Vec<u64> {
+        self.others().reached.iter().map(|node| node.0).collect()
+    }
+
+    fn others(&self) -> MutexGuard<'_, Others> {
+        self.others.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// For others.
     pub(in crate::run) fn report(&self) -> NodeReport {
         let status = self.store.status();
         let since_1970 = |time: SystemTime| time.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO).as_millis();
         let horizon = status.oldest_use.map(since_1970);
+        let (reaches, ailment) = (self.reached(), self.ailment());
         NodeReport {
             writable: status.read_only.is_none(),
             draining: self.draining.load(Ordering::Relaxed),
@@ -44,6 +78,8 @@ impl Condition {
             capacity_bytes: status.capacity_bytes,
             eviction_horizon_ms: horizon.and_then(|horizon| u64::try_from(horizon).ok()).unwrap_or(0),
             epoch: self.roster.borrow().epoch().0,
+            reaches,
+            ailment: ailment.unwrap_or_default().to_owned(),
         }
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use casbah_cluster::consensus::{MemberCommand, MemberReply};
 use casbah_cluster::membership::{
-    ClusterState, FIRST_LAYOUT_PATIENCE_MS, GroupStep, NodeId, VOTER_LOST_AFTER_MS, next_step,
+    ClusterState, FIRST_LAYOUT_PATIENCE_MS, GroupStep, LEARNERS_MAX, NodeId, VOTER_LOST_AFTER_MS, next_step,
 };
 
 use super::place::Place;
@@ -52,6 +52,9 @@ impl Place {
                     let since_ms = *leads_since_ms.get_or_insert(self.now_ms());
                     if let Err(error) = self.begin_without_the_others(&group, &state, since_ms).await {
                         tracing::debug!(%error, "the first layout was not made yet");
+                    }
+                    if let Err(error) = self.mind_losses(&group, &state).await {
+                        tracing::debug!(%error, "a node that is lost or back was not noted yet");
                     }
                     match self.step(&group, &state, &heard_ms).await {
                         Ok(true) => pause = STEP_PAUSE,
@@ -118,7 +121,9 @@ impl Place {
             heard_ms.iter().filter(|(_, heard_ms)| lately(**heard_ms)).map(|(node, _)| *node).collect();
         alive.insert(group.node());
         let status = group.status();
-        let Some(step) = next_step(state, group.node(), &status.voters, &status.learners, &alive) else {
+        let learners_max = usize::try_from(self.inner.config.learners).unwrap_or(LEARNERS_MAX);
+        let (voters, learners) = (&status.voters, &status.learners);
+        let Some(step) = next_step(state, group.node(), voters, learners, &alive, learners_max) else {
             return Ok(false);
         };
         tracing::debug!(?step, "the group changes");
@@ -133,6 +138,7 @@ impl Place {
                 let voters = status.voters.iter().copied().filter(|voter| *voter != node).collect();
                 group.change_voters(&voters).await?;
             }
+            GroupStep::HandOver(node) => group.hand_over(node).await?,
             GroupStep::Record(node, part) => {
                 self.change(group, MemberCommand::SetPart { node, part }).await?;
             }

@@ -1,6 +1,7 @@
 //! What other nodes ask of this one about the cluster, and the group's messages before there is a group.
 
 use std::io;
+use std::sync::PoisonError;
 
 use bytes::Bytes;
 use casbah_cluster::consensus::{MemberCommand, MemberReply};
@@ -10,7 +11,7 @@ use futures_util::stream::BoxStream;
 
 use super::place::Place;
 use super::words;
-use crate::index::{GroupError, RaftCall};
+use crate::index::{GroupError, RaftCall, WatchPart};
 use crate::observe::with_causes;
 use crate::serve::peer::{Members, MembersError, RaftGroup};
 
@@ -42,7 +43,9 @@ impl Members for Place {
                 reply => tracing::info!(name = other.joiner.name, ?reply, "a node was let into the cluster"),
             }
         }
-        let state = group.state().borrow().clone().ok_or(MembersError::NoCluster)?;
+        // Whoever has committed it, what is known here has it as well.
+        group.linearizable().await.map_err(|error| not_now(&error))?;
+        let (position, state) = group.known().ok_or(MembersError::NoCluster)?;
         let id = state.by_volume(other.joiner.volume).map(|(id, _)| id);
         let again = || MembersError::NotNow { reason: "it has been taken out again meanwhile".to_owned() };
         let encoded = state.encode();
@@ -51,6 +54,7 @@ impl Members for Place {
             cluster_id: state.id.0.to_vec().into(),
             node_id: id.ok_or_else(again)?.0,
             state: encoded.into(),
+            position,
         })
     }
 
@@ -58,8 +62,9 @@ impl Members for Place {
         self.condition().report()
     }
 
-    fn heard(&self, node: NodeId, report: api::NodeReport) {
-        tracing::trace!(%node, ?report, "a node says how it is");
+    fn heard(&self, node: NodeId, _report: api::NodeReport) {
+        let now_ms = self.now_ms();
+        self.inner.heard_ms.lock().unwrap_or_else(PoisonError::into_inner).insert(node, now_ms);
     }
 }
 
@@ -79,6 +84,13 @@ impl RaftGroup for Place {
         match self.group() {
             Some(group) => group.answer(call, payload).await,
             None => Err(GroupError::NoLeader),
+        }
+    }
+
+    fn watch(&self) -> Result<BoxStream<'static, WatchPart>, GroupError> {
+        match self.group() {
+            Some(group) => group.watch(),
+            None => Err(GroupError::NoLog),
         }
     }
 

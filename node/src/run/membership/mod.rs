@@ -2,12 +2,15 @@
 //!
 //! `identity` is what the directory is, for good; `search` finds or forms a cluster, by the decisions of
 //! [`casbah_cluster::membership::Formation`]; `place` is what is known of it from then on, which `members` tells other nodes
-//! and lets new ones in by, and `condition` how it is; `lead` keeps the Raft group in shape while this node leads it.
+//! and lets new ones in by, and `condition` how it is; `lead` keeps the Raft group in shape while this node leads it, and
+//! `losses` gives members up that nobody reaches. `orders` does what people ask for.
 
 mod condition;
 mod identity;
 mod lead;
+mod losses;
 mod members;
+mod orders;
 mod place;
 mod search;
 mod words;

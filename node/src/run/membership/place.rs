@@ -1,21 +1,25 @@
 //! What this node knows of its place in a cluster, now and as it changes.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use casbah_cluster::consensus::{Command, MemberCommand, MemberReply, Reply};
-use casbah_cluster::membership::{ClusterState, Formation, Introduction, Joiner, NodeId, Refusal, Roster};
+use casbah_cluster::membership::{ClusterState, Formation, Introduction, Joiner, NodeId, Rebalance, Refusal, Roster};
 use casbah_cluster::view::View;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use super::condition::Condition;
 use super::identity::{Identity, IdentityError, Membership};
+use super::losses::Seen;
 use super::words;
-use crate::config::{ClusterConfig, Config, ListenAddress};
+use crate::config::{ClusterConfig, Config, ListenAddress, RebalancePolicy};
 use crate::forward::{Discovery, Peers};
 use crate::index::{Group, GroupError, GroupOptions, Network, Timing};
+use crate::repair::{Tell, TellError};
 
 /// How often and how long the log of a process that is ending is waited for: five seconds in all.
 const PREDECESSOR_ATTEMPTS: usize = 250;
@@ -74,6 +78,12 @@ pub(super) struct Inner {
     group: OnceLock<Group>,
     roster: watch::Sender<Arc<Roster>>,
     view: watch::Sender<Arc<View>>,
+    /// When each node has asked this one how it is last, by this node's clock.
+    pub(super) heard_ms: Mutex<BTreeMap<NodeId, u64>>,
+    /// Who reaches whom, at the last look around.
+    pub(super) seen: Mutex<Seen>,
+    /// When most voters were heard from last, by this node's clock.
+    pub(super) majority_ms: AtomicU64,
     /// What it waits for, for people.
     waiting: Mutex<Waiting>,
     condition: Condition,
@@ -123,6 +133,9 @@ impl Place {
             group: OnceLock::new(),
             roster,
             view: watch::Sender::new(Arc::new(View::none())),
+            heard_ms: Mutex::default(),
+            seen: Mutex::default(),
+            majority_ms: AtomicU64::new(0),
             waiting: Mutex::default(),
             condition,
         };
@@ -227,7 +240,11 @@ impl Place {
                 config.bootstrap_expect,
                 self.inner.joiner.clone(),
             );
-            group.form(state).await?;
+            let rebalance = match config.rebalance {
+                RebalancePolicy::Automatic => Rebalance::Automatic,
+                RebalancePolicy::OnApply => Rebalance::OnApply,
+            };
+            group.form(ClusterState { rebalance, ..state }).await?;
         }
         Ok(self.inner.group.get_or_init(|| group).clone())
     }
@@ -250,6 +267,8 @@ impl Place {
     pub(in crate::run) fn look_on(&self, group: &Group, tasks: &mut JoinSet<()>) {
         let (place, followed) = (self.clone(), group.clone());
         tasks.spawn(async move { place.follow(followed).await });
+        let (place, watched) = (self.clone(), group.clone());
+        tasks.spawn(async move { place.look_around(watched).await });
         let (place, kept) = (self.clone(), group.clone());
         tasks.spawn(async move { place.look_after(kept).await });
     }
@@ -287,6 +306,21 @@ impl Place {
                 std::future::pending::<()>().await;
             }
         }
+    }
+
+    /// Tells the cluster what this node has synced to.
+    pub(in crate::run) fn teller(&self, group: Group) -> Tell {
+        let place = self.clone();
+        Arc::new(move |node, epoch| {
+            let (place, group) = (place.clone(), group.clone());
+            Box::pin(async move {
+                match place.change(&group, MemberCommand::Synced { node, epoch }).await {
+                    Ok(MemberReply::Refused(refusal)) => Err(TellError(Box::new(refusal))),
+                    Ok(_) => Ok(()),
+                    Err(error) => Err(TellError(Box::new(error))),
+                }
+            })
+        })
     }
 
     /// Changes what the nodes agree on about themselves.

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use bytes::Bytes;
 use casbah_cluster::membership::{ClusterId, ClusterState, FormationStep, NodeId, Waiting};
 use futures_util::future::join_all;
 
@@ -20,6 +21,16 @@ const ROUND_PAUSE: Duration = Duration::from_millis(300);
 /// Addresses that are asked in one round: a name may stand for any number of them.
 const ASKED_MAX: usize = 200;
 
+/// What a member says to a node that it lets in.
+struct Joined {
+    node: NodeId,
+    state: ClusterState,
+    /// The state, as it came.
+    encoded: Bytes,
+    /// The position of the log that it is of.
+    position: u64,
+}
+
 impl Place {
     /// Becomes a member of a cluster, or goes on being one: returns when this node knows who belongs to it and how blobs are
     /// placed. May take for ever, when others are waited for.
@@ -31,11 +42,14 @@ impl Place {
     /// May be dropped and called again.
     pub(in crate::run) async fn enter(&self) -> Result<Group, PlaceError> {
         let member = self.identity().member;
-        let member = match member {
-            Some(member) => member,
+        let (member, joined) = match member {
+            Some(member) => (member, None),
             None => self.find().await?,
         };
         let group = self.settle(member).await?;
+        if let Some(joined) = joined {
+            self.keep_state(&group, &joined).await;
+        }
         let state = group.state().borrow().clone();
         match state {
             Some(state) => self.learn(member.node, &state),
@@ -44,8 +58,16 @@ impl Place {
         Ok(group)
     }
 
-    /// Asks around until this node has a place. When it returns, the place is on disk.
-    async fn find(&self) -> Result<Membership, PlaceError> {
+    /// Has the node start by this state next time, unless its group knows of a later one.
+    async fn keep_state(&self, group: &Group, joined: &Joined) {
+        if let Err(error) = group.heard(joined.position, &joined.encoded).await {
+            tracing::warn!(%error, "what a member has told of the cluster cannot be kept");
+        }
+    }
+
+    /// Asks around until this node has a place. When it returns, the place is on disk; where another node has given it, that
+    /// one's word of the cluster comes along.
+    async fn find(&self) -> Result<(Membership, Option<Joined>), PlaceError> {
         loop {
             let asked_ms = self.now_ms();
             let (found, silent) = self.ask_around().await;
@@ -72,13 +94,13 @@ impl Place {
                     }
                 }
                 FormationStep::Form(cluster) => {
-                    return self.keep(Membership { cluster, node: NodeId(1), founder: true });
+                    return Ok((self.keep(Membership { cluster, node: NodeId(1), founder: true })?, None));
                 }
                 FormationStep::Join { cluster, address } => match self.join(&found, cluster, &address).await {
-                    Some((node, state)) => {
-                        let member = self.keep(Membership { cluster, node, founder: false })?;
-                        self.learn(node, &state);
-                        return Ok(member);
+                    Some(joined) => {
+                        let member = self.keep(Membership { cluster, node: joined.node, founder: false })?;
+                        self.learn(joined.node, &joined.state);
+                        return Ok((member, Some(joined)));
                     }
                     None => {
                         if let Some(formation) = self.formation().as_mut() {
@@ -131,7 +153,7 @@ impl Place {
     }
 
     /// Asks members of this cluster to be let in, the one at `address` first.
-    async fn join(&self, found: &[Found], cluster: ClusterId, address: &str) -> Option<(NodeId, ClusterState)> {
+    async fn join(&self, found: &[Found], cluster: ClusterId, address: &str) -> Option<Joined> {
         let discovery = self.inner.discovery.as_ref()?;
         let members = || found.iter().filter(|found| found.introduction.cluster_id == cluster.0.as_slice());
         let named = members().filter(|found| found.introduction.address == address);
@@ -148,7 +170,10 @@ impl Place {
             let is_it = words::sixteen(&answer.cluster_id) == Some(cluster.0);
             let state = ClusterState::decode(&answer.state);
             match state {
-                Ok(state) if is_it && answer.node_id > 0 => return Some((NodeId(answer.node_id), state)),
+                Ok(state) if is_it && answer.node_id > 0 => {
+                    let (node, position) = (NodeId(answer.node_id), answer.position);
+                    return Some(Joined { node, state, encoded: answer.state, position });
+                }
                 _ => tracing::warn!(at = %member.at, "a node has let this one in, and does not say to what"),
             }
         }
@@ -169,10 +194,11 @@ impl Place {
         let by_others = async {
             while !self.knows_its_cluster() {
                 let (found, _) = self.ask_around().await;
-                if let Some((node, state)) = self.join(&found, member.cluster, "").await
-                    && node == member.node
+                if let Some(joined) = self.join(&found, member.cluster, "").await
+                    && joined.node == member.node
                 {
-                    self.learn(node, &state);
+                    self.learn(joined.node, &joined.state);
+                    self.keep_state(&group, &joined).await;
                     return;
                 }
                 tokio::time::sleep(ROUND_PAUSE).await;

@@ -86,6 +86,7 @@ pub(super) fn sixteen(bytes: &[u8]) -> Option<[u8; 16]> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::RebalancePolicy;
     use std::collections::BTreeSet;
 
     #[test]
@@ -98,6 +99,9 @@ mod tests {
             join: vec![],
             zone: "z".into(),
             weight: 7,
+            rebalance: RebalancePolicy::Automatic,
+            lost_after: None,
+            learners: 12,
         };
         let whole = Introduction {
             cluster_name: "farm".into(),

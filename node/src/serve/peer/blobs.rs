@@ -20,7 +20,7 @@ use crate::config::limits;
 use crate::forward::{Messages, Part, data_frames, digest_from_message};
 use crate::serve::peer::wire;
 use crate::serve::status_map;
-use crate::store::{ReadError, Reader, Store, StoredReader};
+use crate::store::{Presence, ReadError, Reader, Store, StoredReader};
 
 /// Blobs of one batch that are worked on at once, so that they share the disk's latency.
 const BATCH_PARALLEL: usize = 16;
@@ -74,12 +74,17 @@ impl Blobs {
             return Err(Status::invalid_argument("more blobs are asked for than one call may ask for"));
         }
         let digests = request.digests.iter().map(digest).collect::<Result<Vec<Digest>, Status>>()?;
-        let here = match request.touch {
-            true => self.store.touch(&digests),
-            false => digests.iter().map(|digest| self.store.contains(digest)).collect(),
+        let found = self.store.look_up(&digests, request.touch);
+        let bits = |wanted: Presence| {
+            let bit = |found: &Presence| u8::from(*found == wanted);
+            let byte = |found: &[Presence]| found.iter().rev().fold(0, |byte: u8, found| byte << 1 | bit(found));
+            Bytes::from(found.chunks(8).map(byte).collect::<Vec<u8>>())
         };
-        let byte = |bits: &[bool]| bits.iter().rev().fold(0, |byte: u8, bit| byte << 1 | u8::from(*bit));
-        Ok(api::FindResponse { present: here.chunks(8).map(byte).collect::<Vec<u8>>().into() })
+        let unsure = match found.contains(&Presence::Unsure) {
+            true => bits(Presence::Unsure),
+            false => Bytes::new(),
+        };
+        Ok(api::FindResponse { present: bits(Presence::Here), unsure })
     }
 
     async fn read(&self, request: api::ReadRequest) -> Result<http::Response<Body>, Status> {
@@ -91,9 +96,16 @@ impl Blobs {
         };
         let mut pieces = match frames {
             Some(frames) => Pieces::Frames(frames),
-            None => Pieces::Blob(self.store.read(&digest, request.offset, request.length).await.map_err(read)?),
+            None => {
+                let range = (request.offset, request.length);
+                let reader = match request.is_no_use {
+                    true => self.store.read_unused(&digest, range.0, range.1).await,
+                    false => self.store.read(&digest, range.0, range.1).await,
+                };
+                Pieces::Blob(reader.map_err(read)?)
+            }
         };
-        // Read before the answer begins, so that a damaged copy is a clean miss.
+        // Read before the answer begins, so that a damaged copy is told at once.
         let first = pieces.next().await.map_err(read)?;
         let form = pieces.form();
         let rest = stream::unfold(Some(pieces), move |pieces| async move {
@@ -129,6 +141,10 @@ impl Blobs {
         let outcomes = stream::iter(asked)
             .map(|asked| async move {
                 let outcome = match asked {
+                    Ok(digest) if request.is_no_use => {
+                        let copy = self.store.get_unused(&digest, limit_bytes).await;
+                        copy.map(|data| (data, IDENTITY)).map_err(|error| status_map::peer_read(&error))
+                    }
                     Ok(digest) => self.get(&digest, limit_bytes, request.takes_zstd).await,
                     Err(status) => Err(status),
                 };
@@ -168,11 +184,19 @@ impl Blobs {
             return Err(Status::invalid_argument("the stream does not begin with the digest of a blob"));
         };
         let digest = begin.digest.as_ref().map_or_else(|| Err(no_digest()), digest)?;
-        if self.store.touch(&[digest]) == [true] {
+        let is_here = match begin.used_ms {
+            None => self.store.touch(&[digest]) == [true],
+            Some(_) => self.store.contains(&digest),
+        };
+        if is_here {
             return Ok(api::StoreResponse {});
         }
         let write = |error| status_map::peer_write(&error);
-        let mut upload = self.store.upload_verified(&digest).await.map_err(write)?;
+        let upload = match begin.used_ms {
+            None => self.store.upload_verified(&digest).await,
+            Some(used_ms) => self.store.upload_copy(&digest, used_ms).await,
+        };
+        let mut upload = upload.map_err(write)?;
         loop {
             let data = match messages.next().await.map_err(wire::cut)? {
                 Some(Part::Data { form: 0, data }) => data,
@@ -199,7 +223,10 @@ impl Blobs {
                 let digest = blob.digest.as_ref().map_or_else(|| Err(no_digest()), digest);
                 let stored = match digest {
                     Ok(digest) => {
-                        let stored = self.store.put_verified(&digest, blob.data).await;
+                        let stored = match blob.used_ms {
+                            None => self.store.put_verified(&digest, blob.data).await,
+                            Some(used_ms) => self.store.put_copy(&digest, blob.data, used_ms).await,
+                        };
                         stored.map_err(|error| status_map::peer_write(&error))
                     }
                     Err(status) => Err(status),

@@ -4,7 +4,7 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use casbah_cluster::membership::{ClusterId, Epoch, NodeId, Roster, Standing};
+use casbah_cluster::membership::{Belonging, ClusterId, Epoch, NodeId, Roster};
 use futures_util::future::BoxFuture;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use tokio::sync::watch;
@@ -130,16 +130,16 @@ async fn check(
     if asked == Asked::Log {
         return Ok(Some(said.node));
     }
-    let knows = |roster: &Roster| roster.standing(said.node) != Standing::Newer && roster.epoch() >= said.epoch;
+    let knows = |roster: &Roster| roster.belonging(said.node) != Belonging::Newer && roster.epoch() >= said.epoch;
     let caught_up = roster.wait_for(|roster| knows(roster));
     // An error means that nobody tells of changes any more: what is known is what counts.
     let in_time = matches!(tokio::time::timeout(limits::PEER_CATCH_UP, caught_up).await, Ok(Ok(_)));
     let roster = roster.borrow();
-    match roster.standing(said.node) {
-        Standing::Member if in_time => Ok(Some(said.node)),
-        Standing::Gone => Err(Status::failed_precondition(format!("node {} is no member of the cluster", said.node))),
-        Standing::Newer => Err(Status::aborted(format!("this node has not heard of node {} yet", said.node))),
-        Standing::Member => {
+    match roster.belonging(said.node) {
+        Belonging::Member if in_time => Ok(Some(said.node)),
+        Belonging::Gone => Err(Status::failed_precondition(format!("node {} is no member of the cluster", said.node))),
+        Belonging::Newer => Err(Status::aborted(format!("this node has not heard of node {} yet", said.node))),
+        Belonging::Member => {
             let own = roster.epoch();
             Err(Status::aborted(format!("this node has not heard of epoch {} yet: its own is {own}", said.epoch)))
         }

@@ -7,6 +7,7 @@
 mod actions;
 mod blobs;
 mod gate;
+mod inventories;
 mod membership;
 mod raft;
 mod services;

@@ -8,7 +8,7 @@ use casbah_proto::peer::v1 as api;
 use futures_util::stream::{BoxStream, StreamExt as _};
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::index::{GroupError, RaftCall};
+use crate::index::{GroupError, RaftCall, WatchPart};
 use crate::serve::status_map;
 
 /// What answers the group's messages on this node.
@@ -19,6 +19,12 @@ pub trait RaftGroup: Send + Sync {
     /// # Errors
     /// [`GroupError`] when there is no answer.
     async fn answer(&self, call: RaftCall, payload: Bytes) -> Result<Bytes, GroupError>;
+
+    /// Tells of the cluster's state, as it is and as it changes, until the node stops.
+    ///
+    /// # Errors
+    /// [`GroupError`] when the node does not have the log.
+    fn watch(&self) -> Result<BoxStream<'static, WatchPart>, GroupError>;
 
     /// Takes in a snapshot: its head, and its bytes as they come. A stream that ends with an error changes nothing.
     ///
@@ -73,6 +79,22 @@ impl api::raft_server::Raft for Raft {
 
     async fn read_index(&self, request: Request<api::RaftRequest>) -> Result<Response<api::RaftResponse>, Status> {
         self.answer(RaftCall::ReadIndex, request).await
+    }
+
+    async fn read(&self, request: Request<api::RaftRequest>) -> Result<Response<api::RaftResponse>, Status> {
+        self.answer(RaftCall::Read, request).await
+    }
+
+    type WatchStream = BoxStream<'static, Result<api::WatchResponse, Status>>;
+
+    async fn watch(&self, _: Request<api::WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
+        let parts = self.group.watch().map_err(|error| status_map::group(&error))?;
+        let message = |part: WatchPart| {
+            let WatchPart { position, state, leader, is_current } = part;
+            let (state, leader) = (state.unwrap_or_default(), leader.map_or(0, |leader| leader.0));
+            Ok(api::WatchResponse { position, state, leader, is_current })
+        };
+        Ok(Response::new(parts.map(message).boxed()))
     }
 
     async fn install_snapshot(

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use casbah_cluster::membership::Roster;
 use casbah_proto::peer::v1::actions_server::ActionsServer;
+use casbah_proto::peer::v1::inventories_server::InventoriesServer;
 use casbah_proto::peer::v1::membership_server::MembershipServer;
 use casbah_proto::peer::v1::raft_server::RaftServer;
 use tokio::sync::watch;
@@ -11,9 +12,12 @@ use tonic::service::Routes;
 
 use crate::config::limits;
 use crate::index::ActionIndex;
+use crate::observe::labels::Traffic;
+use crate::serve::admission::{Admission, Bounds as AdmissionBounds, Door, Entry};
 use crate::serve::peer::actions::Actions;
 use crate::serve::peer::blobs::Blobs;
 use crate::serve::peer::gate::Gate;
+use crate::serve::peer::inventories::Inventories;
 use crate::serve::peer::membership::{Members, Membership};
 use crate::serve::peer::raft::{Raft, RaftGroup};
 use crate::store::Store;
@@ -30,11 +34,16 @@ pub struct Parts {
     pub members: Arc<dyn Members>,
     /// Who does.
     pub roster: watch::Receiver<Arc<Roster>>,
+    /// What calls of other nodes may hold.
+    pub memory_bytes: u64,
 }
 
 /// The services for other nodes.
-pub fn services(parts: Parts) -> Gate<Routes> {
-    let Parts { store, results, group, members, roster } = parts;
+pub fn services(parts: Parts) -> Gate<Entry<Routes>> {
+    let Parts { store, results, group, members, roster, memory_bytes } = parts;
+    let inventories = InventoriesServer::new(Inventories::new(store.clone(), results.clone()))
+        .max_decoding_message_size(limits::PEER_MESSAGE_BYTES)
+        .max_encoding_message_size(limits::PEER_MESSAGE_BYTES);
     let actions = ActionsServer::new(Actions { results })
         .max_decoding_message_size(limits::PEER_MESSAGE_BYTES)
         .max_encoding_message_size(limits::PEER_MESSAGE_BYTES);
@@ -44,6 +53,9 @@ pub fn services(parts: Parts) -> Gate<Routes> {
     let membership =
         MembershipServer::new(Membership { members }).max_encoding_message_size(limits::PEER_MESSAGE_BYTES);
     let mut routes = Routes::builder();
-    routes.add_service(Blobs::new(store)).add_service(actions).add_service(raft).add_service(membership);
-    Gate::new(routes.routes(), roster)
+    routes.add_service(Blobs::new(store)).add_service(actions).add_service(inventories);
+    routes.add_service(raft).add_service(membership);
+    let bounds = AdmissionBounds { memory_bytes, waiting: limits::PEER_WAITING_MAX, patience: limits::PEER_PATIENCE };
+    let admission = Admission::new(Traffic::Nodes, bounds);
+    Gate::new(Entry::new(routes.routes(), Door::Nodes, admission, limits::PEER_WRITE_STALL), roster)
 }
