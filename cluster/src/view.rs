@@ -103,6 +103,12 @@ impl View {
         &self.placements
     }
 
+    /// Whether blobs lie as by another view: the same layouts are in force.
+    pub fn is_placed_as(&self, other: &View) -> bool {
+        let epochs = |view: &View| view.placements.iter().map(|placement| placement.epoch()).collect::<Vec<_>>();
+        epochs(self) == epochs(other)
+    }
+
     /// The newest layout's.
     pub fn epoch(&self) -> Epoch {
         self.placements.first().map_or(Epoch::default(), |placement| placement.epoch())

@@ -200,7 +200,8 @@ impl ClusterState {
     }
 
     /// A node has all that the layout of this epoch gives it, and decides by nothing older. When every member has, the older
-    /// layouts are retired: also those members that hold nothing, as they decide too, but not those that are lost.
+    /// layouts are retired: also those members that hold nothing, as they decide too, but not those that are lost. It says
+    /// nothing of what older layouts gave it.
     ///
     /// # Errors
     /// [`Refusal`]; nothing is changed then.
@@ -299,12 +300,18 @@ impl ClusterState {
         }
     }
 
-    /// Drops the layouts before the newest one that all members have synced to.
+    /// Drops the layouts before the newest one that all members have synced to. Whoever has synced to a later one decides by nothing
+    /// older; but what an older one gives it, it need not have pulled.
     fn retire(&mut self) {
-        let mut waited_for = self.members.values().filter(|member| member.standing != Standing::Lost).peekable();
-        let Some(_somebody) = waited_for.peek() else { return };
-        let synced = waited_for.map(|member| member.synced).min().unwrap_or_default();
-        if let Some(at) = self.layouts.iter().rposition(|layout| layout.epoch <= synced) {
+        let waited_for = || self.members.iter().filter(|(_, member)| member.standing != Standing::Lost);
+        let is_filled = |layout: &Layout| {
+            waited_for().all(|(id, member)| {
+                member.synced == layout.epoch || member.synced > layout.epoch && !layout.nodes.contains_key(id)
+            })
+        };
+        if waited_for().next().is_some()
+            && let Some(at) = self.layouts.iter().rposition(is_filled)
+        {
             self.layouts.drain(..at);
         }
     }

@@ -1,5 +1,6 @@
 //! Who belongs to a cluster, and what all its nodes agree on.
 
+mod certainty;
 mod change;
 mod formation;
 mod group;
@@ -19,6 +20,7 @@ mod group_test;
 #[cfg(test)]
 mod standing_test;
 
+pub use certainty::Certainty;
 pub use change::{FIRST_LAYOUT_PATIENCE_MS, LAYOUTS_MAX, MEMBERS_MAX, Refusal};
 pub use formation::{CONFIRMED_LATELY_MS, Formation, FormationStep, HEARD_LATELY_MS, Waiting};
 pub use group::{GroupStep, LEARNERS_MAX, VOTER_LOST_AFTER_MS, next_step};

@@ -63,6 +63,14 @@ impl Node {
         process.map(|process| Arc::clone(&process.view)).expect("its tasks end with it")
     }
 
+    /// Whether it cannot go by its view: others may have agreed on something else.
+    pub fn is_in_doubt(&self, sim: &Sim) -> bool {
+        let world = sim.world();
+        let process = world.machines[self.machine].process.as_ref();
+        let is_minded = !world.is_broken(Rule::DoubtIsMinded);
+        is_minded && process.is_none_or(|process| process.certainty.is_in_doubt(world.now_ms))
+    }
+
     pub fn clock_ms(&self, sim: &Sim) -> u64 {
         sim.world().clock_ms(self.machine)
     }
@@ -208,23 +216,17 @@ fn catch_up(sim: &Sim, machine: usize) {
         let is_member = node.is_some_and(|node| world.head().member(node).is_some());
         if follows && is_member {
             world.apply(machine, index);
+            let now_ms = world.now_ms;
+            let process = world.machines[machine].process.as_mut();
+            process.into_iter().for_each(|process| process.certainty.confirmed(now_ms));
         }
     }
 }
 
-/// Has machines that are behind catch up, again and again.
+/// Has machines catch up, again and again.
 pub fn keep_caught_up(sim: &Sim) {
     let machines = sim.world().machines.len();
-    for machine in 0..machines {
-        let is_behind = {
-            let world = sim.world();
-            let head = world.log.entries.len();
-            world.machines[machine].process.as_ref().is_some_and(|process| process.applied < head)
-        };
-        if is_behind {
-            catch_up(sim, machine);
-        }
-    }
+    (0..machines).for_each(|machine| catch_up(sim, machine));
     sim.after(LOG_STEP_MS, keep_caught_up);
 }
 

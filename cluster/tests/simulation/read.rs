@@ -58,6 +58,7 @@ impl<'a> Search<'a> {
             false => self.decision.verdict(),
         };
         match verdict {
+            Verdict::Missing if self.node.is_in_doubt(self.sim) => Verdict::Unavailable,
             Verdict::Unavailable if !keeps(self.sim, Rule::SilenceIsNoMiss) => Verdict::Missing,
             Verdict::Ask(node) if !keeps(self.sim, Rule::OldOwnersAreAsked) => {
                 let newest = self.view.placements().first();

@@ -444,7 +444,7 @@ fn hear_of_surplus(sim: &Sim, here: usize, surplus: &mut Surplus, copied: Option
 fn drop_blob(sim: &Sim, node: Node, view: &Arc<View>, blob: Blob) {
     let mut world = sim.world();
     let machine = node.machine;
-    let is_same = world.machines[machine].process.as_ref().is_some_and(|process| Arc::ptr_eq(&process.view, view));
+    let is_same = world.machines[machine].process.as_ref().is_some_and(|process| process.view.is_placed_as(view));
     if is_same {
         world.machines[machine].disk.blobs.remove(&blob);
         world.note(About::Blob(blob), || format!("surplus on m{machine} is dropped"));
@@ -479,7 +479,7 @@ async fn hand_over_action(
     }
     let mut world = sim.world();
     let machine = &mut world.machines[node.machine];
-    let is_same = machine.process.as_ref().is_some_and(|process| Arc::ptr_eq(&process.view, &view));
+    let is_same = machine.process.as_ref().is_some_and(|process| process.view.is_placed_as(&view));
     let is_done = surplus.may_drop() && is_same && machine.disk.actions.get(&action) == Some(&version);
     if is_done && may_drop {
         machine.disk.actions.remove(&action);

@@ -97,11 +97,13 @@ pub enum Rule {
     DamageIsNoMiss,
     /// An empty volume is a new node.
     EmptyIsNew,
+    /// A node that may have been given up denies and acknowledges nothing.
+    DoubtIsMinded,
 }
 
 impl Rule {
     /// Those that some hundred runs suffice for. The others can be broken too, and come to light more seldom.
-    pub const NOTICED: [Rule; 15] = [
+    pub const NOTICED: [Rule; 16] = [
         Rule::OldOwnersAreAsked,
         Rule::AcknowledgedByQuorum,
         Rule::AnOwnerAmongThem,
@@ -117,6 +119,7 @@ impl Rule {
         Rule::PromisedIsMoved,
         Rule::DamageIsNoMiss,
         Rule::EmptyIsNew,
+        Rule::DoubtIsMinded,
     ];
 }
 

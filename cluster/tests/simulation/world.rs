@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 
 use casbah_cluster::consensus::{MemberCommand, MemberReply, apply_member};
-use casbah_cluster::membership::{ClusterId, ClusterState, Epoch, Joiner, Layout, NodeId, VolumeId};
+use casbah_cluster::membership::{Certainty, ClusterId, ClusterState, Epoch, Joiner, Layout, NodeId, VolumeId};
 use casbah_cluster::replication::VersionClock;
 use casbah_cluster::ring::Placement;
 use casbah_cluster::view::View;
@@ -16,7 +16,7 @@ use crate::disk::{Blob, Disk};
 use crate::engine::TaskId;
 use crate::network::Network;
 use crate::oracle::Oracle;
-use crate::settings::{FLOOR_MS, Rule, SKEW_MS, Settings};
+use crate::settings::{FLOOR_MS, LOST_AFTER_MS, Rule, SKEW_MS, Settings};
 use crate::trace::{About, Trace};
 
 /// Partitions that blobs fall into: few, so that each has some and looking after all of them is quick.
@@ -65,6 +65,8 @@ pub struct Machine {
 pub struct Process {
     pub applied: usize,
     pub view: Arc<View>,
+    /// Whether it may go by that.
+    pub certainty: Certainty,
     pub clock: VersionClock,
     pub tasks: Vec<TaskId>,
     /// Partitions of which copies were found to be damaged.
@@ -171,8 +173,15 @@ impl World {
         }
         let clock_ms = EPOCH_MS + self.now_ms + 2 * SKEW_MS;
         place.disk.actions.values().for_each(|version| drop(clock.observe(*version, clock_ms)));
-        place.process =
-            Some(Process { applied, view, clock, tasks: Vec::new(), doubts: Vec::new(), begun: BTreeMap::new() });
+        place.process = Some(Process {
+            applied,
+            view,
+            certainty: Certainty::new(Some(LOST_AFTER_MS)),
+            clock,
+            tasks: Vec::new(),
+            doubts: Vec::new(),
+            begun: BTreeMap::new(),
+        });
         self.network.changed(machine, self.now_ms);
     }
 

@@ -73,7 +73,7 @@ pub async fn write(sim: &Sim, node: Node, written: Written, is_stream: bool) -> 
             return true;
         }
         next = match next {
-            Next::Done => return true,
+            Next::Done => return !write.node.is_in_doubt(sim),
             Next::Fail => return false,
             Next::CopyTo(target) => {
                 write.copy_to(target);

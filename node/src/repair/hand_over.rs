@@ -199,9 +199,6 @@ impl HandOver<'_> {
 
     /// Whether the layouts that all of it was decided by are in force, and those only.
     fn is_still_so(&self) -> bool {
-        let now = self.nodes.views();
-        let now = now.borrow();
-        let epochs = |view: &View| view.placements().iter().map(|placement| placement.epoch()).collect::<Vec<_>>();
-        epochs(&now) == epochs(&self.view)
+        self.nodes.views().borrow().is_placed_as(&self.view)
     }
 }
