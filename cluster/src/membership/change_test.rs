@@ -132,6 +132,31 @@ fn an_older_layout_is_retired_when_all_have_synced_and_not_before() {
 }
 
 #[test]
+fn who_has_synced_to_a_later_layout_has_not_filled_the_one_before() {
+    let mut state = three();
+    state.admit(joiner("d", 4), None).unwrap();
+    state.drain(NodeId(4)).unwrap();
+    // By the third layout it is given nothing, and so it lacks nothing; by the second it does.
+    state.synced(NodeId(4), Epoch(3)).unwrap();
+    (1..=3).for_each(|node| state.synced(NodeId(node), Epoch(2)).unwrap());
+    assert_eq!(state.layouts.len(), 3);
+    (1..=3).for_each(|node| state.synced(NodeId(node), Epoch(3)).unwrap());
+    assert_eq!(layouts(&state), [(3, vec![1, 2, 3])]);
+}
+
+#[test]
+fn who_is_given_nothing_by_a_layout_need_not_say_so_when_it_has_synced_to_a_later_one() {
+    let mut state = three();
+    state.drain(NodeId(3)).unwrap();
+    state.admit(joiner("d", 4), None).unwrap();
+    state.synced(NodeId(3), Epoch(3)).unwrap();
+    [1, 2].into_iter().for_each(|node| state.synced(NodeId(node), Epoch(2)).unwrap());
+    assert_eq!(layouts(&state)[0].0, 1, "the new node decides by the older layout yet");
+    state.synced(NodeId(4), Epoch(2)).unwrap();
+    assert_eq!(layouts(&state), [(2, vec![1, 2]), (3, vec![1, 2, 4])]);
+}
+
+#[test]
 fn a_node_that_is_removed_is_not_waited_for() {
     let mut state = three();
     state.admit(joiner("d", 4), None).unwrap();

@@ -72,6 +72,14 @@ pub fn next_step(
     steps.iter().find_map(|step| step(&group))
 }
 
+/// Whether the others could still decide if this voter did not vote: most of them are alive. Otherwise nothing could be agreed on
+/// any more, not even who is to vote in the place of those who are gone.
+pub fn can_do_without(voters: &BTreeSet<NodeId>, node: NodeId, is_alive: impl Fn(NodeId) -> bool) -> bool {
+    let others = || voters.iter().filter(|voter| **voter != node);
+    let alive = others().filter(|voter| is_alive(**voter)).count();
+    others().count() == 0 || alive * 2 > others().count()
+}
+
 impl Group<'_> {
     /// Has a voter lead that stays, if the leader is to leave.
     fn hand_over(&self) -> Option<GroupStep> {
@@ -82,12 +90,14 @@ impl Group<'_> {
         others.next().map(|voter| GroupStep::HandOver(*voter))
     }
 
-    /// Removes who is no member any more, voters last: where most voters are gone, the group cannot decide anyway.
+    /// Removes who is no member any more, voters last, and those only if the others can decide without them.
     fn former_member(&self) -> Option<GroupStep> {
         let gone = |nodes: &BTreeSet<NodeId>| nodes.iter().find(|node| !self.is_member(**node)).copied();
         let learner = gone(self.learners).map(GroupStep::RemoveLearner);
         // Where too few would be left, one who stays votes first.
-        let voter = || gone(self.voters).filter(|_| self.voters.len() > 1).map(GroupStep::RemoveVoter);
+        let can_go =
+            |voter: &NodeId| self.voters.len() > 1 && can_do_without(self.voters, *voter, |other| self.is_alive(other));
+        let voter = || gone(self.voters).filter(can_go).map(GroupStep::RemoveVoter);
         learner.or_else(voter)
     }
 
@@ -117,7 +127,8 @@ impl Group<'_> {
         let others = self.voters.iter().filter(|voter| **voter != self.leader);
         let rank =
             |node: &NodeId| (!self.is_alive(*node), !self.is_fit(*node), self.voters_in(self.zone(*node)), *node);
-        others.max_by_key(|voter| rank(voter)).map(|voter| GroupStep::RemoveVoter(*voter))
+        let can_go = |voter: &&NodeId| can_do_without(self.voters, **voter, |other| self.is_alive(other));
+        others.max_by_key(|voter| rank(voter)).filter(can_go).map(|voter| GroupStep::RemoveVoter(*voter))
     }
 
     /// Removes a learner where there are too many, as whoever loses the vote learns on: a lost one, or else the newest.

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use rand::RngExt as _;
 
-use super::group::{GroupStep, LEARNERS_MAX, next_step};
+use super::group::{GroupStep, LEARNERS_MAX, can_do_without, next_step};
 use super::ids::NodeId;
 use super::state::{ClusterState, Part, Standing};
 use crate::testing::{layout, random, seed, state};
@@ -222,10 +222,14 @@ fn whatever_happens_the_group_comes_to_rest_with_as_many_living_voters_as_there_
             group.settle();
             let ids: Vec<NodeId> = group.state.members.keys().copied().collect();
             for id in ids.into_iter().filter(|id| *id != group.leader) {
+                // Without a majority nothing is decided.
+                let alive = group.voters.iter().filter(|voter| **voter != id && group.alive.contains(voter)).count();
+                let may_die = alive * 2 > group.voters.len();
+                let may_go = may_die && can_do_without(&group.voters, id, |voter| group.alive.contains(&voter));
                 match random.random_range(0..10) {
-                    0 => drop(group.alive.remove(&id)),
+                    0 if may_die => drop(group.alive.remove(&id)),
                     1 => drop(group.alive.insert(id)),
-                    2 if group.state.members.len() > 1 => drop(group.state.members.remove(&id)),
+                    2 if may_go && group.state.members.len() > 1 => drop(group.state.members.remove(&id)),
                     _ => {}
                 }
             }
@@ -236,6 +240,31 @@ fn whatever_happens_the_group_comes_to_rest_with_as_many_living_voters_as_there_
         let wanted = members.min(if members >= 10 { 5 } else { 3 });
         assert!(group.voters.len() <= wanted);
         assert!(group.learners.len() <= learners_max);
-        assert_eq!(group.voters.iter().filter(|id| group.alive.contains(id)).count(), wanted.min(living));
+        let there = group.voters.iter().filter(|id| group.alive.contains(id)).count();
+        let (voters, alive, members) = (&group.voters, &group.alive, group.state.members.keys());
+        // One that was taken out may vote on, where the others could not decide without it.
+        assert!(there >= wanted.min(living), "{voters:?} of {members:?}, alive are {alive:?}");
     }
+}
+
+#[test]
+fn who_was_taken_out_votes_until_the_others_can_decide_without_it() {
+    let mut group = Group::new(3, &["a"]);
+    group.settle();
+    group.state.members.remove(&NodeId(2));
+    group.alive.remove(&NodeId(3));
+    assert_eq!(group.step(), Some(GroupStep::RemoveVoter(NodeId(3))), "without node 2 one of two would be no majority");
+    group.voters.remove(&NodeId(3));
+    assert_eq!(group.step(), Some(GroupStep::RemoveVoter(NodeId(2))));
+}
+
+#[test]
+fn a_voter_can_be_done_without_while_most_of_the_others_are_alive() {
+    let voters = |count: u64| (1..=count).map(NodeId).collect::<BTreeSet<_>>();
+    let first = |alive: u64| move |node: NodeId| node.0 <= alive;
+    assert!(can_do_without(&voters(3), NodeId(3), first(2)));
+    assert!(!can_do_without(&voters(3), NodeId(2), first(2)), "of 1 and 3 one is gone");
+    assert!(can_do_without(&voters(5), NodeId(5), first(3)));
+    assert!(!can_do_without(&voters(5), NodeId(1), first(3)));
+    assert!(can_do_without(&voters(1), NodeId(1), first(1)), "nobody is left to decide");
 }

@@ -1,5 +1,7 @@
 //! Which nodes a read asks, and when it may say that there is nothing.
 
+use std::time::Duration;
+
 use super::policy::{Candidate, Candidates};
 use crate::membership::{Epoch, NodeId};
 use crate::view::View;
@@ -96,9 +98,9 @@ impl ReadDecision {
     }
 
     /// The same for a search that has taken so long: after [`MISS_WITHIN_MS`] there is no miss.
-    pub fn verdict_after(&self, elapsed_ms: u64) -> Verdict {
+    pub fn verdict_after(&self, elapsed: Duration) -> Verdict {
         match self.verdict() {
-            Verdict::Missing if elapsed_ms > MISS_WITHIN_MS => Verdict::Unavailable,
+            Verdict::Missing if elapsed.as_millis() > u128::from(MISS_WITHIN_MS) => Verdict::Unavailable,
             verdict => verdict,
         }
     }

@@ -1,6 +1,8 @@
 //! Reads, step by step.
 
 use super::testing::{view, view_by};
+use std::time::Duration;
+
 use super::{MISS_WITHIN_MS, ReadDecision, Verdict};
 use crate::membership::{Epoch, NodeId};
 use crate::ring::PARTITIONS;
@@ -145,6 +147,6 @@ fn a_search_that_took_long_does_not_say_that_there_is_nothing() {
     while let Some(node) = read.ask_next() {
         read.answered_no(node);
     }
-    assert_eq!(read.verdict_after(MISS_WITHIN_MS), Verdict::Missing);
-    assert_eq!(read.verdict_after(MISS_WITHIN_MS + 1), Verdict::Unavailable);
+    assert_eq!(read.verdict_after(Duration::from_millis(MISS_WITHIN_MS)), Verdict::Missing);
+    assert_eq!(read.verdict_after(Duration::from_millis(MISS_WITHIN_MS + 1)), Verdict::Unavailable);
 }

@@ -1,14 +1,16 @@
 //! A node that runs, as its tasks see it.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use casbah_cluster::consensus::{MemberCommand, MemberReply};
-use casbah_cluster::membership::{Epoch, NodeId};
+use casbah_cluster::membership::{Epoch, NodeId, can_do_without};
 use casbah_cluster::view::View;
 use rand::RngExt as _;
 
 use crate::engine::{Inbox, Sim, Told};
 use crate::settings::{CATCH_UP_MS, Rule};
+use crate::world::World;
 
 /// Of a hundred commands: those that never arrive, and those whose answer does not.
 const COMMANDS_LOST_PERCENT: u32 = 4;
@@ -165,6 +167,9 @@ fn decide(sim: &Sim, node: Node, command: MemberCommand, inbox: Inbox) {
     let Some(leader) = leader else {
         return sim.after(LEADER_PATIENCE_MS, move |_| inbox.tell(Told::InDoubt));
     };
+    if sim.world().is_refused(leader, &command) {
+        return sim.after(LEADER_PATIENCE_MS, move |_| inbox.tell(Told::InDoubt));
+    }
     let (index, reply) = commit(sim, command);
     let (is_told, delay_ms) = {
         let mut world = sim.world();
@@ -176,6 +181,19 @@ fn decide(sim: &Sim, node: Node, command: MemberCommand, inbox: Inbox) {
             sim.after(delay_ms, move |_| inbox.tell(Told::Committed(index)));
         }
         _ => sim.after(LEADER_PATIENCE_MS, move |_| inbox.tell(Told::InDoubt)),
+    }
+}
+
+impl World {
+    /// Whether the group could not go on after a command.
+    fn is_refused(&self, leader: usize, command: &MemberCommand) -> bool {
+        let MemberCommand::Remove { node, .. } = command else { return false };
+        let members = self.head().state().members.keys();
+        let voters: BTreeSet<NodeId> = members.copied().filter(|node| self.have_voted.contains(node)).collect();
+        let is_alive = |voter: NodeId| {
+            self.machine_of(voter).is_some_and(|other| self.is_awake(other) && self.network.both(leader, other))
+        };
+        voters.contains(node) && !can_do_without(&voters, *node, is_alive)
     }
 }
 

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use casbah_cluster::membership::{Epoch, NodeId};
 use casbah_cluster::replication::{ReadDecision, Verdict, Version};
@@ -52,9 +53,9 @@ impl<'a> Search<'a> {
 
     /// What to do now, by rules that may be broken.
     fn verdict(&self) -> Verdict {
-        let elapsed_ms = self.sim.now_ms() - self.began_ms;
+        let elapsed = Duration::from_millis(self.sim.now_ms() - self.began_ms);
         let verdict = match keeps(self.sim, Rule::MissesAreFresh) {
-            true => self.decision.verdict_after(elapsed_ms),
+            true => self.decision.verdict_after(elapsed),
             false => self.decision.verdict(),
         };
         match verdict {

@@ -10,7 +10,11 @@ use tokio::time::{Instant, Sleep};
 
 use crate::observe::counters::COUNTERS;
 use crate::observe::labels::Stalled;
+use crate::observe::throttle::Throttle;
 use crate::serve::{READER, Reader};
+
+/// Lines about clients that stand still.
+static STALLED: Throttle = Throttle::new();
 
 /// Begins the tasks of calls.
 #[derive(Debug, Clone, Copy)]
@@ -54,7 +58,10 @@ where
             if went_off {
                 COUNTERS.stalled.add(Stalled::Reader as usize, 1);
                 // Dropped now, its stream is reset, and what was to be sent is given up.
-                tracing::info!("a call was ended whose client took nothing of the answer any more");
+                if let Some(left_out) = STALLED.line() {
+                    let left_out = Some(left_out).filter(|count| *count > 0);
+                    tracing::info!(left_out, "a call was ended whose client took nothing of the answer any more");
+                }
             }
         });
     }

@@ -72,9 +72,20 @@ impl Machine {
 fn memory_bytes() -> u64 {
     let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
     let machine = memory_total(&read("/proc/meminfo"));
-    let container = ["/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"];
-    let container = container.into_iter().filter_map(|path| read(path).trim().parse::<u64>().ok());
-    container.chain(machine).min().unwrap_or(0)
+    let own = read("/proc/self/cgroup");
+    let groups = control_groups(&own);
+    let bounds = groups.iter().map(|group| format!("/sys/fs/cgroup{group}/memory.max"));
+    // The first version has it elsewhere.
+    let bounds = bounds.chain(std::iter::once("/sys/fs/cgroup/memory/memory.limit_in_bytes".to_owned()));
+    let bounds = bounds.filter_map(|path| read(&path).trim().parse::<u64>().ok());
+    bounds.chain(machine).min().unwrap_or(0)
+}
+
+/// The control group of a process and those around it, from `0::/system.slice/casbah.service`.
+fn control_groups(cgroup: &str) -> Vec<&str> {
+    let path = cgroup.lines().find_map(|line| line.strip_prefix("0::")).unwrap_or_default().trim_end_matches('/');
+    let around = path.match_indices('/').map(|(end, _)| path.split_at(end).0);
+    around.chain(std::iter::once(path)).collect()
 }
 
 /// `MemTotal:       24608148 kB`
@@ -112,6 +123,13 @@ mod tests {
         assert_eq!(memory_total("MemTotal:       24608148 kB\nMemFree: 1 kB\n"), Some(24_608_148 << 10));
         assert_eq!(memory_total("MemFree: 1 kB\n"), None);
         assert_eq!(memory_total("MemTotal: much\n"), None);
+    }
+
+    #[test]
+    fn the_bounds_of_every_group_around_a_process_count() {
+        assert_eq!(control_groups("0::/a/b\n"), ["", "/a", "/a/b"]);
+        assert_eq!(control_groups("1:memory:/x\n0::/\n"), [""]);
+        assert_eq!(control_groups(""), [""]);
     }
 
     #[test]

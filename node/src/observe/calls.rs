@@ -21,6 +21,7 @@ use tracing::{Level, Span};
 
 use super::counters::COUNTERS;
 use super::labels::{CallCode, Method};
+use super::throttle::Throttle;
 
 /// Where clients say for which build they call.
 const METADATA_NAME: &str = "build.bazel.remote.execution.v2.requestmetadata-bin";
@@ -31,6 +32,9 @@ const METADATA_BYTES_MAX: usize = 4 << 10;
 
 /// Characters of one name of a client's choice in the log.
 const SHOWN_MAX: usize = 200;
+
+/// Lines about calls that failed here.
+static FAILED: Throttle = Throttle::new();
 
 const STATUS: HeaderName = HeaderName::from_static("grpc-status");
 
@@ -118,10 +122,13 @@ impl Drop for Call {
         let duration_us = || u64::try_from(self.began.elapsed().as_micros()).unwrap_or(u64::MAX);
         match code {
             Code::Internal | Code::Unavailable | Code::DataLoss => {
+                // A node that has too much to do is not to write a line for each call on top of it.
+                let Some(left_out) = FAILED.line() else { return };
+                let left_out = Some(left_out).filter(|count| *count > 0);
                 // Where there is no span, the line has one of its own.
                 let own = self.span.is_none().then(|| call_span!(Level::INFO, self.facts));
                 let _entered = own.as_ref().unwrap_or(&self.span).enter();
-                tracing::info!(?code, duration_us = duration_us(), "a call failed here");
+                tracing::info!(?code, duration_us = duration_us(), left_out, "a call failed here");
             }
             _ if self.span.is_none() => {}
             code => {

@@ -15,5 +15,6 @@ pub mod orders;
 pub mod page;
 pub mod snapshot;
 pub mod summary;
+pub mod throttle;
 
 pub use causes::with_causes;

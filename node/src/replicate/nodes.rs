@@ -14,6 +14,7 @@ use tokio::time::timeout;
 
 use crate::forward::for_repair;
 use crate::observe::counters::COUNTERS;
+use crate::observe::throttle::Throttle;
 use crate::replicate::background::Background;
 use crate::replicate::copy;
 use crate::replicate::pacing::Pacing;
@@ -36,6 +37,9 @@ const MENDS_AT_ONCE: usize = 4;
 /// Copies of that kind that wait. What is not copied now is when it is asked for again, or when its owner next compares what it
 /// has.
 const MENDS_MAX: usize = 1024;
+
+/// Lines about blobs that are missing though they were promised: a lost disk has many of them.
+static BROKEN_PROMISES: Throttle = Throttle::new();
 
 /// How long is waited for a layout that another node has answered by: many times what it takes to hear of one.
 const CATCH_UP_PATIENCE: Duration = Duration::from_secs(2);
@@ -273,7 +277,10 @@ impl Nodes {
     pub fn is_missing(&self, digest: &Digest) {
         if self.inner.promises.is_broken(digest) {
             COUNTERS.broken_promises.add(1);
-            tracing::warn!(%digest, "a blob is missing that was promised to a client within the retention floor");
+            if let Some(left_out) = BROKEN_PROMISES.line() {
+                let left_out = Some(left_out).filter(|count| *count > 0);
+                tracing::warn!(%digest, left_out, "a blob is missing that was promised to a client within the retention floor");
+            }
         }
     }
 

@@ -1,6 +1,7 @@
 //! The results of actions in the cluster: the newest wins, wherever it was written.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use bytes::Bytes;
 use casbah_cluster::digest::Digest;
@@ -53,6 +54,7 @@ impl Actions {
     /// # Cancel safety
     /// May be dropped.
     pub async fn get(&self, instance: &str, action: &Digest) -> Result<Option<Bytes>, ActionError> {
+        let began = Instant::now();
         let mut view = self.nodes.view();
         let here = self.index.get(instance, action);
         if view.is_single() {
@@ -78,7 +80,7 @@ impl Actions {
                 let (nodes, instance, action) = (self.nodes.clone(), instance.to_owned(), *action);
                 asked.push(async move { (node, nodes.remote().get_action(node, &instance, &action, true).await) });
             }
-            match decision.verdict() {
+            match decision.verdict_after(began.elapsed()) {
                 Verdict::Wait => {}
                 Verdict::Behind(epoch) => match self.nodes.caught_up(epoch).await {
                     Some(newer) => {

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Instant;
 
 use casbah_cluster::digest::Digest;
 use casbah_cluster::membership::{Epoch, NodeId};
@@ -20,6 +21,7 @@ use crate::store;
 pub(super) struct Sought {
     pub(super) position: usize,
     decision: ReadDecision,
+    began: Instant,
     /// It goes on by a view that is known to be old: what is found is found, and nothing is missing.
     is_by_old_view: bool,
     /// Of the last node that did not answer.
@@ -71,7 +73,7 @@ impl Sought {
     /// A blob that is sought on all nodes.
     pub(super) fn new(nodes: &Nodes, view: &View, position: usize, digest: &Digest) -> Sought {
         let decision = ReadDecision::new(view, partition_of(digest), |node| nodes.distance(view, node));
-        Sought { position, decision, is_by_old_view: false, error: None }
+        Sought { position, decision, began: Instant::now(), is_by_old_view: false, error: None }
     }
 
     /// A blob that is not here, for this reason.
@@ -106,10 +108,14 @@ impl Sought {
     }
 
     fn behind(&self) -> Option<Epoch> {
-        match self.decision.verdict() {
+        match self.verdict() {
             Verdict::Behind(epoch) if !self.is_by_old_view => Some(epoch),
             _ => None,
         }
+    }
+
+    fn verdict(&self) -> Verdict {
+        self.decision.verdict_after(self.began.elapsed())
     }
 
     fn decide_by(&mut self, nodes: &Nodes, view: Option<&View>) {
@@ -132,7 +138,7 @@ impl Sought {
 
     /// The next node to ask, or what is known when there is none.
     pub(super) fn next<T>(&mut self) -> Result<NodeId, Outcome<T>> {
-        let next = match self.decision.verdict() {
+        let next = match self.verdict() {
             // Whoever is behind has tried to catch up.
             Verdict::Ask(_) | Verdict::Behind(_) => self.decision.ask_next(),
             Verdict::Missing => return Err(Outcome::Missing),

@@ -179,6 +179,7 @@ impl Owned {
             self.group = Some(entered);
         }
         self.place.settled().await;
+        self.place.sure().await;
         let Some(group) = self.group.clone() else { return std::future::pending().await };
         let serving = self.serve(group).await?;
         self.tasks.spawn(restore(serving.nodes.clone()));

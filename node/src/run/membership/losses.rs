@@ -2,19 +2,15 @@
 
 use std::collections::BTreeSet;
 use std::sync::PoisonError;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use casbah_cluster::consensus::{MemberCommand, MemberReply};
-use casbah_cluster::membership::{ClusterState, LossStep, Losses, NodeId, Part, Sights};
+use casbah_cluster::membership::{ClusterState, LossStep, Losses, NodeId, Sights};
 
 use super::place::Place;
 use crate::config::limits::AWAY_AFTER;
 use crate::forward::CLOCK_SKEW_MAX_MS;
 use crate::index::{Group, GroupError};
-
-/// How long before others may give this node up it is in doubt: two looks around, which is when it notices.
-const DOUBT_BEFORE_MS: u64 = 1_000;
 
 /// Between two looks.
 const PAUSE: Duration = Duration::from_millis(500);
@@ -57,11 +53,6 @@ impl Place {
         let is_apart = |node: &&NodeId| peers.clock_apart(**node).as_millis() > u128::from(CLOCK_SKEW_MAX_MS);
         let apart = heard.iter().filter(is_apart).count();
         self.condition().hears_from(reached.clone(), apart > heard.len() / 2);
-        let voters = || state.members.iter().filter(|(_, member)| member.part == Part::Voter).map(|(node, _)| node);
-        let voters_heard = voters().filter(|node| **node == here || reached.contains(node)).count();
-        if voters_heard > voters().count() / 2 || voters().count() == 0 {
-            self.inner.majority_ms.store(now_ms, Ordering::Relaxed);
-        }
         let theirs = |node: NodeId| {
             let report = peers.report(node)?;
             Some((node, report.reaches.into_iter().map(NodeId).collect()))
@@ -71,14 +62,6 @@ impl Place {
         let mut seen = self.inner.seen.lock().unwrap_or_else(PoisonError::into_inner);
         seen.losses.look(state, &sights, now_ms);
         seen.sights = sights;
-    }
-
-    /// Whether this node has not heard from most voters for so long that they may have given it up: then others hold what it has,
-    /// and write what it does not hear of.
-    pub(in crate::run) fn is_in_doubt(&self) -> bool {
-        let Some(lost_after) = self.inner.config.lost_after else { return false };
-        let silent_ms = self.now_ms().saturating_sub(self.inner.majority_ms.load(Ordering::Relaxed));
-        u128::from(silent_ms) + u128::from(DOUBT_BEFORE_MS) > lost_after.as_millis()
     }
 
     /// Gives up or takes back a member, if that is due. For the leader.

@@ -13,6 +13,7 @@ mod members;
 mod orders;
 mod place;
 mod search;
+mod sure;
 mod words;
 
 pub(super) use condition::Condition;

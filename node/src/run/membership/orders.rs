@@ -1,9 +1,10 @@
 //! What people have done to the cluster: each order becomes a command of the log.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use casbah_cluster::consensus::{MemberCommand, MemberReply};
-use casbah_cluster::membership::{Epoch, NodeId};
+use casbah_cluster::membership::{Epoch, NodeId, Part, can_do_without};
 
 use super::place::Place;
 use crate::index::{Group, GroupError};
@@ -30,6 +31,9 @@ impl Place {
             Order::Apply { epoch } => MemberCommand::Apply { epoch: Epoch(epoch) },
             Order::Lead { node } => return group.hand_over(NodeId(node)).await.map_err(refused),
         };
+        if let MemberCommand::Remove { node, .. } = command {
+            self.leaves_a_majority(group, node)?;
+        }
         for attempt in 1..=ATTEMPTS {
             let refusal = match self.change(group, command.clone()).await {
                 Ok(MemberReply::Refused(refusal)) => refusal,
@@ -46,6 +50,25 @@ impl Place {
         Err(not_now(&GroupError::Unknown))
     }
 
+    /// Whether the group could decide without this node, as far as is known here.
+    fn leaves_a_majority(&self, group: &Group, node: NodeId) -> Result<(), OrderError> {
+        let Some(state) = group.state().borrow().clone() else { return Ok(()) };
+        let members = || state.members.iter().filter(|(_, member)| member.part == Part::Voter);
+        let voters: BTreeSet<NodeId> = members().map(|(voter, _)| *voter).collect();
+        let is_alive = |voter: NodeId| voter == group.node() || self.inner.peers.health(voter).reachable;
+        if !voters.contains(&node) || can_do_without(&voters, node, is_alive) {
+            return Ok(());
+        }
+        let gone = members().filter(|(voter, _)| **voter != node && !is_alive(**voter));
+        let gone: Vec<&str> = gone.map(|(_, member)| member.name.as_str()).collect();
+        let reason = format!(
+            "the nodes could agree on nothing any more without node {node}, as {} does not answer: start that one again, or another in \
+             its place, first",
+            gone.join(", ")
+        );
+        Err(OrderError::Refused { reason })
+    }
+
     /// Whether a command that is refused when it comes again has been done before.
     async fn is_done(&self, group: &Group, command: &MemberCommand) -> Result<bool, OrderError> {
         group.linearizable().await.map_err(|error| not_now(&error))?;
@@ -59,12 +82,10 @@ impl Place {
 
     /// Waits until whoever looks here next sees what was done.
     async fn is_known(&self, group: &Group) -> Result<(), OrderError> {
-        group.linearizable().await.map_err(|error| not_now(&error))?;
-        let (state, mut view) = (group.state(), self.view());
-        let is_known = view.wait_for(|view| state.borrow().as_deref() == Some(view.state()));
-        let in_time = tokio::time::timeout(KNOWN_PATIENCE, is_known).await.is_ok();
-        tracing::debug!(in_time, "it is done");
-        Ok(())
+        match tokio::time::timeout(KNOWN_PATIENCE, self.know_all(group)).await {
+            Ok(known) => known.map_err(|error| not_now(&error)),
+            Err(_) => Ok(()),
+        }
     }
 }
 

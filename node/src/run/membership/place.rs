@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use casbah_cluster::consensus::{Command, MemberCommand, MemberReply, Reply};
-use casbah_cluster::membership::{ClusterState, Formation, Introduction, Joiner, NodeId, Rebalance, Refusal, Roster};
+use casbah_cluster::membership::{
+    Certainty, ClusterState, Formation, Introduction, Joiner, NodeId, Rebalance, Refusal, Roster,
+};
 use casbah_cluster::view::View;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -82,8 +83,8 @@ pub(super) struct Inner {
     pub(super) heard_ms: Mutex<BTreeMap<NodeId, u64>>,
     /// Who reaches whom, at the last look around.
     pub(super) seen: Mutex<Seen>,
-    /// When most voters were heard from last, by this node's clock.
-    pub(super) majority_ms: AtomicU64,
+    /// Whether it may go by what it knows, by this node's clock.
+    pub(super) certainty: watch::Sender<Certainty>,
     /// What it waits for, for people.
     waiting: Mutex<Waiting>,
     condition: Condition,
@@ -119,6 +120,7 @@ impl Place {
             };
             Formation::new(own, identity.pledge.clone())
         });
+        let lost_after_ms = config.cluster.lost_after.and_then(|after| u64::try_from(after.as_millis()).ok());
         let inner = Inner {
             dir,
             config: config.cluster.clone(),
@@ -135,7 +137,7 @@ impl Place {
             view: watch::Sender::new(Arc::new(View::none())),
             heard_ms: Mutex::default(),
             seen: Mutex::default(),
-            majority_ms: AtomicU64::new(0),
+            certainty: watch::Sender::new(Certainty::new(lost_after_ms)),
             waiting: Mutex::default(),
             condition,
         };
@@ -271,6 +273,8 @@ impl Place {
         tasks.spawn(async move { place.look_around(watched).await });
         let (place, kept) = (self.clone(), group.clone());
         tasks.spawn(async move { place.look_after(kept).await });
+        let (place, asked) = (self.clone(), group.clone());
+        tasks.spawn(async move { place.keep_sure(asked).await });
     }
 
     /// Waits until blobs have a place: the first members of the cluster are there.

@@ -14,9 +14,9 @@ use tonic::body::Body;
 use crate::serve::admission::places::Place;
 use crate::serve::admission::reader::{READER, Reader};
 
-/// The most that is given to a connection at once. Whatever it was given it holds until the client takes it; and a client that
-/// takes less than this within the time that it has for it stands still.
-const PIECE_BYTES: usize = 256 << 10;
+/// The most that is given to a client's connection at once. Whatever it was given it holds until the client takes it; and a client
+/// that takes less than this within the time that it has for it stands still.
+pub(super) const PIECE_BYTES: usize = 256 << 10;
 
 /// Answers up to this size are given to the connection without being looked after: for one connection they are bounded by its
 /// streams, and to wait until they have left would cost more than they do.
@@ -28,6 +28,8 @@ pub(super) struct Answer {
     place: Arc<Place>,
     reader: Option<Arc<Reader>>,
     unsent: Arc<Unsent>,
+    /// The most that is given to the connection at once.
+    piece_bytes: usize,
     /// Of what the body gave last.
     rest: Bytes,
     end: End,
@@ -59,14 +61,14 @@ struct Piece {
 // === impl Answer ===
 
 impl Answer {
-    /// This answer, whose call has this place.
-    pub(super) fn new(body: Body, place: Arc<Place>) -> Answer {
+    /// This answer, whose call has this place, in pieces of this size.
+    pub(super) fn new(body: Body, place: Arc<Place>, piece_bytes: usize) -> Answer {
         let reader = READER.try_with(Arc::clone).ok();
-        Answer { body, place, reader, unsent: Arc::default(), rest: Bytes::new(), end: End::Open }
+        Answer { body, place, reader, unsent: Arc::default(), piece_bytes, rest: Bytes::new(), end: End::Open }
     }
 
     fn piece(&mut self) -> Frame<Bytes> {
-        let bytes = self.rest.split_to(self.rest.len().min(PIECE_BYTES));
+        let bytes = self.rest.split_to(self.rest.len().min(self.piece_bytes));
         self.unsent.pieces.fetch_add(1, Ordering::AcqRel);
         let (unsent, place) = (Arc::clone(&self.unsent), Arc::clone(&self.place));
         self.is_to_take();
@@ -178,7 +180,7 @@ mod tests {
         frames.push(Ok(Frame::trailers(HeaderMap::new())));
         let body = Body::new(StreamBody::new(stream::iter(frames)));
         let reader = Arc::new(Reader::new());
-        let answer = READER.sync_scope(Arc::clone(&reader), || Answer::new(body, place));
+        let answer = READER.sync_scope(Arc::clone(&reader), || Answer::new(body, place, PIECE_BYTES));
         (admission, answer, reader)
     }
 

@@ -111,6 +111,9 @@ pub(super) fn of_node(path: &str, first: &First) -> Cost {
         "/casbah.peer.v1.Blobs/ReadBatch" => message + limits::PEER_BATCH_BYTES * BATCH_FACTOR,
         "/casbah.peer.v1.Blobs/Store" => peer_store_bytes(first).min(STORED_BYTES),
         "/casbah.peer.v1.Blobs/StoreBatch" => message * BATCH_FACTOR,
+        "/casbah.peer.v1.Inventories/ListBlobs" | "/casbah.peer.v1.Inventories/ListActions" => {
+            message + limits::PEER_LIST_BYTES as u64 * BATCH_FACTOR
+        }
         _ => message * BATCH_FACTOR + PIECES_BYTES,
     };
     Cost { held_bytes: CALL_BYTES + further, sent_bytes: sent_bytes(message) }

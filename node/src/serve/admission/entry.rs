@@ -11,10 +11,11 @@ use tonic::Status;
 use tonic::body::Body;
 use tower::Service;
 
+use crate::config::limits;
 use crate::forward::{PURPOSE, PURPOSE_REPAIR};
 use crate::observe::labels::Method;
 use crate::serve::access::Access;
-use crate::serve::admission::answer::Answer;
+use crate::serve::admission::answer::{Answer, PIECE_BYTES};
 use crate::serve::admission::costs;
 use crate::serve::admission::first::First;
 use crate::serve::admission::places::{Admission, Place};
@@ -33,6 +34,15 @@ pub enum Door {
     },
     /// Other nodes'.
     Nodes,
+}
+
+/// Whether a call needs a place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Asked {
+    /// It is always let in.
+    Free,
+    /// It costs what this method does; of nodes, what its path does.
+    Costs(Method),
 }
 
 /// Services, and who is let in to them.
@@ -68,7 +78,8 @@ where
     }
 
     fn call(&mut self, request: http::Request<Body>) -> Self::Future {
-        if self.door.is_open_to(request.uri().path()) {
+        let asked = self.door.asked(request.uri().path());
+        if asked == Asked::Free {
             return Box::pin(self.inner.call(request));
         }
         // The one that is ready.
@@ -77,12 +88,16 @@ where
         let (door, admission, patience) = (self.door, self.admission.clone(), self.patience);
         Box::pin(async move {
             let (head, body) = request.into_parts();
-            match admit(door, &admission, patience, &head, body).await {
+            match admit((door, asked), &admission, patience, &head, body).await {
                 Ok((request, place)) => {
                     let response = inner.call(http::Request::from_parts(head, Body::new(request))).await?;
                     // One without a body says no.
                     let has_body = !http_body::Body::is_end_stream(response.body());
-                    Ok(if has_body { response.map(|body| Body::new(Answer::new(body, place))) } else { response })
+                    let piece_bytes = door.piece_bytes();
+                    Ok(match has_body {
+                        true => response.map(|body| Body::new(Answer::new(body, place, piece_bytes))),
+                        false => response,
+                    })
                 }
                 Err(status) => Ok(status.into_http()),
             }
@@ -92,7 +107,7 @@ where
 
 /// Waits for the beginning of the call, and for a place.
 async fn admit(
-    door: Door,
+    (door, asked): (Door, Asked),
     admission: &Admission,
     patience: Duration,
     head: &request::Parts,
@@ -100,7 +115,7 @@ async fn admit(
 ) -> Result<(Request, Arc<Place>), Status> {
     let first = tokio::time::timeout(patience, First::come(&mut body)).await;
     let first = first.map_err(|_elapsed| status_map::unavailable("nothing came of the call but its headers"))??;
-    let cost = door.cost(head.uri.path(), &first);
+    let cost = door.cost(asked, head.uri.path(), &first);
     let place = Arc::new(admission.admit(door.client(head), cost).await?);
     Ok((Request::new(first, body, Arc::clone(&place), patience), place))
 }
@@ -108,18 +123,32 @@ async fn admit(
 // === impl Door ===
 
 impl Door {
-    /// Whether a call needs no place.
-    fn is_open_to(self, path: &str) -> bool {
-        match self {
-            Door::Clients { .. } => costs::is_free(Method::of(path)),
+    fn asked(self, path: &str) -> Asked {
+        let method = match self {
+            Door::Clients { .. } => Method::of(path),
+            Door::Nodes => Method::Other,
+        };
+        let is_free = match self {
+            Door::Clients { .. } => costs::is_free(method),
             Door::Nodes => costs::is_free_for_nodes(path),
+        };
+        if is_free { Asked::Free } else { Asked::Costs(method) }
+    }
+
+    fn cost(self, asked: Asked, path: &str, first: &First) -> Cost {
+        match (self, asked) {
+            (Door::Clients { has_peers }, Asked::Costs(method)) => costs::of_client(method, first, has_peers),
+            (Door::Clients { has_peers }, Asked::Free) => costs::of_client(Method::Other, first, has_peers),
+            (Door::Nodes, _) => costs::of_node(path, first),
         }
     }
 
-    fn cost(self, path: &str, first: &First) -> Cost {
+    /// What is given to a connection at once.
+    fn piece_bytes(self) -> usize {
         match self {
-            Door::Clients { has_peers } => costs::of_client(Method::of(path), first, has_peers),
-            Door::Nodes => costs::of_node(path, first),
+            Door::Clients { .. } => PIECE_BYTES,
+            // Nodes take as much at once, and end what stands still by themselves.
+            Door::Nodes => limits::FRAME_BYTES as usize,
         }
     }
 
