@@ -19,7 +19,7 @@ const SEEDS: u64 = 1_000;
 /// Runs in which a broken rule has to be noticed.
 const RULE_SEEDS: u64 = 300;
 /// After the last fault, until everything must be in order.
-const SETTLE_MS: u64 = 12 * 60_000;
+const SETTLE_MS: u64 = 20 * 60_000;
 /// For the last reads to be answered.
 const LAST_LOOK_MS: u64 = 60_000;
 
