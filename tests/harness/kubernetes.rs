@@ -43,6 +43,12 @@ const IMAGE_BYTES_MAX: &str = "200000000";
 /// The name by which clients in the same Kubernetes cluster call the service.
 const SERVER: &str = "casbah.casbah.svc";
 
+/// Where pods find the API server.
+const API_SERVER: [&str; 2] = ["kubernetes.default.svc", "10.244.0.1"];
+
+/// The zones that there are, where a test does not say.
+const ZONES: &str = "a,b,c";
+
 const PULL: u16 = 11001;
 const PUSH: u16 = 11002;
 const ADMIN: u16 = 8982;
@@ -146,11 +152,21 @@ impl Kubernetes {
     /// # Errors
     /// When a part of it cannot be made.
     pub fn start(overlay: &str) -> Result<Kubernetes> {
+        Kubernetes::start_in(ZONES, rendered(overlay)?)
+    }
+
+    /// The same of these objects, in zones of these names, with commas between.
+    ///
+    /// # Errors
+    /// When a part of it cannot be made.
+    pub fn start_in(zones: &str, objects: Vec<Value>) -> Result<Kubernetes> {
         let dir = tempfile::tempdir()?;
-        let objects = rendered(overlay)?;
         std::fs::write(dir.path().join("objects.json"), serde_json::to_vec(&objects)?)?;
         let (clients, peers) = (Authority::new("casbah clients")?, Authority::new("casbah peers")?);
         issue_all(&objects, &clients, &peers, &dir.path().join("secrets"))?;
+        let authority = Authority::new("kubernetes")?;
+        let api_server = authority.server_named(&API_SERVER.map(str::to_owned))?;
+        keep(&dir.path().join("api"), &api_server, &authority)?;
         let path = |name: &str| dir.path().join(name);
         let strip = Command::new("strip").arg("-o").arg(path("casbah")).arg(process::binary()).output();
         succeeds("strip (Debian: package binutils)", strip)?;
@@ -165,11 +181,12 @@ impl Kubernetes {
             ("--image", "image"),
             ("--image-config", "image.json"),
             ("--secrets", "secrets"),
+            ("--api", "api"),
             ("--dir", "pods"),
         ] {
             command.arg(option).arg(path(name));
         }
-        command.args(["--zones", "a,b,c", "--hurry", HURRY]);
+        command.args(["--zones", zones, "--hurry", HURRY]);
         Ok(Kubernetes { emulator: Emulator::spawn(command)?, clients, peers, objects, dir })
     }
 
@@ -299,6 +316,27 @@ impl Kubernetes {
         Client::lazy_tls(authority, &self.tls(with_certificate)?)
     }
 
+    /// Gives a command of the program to a pod, as `kubectl exec` does; what it prints.
+    ///
+    /// # Errors
+    /// When the command fails.
+    pub fn exec(&mut self, pod: &str, arguments: &[&str]) -> Result<String> {
+        let program = process::binary().display().to_string();
+        let command: Vec<&str> = [program.as_str()].iter().chain(arguments).copied().collect();
+        let done = self.command(&json!({"do": "exec", "pod": pod, "command": command}))?;
+        ensure!(done.pointer("/code") == Some(&json!(0)), "{arguments:?} in {pod}: {done}");
+        Ok(text(&done, "/stdout")?.to_owned())
+    }
+
+    /// All that the pods of this name have logged.
+    ///
+    /// # Errors
+    /// When there was none.
+    pub fn log(&self, pod: &str) -> Result<String> {
+        let path = self.dir.path().join("pods").join(format!("{pod}.log"));
+        std::fs::read_to_string(&path).with_context(|| path.display().to_string())
+    }
+
     /// What the nodes have to say, for the reader of a test that fails.
     pub fn logs(&self) -> String {
         let tail = |text: &str| {
@@ -339,8 +377,12 @@ fn issue(certificate: &Value, clients: &Authority, peers: &Authority, secrets: &
         (false, true) => authority.client(name)?,
         (false, false) => bail!("{name} is for nothing"),
     };
-    let dir = secrets.join(name);
-    std::fs::create_dir_all(&dir)?;
+    keep(&secrets.join(name), &identity, authority)
+}
+
+/// Writes an identity as Secrets have it.
+fn keep(dir: &Path, identity: &Identity, authority: &Authority) -> Result<()> {
+    std::fs::create_dir_all(dir)?;
     std::fs::write(dir.join("tls.crt"), &identity.certificate_pem)?;
     std::fs::write(dir.join("tls.key"), &identity.key_pem)?;
     std::fs::write(dir.join("ca.crt"), authority.certificate_pem())?;

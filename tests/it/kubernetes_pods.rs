@@ -72,7 +72,7 @@ fn a_rolling_update_under_load_costs_no_build() -> Result<()> {
     kubernetes::inside("kubernetes_pods::a_rolling_update_under_load_costs_no_build", async {
         let mut cluster = Kubernetes::start("prod")?;
         cluster.settle().await?;
-        let before = cluster.pods()?;
+        let (before, members) = (cluster.pods()?, ids(&mut cluster)?);
         let load = load(&mut cluster, 71)?;
         goes_on(&load).await?;
 
@@ -80,6 +80,11 @@ fn a_rolling_update_under_load_costs_no_build() -> Result<()> {
         cluster.settle().await?;
         goes_on(&load).await?;
         load.stop().await?.check().await?;
+
+        // Each asked whether it was removed, was told that it was not, and so remained what it was.
+        let asked = cluster.events("asked");
+        assert!(asked.len() == 3 && asked.iter().all(|event| event["code"] == 200), "{asked:?}");
+        assert_eq!(ids(&mut cluster)?, members);
 
         // Each pod was ready again before the next one went, and all have new addresses.
         let gone: Vec<String> = cluster.events("gone").iter().map(|event| event["pod"].to_string()).collect();
@@ -193,6 +198,13 @@ fn renewed_certificates_are_shown_without_a_restart() -> Result<()> {
         assert!(cluster.pods()?.iter().all(|pod| pod.restarts == 0));
         Ok(())
     })
+}
+
+/// The ids of the members.
+fn ids(cluster: &mut Kubernetes) -> Result<Vec<u64>> {
+    let status = admin::status(cluster.admin("casbah-0")?)?;
+    let members = status["cluster"]["members"].as_array().context("it is in no cluster")?.iter();
+    Ok(members.filter_map(|member| member["id"].as_u64()).collect())
 }
 
 fn cluster_id(cluster: &mut Kubernetes) -> Result<String> {

@@ -37,6 +37,8 @@ mod image;
 mod instances;
 mod kubernetes;
 mod kubernetes_pods;
+mod kubernetes_scale;
+mod kubernetes_zones;
 mod limits;
 mod overload;
 mod quota;
