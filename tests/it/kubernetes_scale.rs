@@ -172,8 +172,8 @@ fn without_the_api_server_a_removed_pod_is_taken_for_one_that_comes_back() -> Re
             let id = members(&mut cluster)?["casbah-3"]["id"].clone();
 
             for (how, told) in [
-                (json!({"do": "api", "state": "away"}), "did not answer within 5 s"),
-                (json!({"do": "api", "state": "slow"}), "did not answer within 5 s"),
+                (json!({"do": "api", "state": "away"}), "did not answer within 5s"),
+                (json!({"do": "api", "state": "slow"}), "did not answer within 5s"),
                 (json!({"do": "forbid"}), "403 Forbidden"),
             ] {
                 cluster.command(&how)?;

@@ -160,10 +160,14 @@ mod tests {
         let pre_stop = manifest.split_once("preStop:").expect("it has one").1;
         let wait = seconds(pre_stop, "seconds:");
         let leave = manifest.split_once("DRAIN_DEADLINE\n").expect("it has one").1;
-        let leave = leave.trim_start().strip_prefix("value: ").and_then(|rest| rest.lines().next()).expect("it is there");
+        let leave =
+            leave.trim_start().strip_prefix("value: ").and_then(|rest| rest.lines().next()).expect("it is there");
         let leave = leave.parse::<TimeSpan>().unwrap().duration();
         let end = DRAIN_DEADLINE + 2 * PEER_DRAIN_DEADLINE + CLOSE;
         assert_eq!(end.as_secs(), 39, "END_SECONDS in deploy/k8s/check/objects.py, and a comment in the manifest");
-        assert!(grace >= wait + leave + end, "{grace:?} for {wait:?} before SIGTERM, {leave:?} to leave and {end:?} to end");
+        assert!(
+            grace >= wait + leave + end,
+            "{grace:?} for {wait:?} before SIGTERM, {leave:?} to leave and {end:?} to end"
+        );
     }
 }

@@ -322,10 +322,10 @@ fn addresses_to_join_are_given_in_every_source() {
 
 #[test]
 fn a_pod_is_known_by_its_name() {
-    let leaves = |name: &str| format!("{PEERS}[node]\nname = \"{name}\"\n[kubernetes]\ndrain_deadline = \"1h\"\n");
-    let pod = file(&leaves("casbah-eu-12")).pod.unwrap();
+    let named = |name: &str| PEERS.replace("node-1", name);
+    let pod = file(&format!("{}[kubernetes]\ndrain_deadline = \"1h\"\n", named("casbah-eu-12"))).pod.unwrap();
     assert_eq!((&*pod.stateful_set, pod.ordinal, pod.drain_deadline.as_secs()), ("casbah-eu", 12, 3600));
-    assert_eq!(file(&format!("{PEERS}[node]\nname = \"casbah-12\"\n")).pod, None, "it never leaves");
+    assert_eq!(file(&named("casbah-12")).pod, None, "it never leaves");
 }
 
 #[test]

@@ -18,8 +18,8 @@ mod writer;
 pub use actions::{ACTIONS_FILE, ActionIndex};
 pub use assets::{AssetIndex, AssetView};
 pub use raft::{
-    GROUP_FILES, Group, GroupError, GroupOptions, GroupStatus, Network, NetworkError, RaftCall, Role, Timing, WatchPart,
-    WatchParts,
+    GROUP_FILES, Group, GroupError, GroupOptions, GroupStatus, Network, NetworkError, RaftCall, Role, Timing,
+    WatchPart, WatchParts,
 };
 pub use records::{IndexCounts, IndexError, now};
 pub use splits::{SPLITS_FILE, SplitIndex};

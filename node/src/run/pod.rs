@@ -99,8 +99,11 @@ pub(super) enum AskError {
     #[error("the API server did not answer with a StatefulSet")]
     Answer(#[from] serde_json::Error),
     /// It took too long.
-    #[error("the API server did not answer within {} s", ASK_DEADLINE.as_secs())]
-    TimedOut,
+    #[error("the API server did not answer within {patience:?}")]
+    TimedOut {
+        /// How long it had.
+        patience: Duration,
+    },
 }
 
 /// What is read of a StatefulSet.
@@ -133,6 +136,7 @@ pub(super) struct Pod {
     config: PodConfig,
     account: PathBuf,
     server: Option<(String, u16)>,
+    patience: Duration,
     look_pause: Duration,
 }
 
@@ -143,7 +147,7 @@ impl Pod {
     pub(super) fn new(config: PodConfig) -> Pod {
         let variable = |name: &str| std::env::var(name).ok();
         let server = variable(HOST_VARIABLE).zip(variable(PORT_VARIABLE).and_then(|port| port.parse().ok()));
-        Pod { config, account: PathBuf::from(ACCOUNT), server, look_pause: LOOK_PAUSE }
+        Pod { config, account: PathBuf::from(ACCOUNT), server, patience: ASK_DEADLINE, look_pause: LOOK_PAUSE }
     }
 
     /// How long the node may take to leave.
@@ -201,7 +205,8 @@ impl Pod {
                 }
             }
         };
-        let set = tokio::time::timeout(ASK_DEADLINE, asking).await.unwrap_or(Err(AskError::TimedOut))?;
+        let patience = self.patience;
+        let set = tokio::time::timeout(patience, asking).await.unwrap_or(Err(AskError::TimedOut { patience }))?;
         Ok(set.fate_of(self.config.ordinal))
     }
 

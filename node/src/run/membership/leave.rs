@@ -71,7 +71,9 @@ impl Place {
             return;
         }
         match timeout_at(until.max(Instant::now() + REMOVE_PATIENCE), self.go(group)).await {
-            Ok(Ok(())) => tracing::info!(%node, "all that this node had is with others, and it is no member of the cluster any more"),
+            Ok(Ok(())) => {
+                tracing::info!(%node, "all that this node had is with others, and it is no member of the cluster any more")
+            }
             Ok(Err(_)) | Err(_) => tracing::warn!(
                 %node,
                 "all that this node had is with others, but nobody has said that it is no member any more: casbah node list tells, on another \
@@ -100,7 +102,9 @@ impl Place {
             match self.carry_out(group, Order::Drain { node: node.0 }).await {
                 Ok(()) => break,
                 Err(OrderError::Refused { reason }) => return Err(Remains::Refused { reason }),
-                Err(OrderError::NotNow { reason }) => tracing::debug!(reason, "the cluster does not hear yet that this node leaves"),
+                Err(OrderError::NotNow { reason }) => {
+                    tracing::debug!(reason, "the cluster does not hear yet that this node leaves")
+                }
             }
             tokio::time::sleep(PAUSE).await;
         }
