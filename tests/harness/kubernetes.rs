@@ -15,9 +15,9 @@ use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::authority::{Authority, Identity};
+use crate::authority::{Authority, Identity, IdentityFiles};
 use crate::clients::{Client, Tls, Trust};
-use crate::process::{self, Process};
+use crate::process::{self, Endpoint, Process};
 
 /// The variable that tells a test that it is inside.
 const INSIDE: &str = "CASBAH_TEST_INSIDE";
@@ -273,6 +273,24 @@ impl Kubernetes {
     /// When there is none.
     pub fn push(&mut self) -> Result<String> {
         self.service(PUSH)
+    }
+
+    /// Where clients push, by its name, for programs that are given no certificate's name to expect: `/etc/hosts` has it from
+    /// now on, in this test alone. With the file of the authority by which they know the server, and a builder's files.
+    ///
+    /// # Errors
+    /// When a file cannot be written.
+    pub fn push_by_name(&mut self) -> Result<(Endpoint, PathBuf, IdentityFiles)> {
+        let service = self.push()?;
+        let (address, _) = service.rsplit_once(':').context("it has a port")?;
+        let path = |name: &str| self.dir.path().join(name);
+        std::fs::write(path("hosts"), format!("127.0.0.1 localhost\n::1 localhost\n{address} {SERVER}\n"))?;
+        let mount = Command::new("mount").arg("--bind").arg(path("hosts")).arg("/etc/hosts").output();
+        succeeds("mount", mount)?;
+        std::fs::write(path("clients-ca.crt"), self.clients.certificate_pem())?;
+        let builder = self.builder()?.write(self.dir.path(), "builder")?;
+        let endpoint = Endpoint { tls: true, host: SERVER.to_owned(), port: PUSH, description: String::new() };
+        Ok((endpoint, path("clients-ca.crt"), builder))
     }
 
     fn service(&mut self, port: u16) -> Result<String> {

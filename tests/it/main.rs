@@ -36,6 +36,7 @@ mod health;
 mod image;
 mod instances;
 mod kubernetes;
+mod kubernetes_builds;
 mod kubernetes_pods;
 mod kubernetes_scale;
 mod kubernetes_zones;
