@@ -14,9 +14,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use tonic::{Code, Status};
 
 use crate::authority::{Authority, Identity, IdentityFiles};
-use crate::clients::{Client, Tls, Trust};
+use crate::clients::{Client, Tls, Trust, is_transport_error};
 use crate::process::{self, Endpoint, Process};
 
 /// The variable that tells a test that it is inside.
@@ -366,6 +367,28 @@ impl Kubernetes {
                 is_log.then(|| std::fs::read_to_string(entry.path()).ok()).flatten()
             });
         logs.map(|log| tail(&log)).collect::<Vec<_>>().join("\n---\n")
+    }
+}
+
+/// Calls again and again, as clients do that are told that a node or all of them cannot now, or that lose their connection: pods
+/// come and go.
+///
+/// # Errors
+/// Any other answer, a miss among them; and when it does not work for long.
+pub async fn at_last<T, F>(what: &str, mut call: impl FnMut() -> F) -> Result<T>
+where
+    F: Future<Output = Result<T, Status>>,
+{
+    let until = Instant::now() + process::DEADLINE;
+    loop {
+        match call().await {
+            Ok(answer) => return Ok(answer),
+            Err(status) if status.code() != Code::Unavailable && !is_transport_error(&status) => {
+                bail!("{what}: {status}")
+            }
+            Err(status) => ensure!(Instant::now() < until, "{what}: still {status}"),
+        }
+        tokio::time::sleep(PAUSE).await; // why: who is refused does not come again at once
     }
 }
 

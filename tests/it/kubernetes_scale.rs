@@ -7,7 +7,7 @@ use casbah_tests::admin;
 use casbah_tests::clients::{Client, digest_of};
 use casbah_tests::deadline::eventually;
 use casbah_tests::history::Kind;
-use casbah_tests::kubernetes::{self, Kubernetes};
+use casbah_tests::kubernetes::{self, Kubernetes, at_last};
 use casbah_tests::load::new_bytes;
 use casbah_tests::workload::{Running, Workload};
 use serde_json::{Value, json};
@@ -82,7 +82,7 @@ impl Blobs {
         let mut blobs = Vec::new();
         for _ in 0..count {
             let blob = new_bytes(size_bytes);
-            client.upload(blob.clone()).await?;
+            at_last("a blob is stored", || client.upload(blob.clone())).await?;
             blobs.push(blob.to_vec());
         }
         Ok(Blobs(blobs))
@@ -90,7 +90,8 @@ impl Blobs {
 
     async fn are_there(&self, client: &Client) -> Result<()> {
         for blob in &self.0 {
-            let read = client.download(&digest_of(blob)).await?;
+            let digest = digest_of(blob);
+            let read = at_last("a blob is read", || client.download(&digest)).await?;
             ensure!(read == *blob, "{} other bytes came", read.len());
         }
         Ok(())
@@ -220,7 +221,7 @@ fn a_pod_that_has_too_little_time_to_leave_takes_nothing_along() -> Result<()> {
         let mut cluster = Kubernetes::start_in("a,b,c", objects)?;
         cluster.settle().await?;
         let client = client_of(&mut cluster)?;
-        let blobs = Blobs::upload(&client, 32, 64 << 10).await?;
+        let blobs = Blobs::upload(&client, 24, 64 << 10).await?;
         let id = members(&mut cluster)?["casbah-3"]["id"].clone();
 
         // Its own deadline first; then it is killed in the middle.
