@@ -10,7 +10,7 @@ use casbah_tests::history::Kind;
 use casbah_tests::kubernetes::{self, Kubernetes};
 use casbah_tests::load::new_bytes;
 use casbah_tests::workload::{Running, Workload};
-use serde_json::json;
+use serde_json::{Value, json};
 use tonic::Code;
 
 /// Waits until something of everything was done, through whichever pods there are.
@@ -89,7 +89,7 @@ fn a_rolling_update_under_load_costs_no_build() -> Result<()> {
         // Each pod was ready again before the next one went, and all have new addresses.
         let gone: Vec<String> = cluster.events("gone").iter().map(|event| event["pod"].to_string()).collect();
         assert_eq!(gone, [r#""casbah-2""#, r#""casbah-1""#, r#""casbah-0""#]);
-        assert_eq!(cluster.events("killed"), Vec::<serde_json::Value>::new(), "a pod did not end in its grace");
+        assert_eq!(cluster.events("killed"), Vec::<Value>::new(), "a pod did not end in its grace");
         for pod in cluster.pods()? {
             assert!(before.iter().all(|old| old.ip != pod.ip) && pod.restarts == 0, "{pod:?}");
         }
@@ -203,12 +203,12 @@ fn renewed_certificates_are_shown_without_a_restart() -> Result<()> {
 /// The ids of the members.
 fn ids(cluster: &mut Kubernetes) -> Result<Vec<u64>> {
     let status = admin::status(cluster.admin("casbah-0")?)?;
-    let members = status["cluster"]["members"].as_array().context("it is in no cluster")?.iter();
-    Ok(members.filter_map(|member| member["id"].as_u64()).collect())
+    let members = status.pointer("/cluster/members").and_then(Value::as_array).context("it is in no cluster")?;
+    Ok(members.iter().filter_map(|member| member.get("id")?.as_u64()).collect())
 }
 
 fn cluster_id(cluster: &mut Kubernetes) -> Result<String> {
     let status = admin::status(cluster.admin("casbah-0")?)?;
-    let id = status.pointer("/cluster/id").and_then(serde_json::Value::as_str);
+    let id = status.pointer("/cluster/id").and_then(Value::as_str);
     Ok(id.context("it is in no cluster")?.to_owned())
 }

@@ -33,8 +33,13 @@ fn objects(replicas: u64) -> Result<Vec<Value>> {
     Ok(objects)
 }
 
+/// Whether a key has this text.
+fn is(value: &Value, key: &str, text: &str) -> bool {
+    value.get(key).and_then(Value::as_str) == Some(text)
+}
+
 fn of_kind<'a>(objects: &'a mut [Value], kind: &str, pointer: &str) -> Result<&'a mut Value> {
-    let mut found = objects.iter_mut().filter(|object| object["kind"] == kind);
+    let mut found = objects.iter_mut().filter(|object| is(object, "kind", kind));
     found.find_map(|object| object.pointer_mut(pointer)).with_context(|| format!("no {kind} has {pointer}"))
 }
 
@@ -56,14 +61,16 @@ fn scale(cluster: &mut Kubernetes, replicas: u64) -> Result<()> {
 /// The members, as the first pod knows them: name, and what it says of each.
 fn members(cluster: &mut Kubernetes) -> Result<BTreeMap<String, Value>> {
     let status = admin::status(cluster.admin("casbah-0")?)?;
-    let members = status["cluster"]["members"].as_array().context("it is in no cluster")?.clone();
-    Ok(members.into_iter().map(|member| (member["name"].as_str().unwrap_or_default().to_owned(), member)).collect())
+    let members = status.pointer("/cluster/members").and_then(Value::as_array).context("it is in no cluster")?;
+    let named = |member: &Value| Some((member.get("name")?.as_str()?.to_owned(), member.clone()));
+    Ok(members.iter().filter_map(named).collect())
 }
 
 async fn until_standing(cluster: &mut Kubernetes, name: &str, standing: &str) -> Result<()> {
     let cluster = Mutex::new(cluster);
     eventually(&format!("{name} is {standing}"), || async {
-        Ok(members(&mut *cluster.lock().await)?.get(name).is_some_and(|member| member["standing"] == standing))
+        let mut cluster = cluster.lock().await;
+        Ok(members(&mut cluster)?.get(name).is_some_and(|member| is(member, "standing", standing)))
     })
     .await
 }
@@ -104,8 +111,8 @@ impl Blobs {
             let digest = digest_of(blob);
             let answer = admin::get(admin, &format!("/blobs/{}/{}", digest.hash, digest.size_bytes))?;
             let said: Value = serde_json::from_str(&answer.body)?;
-            let nodes = said["nodes"].as_array().context("it says nothing of nodes")?;
-            if nodes.iter().filter(|node| node["copy"] == "present").count() < 2 {
+            let nodes = said.get("nodes").and_then(Value::as_array).context("it says nothing of nodes")?;
+            if nodes.iter().filter(|node| is(node, "copy", "present")).count() < 2 {
                 return Ok(false);
             }
         }
@@ -236,7 +243,8 @@ fn a_pod_that_has_too_little_time_to_leave_takes_nothing_along() -> Result<()> {
             {
                 let cluster = Mutex::new(&mut cluster);
                 eventually("the others have made new copies", || async {
-                    blobs.are_there_twice(&mut *cluster.lock().await)
+                    let mut cluster = cluster.lock().await;
+                    blobs.are_there_twice(&mut cluster)
                 })
                 .await?;
             }

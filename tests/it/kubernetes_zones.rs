@@ -9,7 +9,7 @@ use casbah_tests::history::Kind;
 use casbah_tests::kubernetes::{self, Kubernetes, at_last};
 use casbah_tests::load::new_bytes;
 use casbah_tests::workload::Workload;
-use serde_json::json;
+use serde_json::{Value, json};
 
 /// What was acknowledged: blobs, and assets that name them.
 struct Kept(Vec<(AssetName, Vec<u8>)>);
@@ -42,10 +42,11 @@ impl Kept {
 /// How many voters each zone has.
 fn voters(cluster: &mut Kubernetes) -> Result<BTreeMap<String, usize>> {
     let status = admin::status(cluster.admin("casbah-0")?)?;
-    let members = status["cluster"]["members"].as_array().context("it is in no cluster")?;
+    let members = status.pointer("/cluster/members").and_then(Value::as_array).context("it is in no cluster")?;
+    let text = |member: &Value, key: &str| Some(member.get(key)?.as_str()?.to_owned());
     let mut voters = BTreeMap::from(["a", "b"].map(|zone| (zone.to_owned(), 0)));
-    for member in members.iter().filter(|member| member["part"] == "voter") {
-        *voters.entry(member["zone"].as_str().context("it has a zone")?.to_owned()).or_default() += 1;
+    for member in members.iter().filter(|member| text(member, "part").as_deref() == Some("voter")) {
+        *voters.entry(text(member, "zone").context("it has a zone")?).or_default() += 1;
     }
     Ok(voters)
 }
