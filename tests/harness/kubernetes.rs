@@ -104,10 +104,9 @@ pub fn inside(test: &str, body: impl Future<Output = Result<()>>) -> Result<()> 
     command.arg(std::env::current_exe()?).args(["--exact", test, "--nocapture"]).env(INSIDE, test);
     let process = Process::spawn(command)?;
     let status = process.exit_within(TEST_DEADLINE)?.with_context(|| format!("{test} takes too long"))?;
-    let said = process.stdout();
-    ensure!(status.success(), "inside: {status}\n{said}\n{}", process.stderr());
-    ensure!(said.contains("1 passed"), "there is no test {test}: {said}");
-    Ok(())
+    ensure!(status.success(), "inside: {status}\n{}\n{}", process.stdout(), process.stderr());
+    // Not by what has been read so far: the process has ended, and what it said may still be on its way.
+    process.wait_for_stdout("1 passed").with_context(|| format!("there is no test {test}")).map(drop)
 }
 
 fn root() -> PathBuf {
