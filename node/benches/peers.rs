@@ -198,6 +198,7 @@ impl Pair {
             group: none.clone(),
             members: none,
             roster: roster(THERE),
+            spoken: Protocols::SPOKEN,
             memory_bytes: 1 << 30,
         };
         let (end, ended) = End::new();

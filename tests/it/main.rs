@@ -25,6 +25,7 @@ mod cluster_nemesis;
 mod cluster_one;
 mod cluster_reads;
 mod cluster_repair;
+mod cluster_upgrade;
 mod cluster_watchers;
 mod compression;
 mod connections;

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::ids::{ClusterId, Epoch, NodeId};
-use super::protocol::Protocol;
+use super::protocol::{Protocol, Protocols};
 use super::state::ClusterState;
 
 /// The members of a node's cluster and their addresses, by the state that it has applied last. A node that is in no cluster
@@ -12,7 +12,7 @@ use super::state::ClusterState;
 pub struct Roster {
     here: Option<(ClusterId, NodeId)>,
     epoch: Epoch,
-    protocol: Option<Protocol>,
+    protocol: Protocol,
     members: BTreeMap<NodeId, String>,
     next_node_id: NodeId,
 }
@@ -36,7 +36,7 @@ impl Roster {
         Roster {
             here: Some((state.id, node)),
             epoch: state.layouts.last().map_or(Epoch::default(), |layout| layout.epoch),
-            protocol: Some(state.protocol),
+            protocol: state.protocol,
             members: state.members.iter().map(|(id, member)| (*id, member.address.clone())).collect(),
             next_node_id: state.next_node_id,
         }
@@ -44,7 +44,7 @@ impl Roster {
 
     /// The roster of a node that was let in, and has not heard of the others.
     pub fn joined(cluster: ClusterId, node: NodeId) -> Roster {
-        Roster { here: Some((cluster, node)), ..Roster::default() }
+        Roster { here: Some((cluster, node)), protocol: Protocols::SPOKEN.oldest, ..Roster::default() }
     }
 
     /// The cluster and this node's id in it; `None` before it is in one.
@@ -57,8 +57,8 @@ impl Roster {
         self.epoch
     }
 
-    /// The version that the cluster works by; `None` before this node has heard of it.
-    pub fn protocol(&self) -> Option<Protocol> {
+    /// The version that the cluster works by; 0 before there is one.
+    pub fn protocol(&self) -> Protocol {
         self.protocol
     }
 
@@ -89,7 +89,7 @@ impl Roster {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::membership::{Layout, Member, Part, Protocols, Rebalance, Standing, VolumeId};
+    use crate::membership::{Layout, Member, Part, Rebalance, Standing, VolumeId};
 
     fn state() -> ClusterState {
         let member = |number: u8| Member {
@@ -125,7 +125,7 @@ mod tests {
         let roster = Roster::of(NodeId(2), &state());
         assert_eq!(roster.here(), Some((ClusterId([7; 16]), NodeId(2))));
         assert_eq!(roster.epoch(), Epoch(4));
-        assert_eq!((roster.protocol(), Roster::default().protocol()), (Some(Protocol(3)), None));
+        assert_eq!((roster.protocol(), Roster::default().protocol()), (Protocol(3), Protocol(0)));
         assert_eq!(roster.address(NodeId(4)), Some("node-4:7980"));
         assert_eq!(roster.address(NodeId(3)), None);
         let others: Vec<_> = roster.others().collect();

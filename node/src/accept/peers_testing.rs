@@ -157,6 +157,7 @@ impl Node {
             group: inner.clone(),
             members: inner.clone(),
             roster: roster.subscribe(),
+            spoken: Protocols::SPOKEN,
             memory_bytes: 256 << 20,
         };
         let (end, ended) = End::new();

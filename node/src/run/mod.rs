@@ -13,6 +13,7 @@ mod owned;
 mod relayed;
 mod report;
 mod signals;
+mod spoken;
 
 pub use assemble::{RunError, serve};
 pub use directory::{Look, Stopped};

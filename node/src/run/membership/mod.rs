@@ -18,3 +18,4 @@ mod words;
 
 pub(super) use condition::Condition;
 pub(super) use place::{Place, PlaceError, PlaceParts};
+pub(super) use words::repair_from_message;
