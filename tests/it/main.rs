@@ -23,6 +23,7 @@ mod cluster_growth;
 mod cluster_life;
 mod cluster_nemesis;
 mod cluster_one;
+mod cluster_packets;
 mod cluster_reads;
 mod cluster_repair;
 mod cluster_upgrade;

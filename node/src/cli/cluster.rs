@@ -143,7 +143,7 @@ fn show(cluster: &Cluster, member: &ClusterMember) -> String {
         ("ailment", member.ailment.clone().unwrap_or_else(|| "-".to_owned())),
         ("raft", member.part.clone()),
         ("program", or_dash(member.program.as_deref().unwrap_or_default())),
-        ("protocol", format!("{} of {}", cluster.protocol, or_dash(&member.protocols))),
+        ("protocol", format!("{} (it speaks {})", cluster.protocol, or_dash(&member.protocols))),
         ("partitions", count(member.partitions)),
         ("latency", latency),
     ];

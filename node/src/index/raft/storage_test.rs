@@ -283,7 +283,7 @@ fn an_index_from_before_is_refused_and_named() {
         let path = folder.path().join(state::FILE);
         drop(crate::index::tables::create(&path, old).unwrap());
         let Err(error) = State::open(folder.path()) else { panic!("it was opened") };
-        assert!(matches!(error, GroupError::Format { found, expected: 3, .. } if found == old), "{error}");
+        assert!(matches!(error, GroupError::Format { found, expected: 4, .. } if found == old), "{error}");
     }
 }
 
