@@ -330,10 +330,15 @@ async fn writers_that_do_not_go_on_hold_bounded_memory_and_may_go_on_later() -> 
         let written = usize::try_from(until_let_in("a query", || client.query_write(&name)).await?.committed_size)?;
         if written == half.len() && kept == 0 {
             kept += 1;
-            let rest = client.begin_upload();
-            rest.send_bytes(&name, written, blob.get(written..).context("too much")?, true).await;
-            assert_eq!(rest.finish().await?.committed_size, i64::try_from(blob.len())?);
-            assert_eq!(client.download(&digest_of(&blob)).await?, blob);
+            let rest = blob.get(written..).context("too much")?;
+            let gone_on = || async {
+                let upload = client.begin_upload();
+                upload.send_bytes(&name, written, rest, true).await;
+                upload.finish().await
+            };
+            assert_eq!(until_let_in("the rest", gone_on).await?.committed_size, i64::try_from(blob.len())?);
+            let digest = digest_of(&blob);
+            assert_eq!(until_let_in("a download", || client.download(&digest)).await?, blob);
         }
     }
     let growth = node.server().peak_rss_bytes()?.saturating_sub(before);

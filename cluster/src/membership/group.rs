@@ -72,6 +72,11 @@ pub fn next_step(
     steps.iter().find_map(|step| step(&group))
 }
 
+/// How many of so many members are to vote.
+pub fn voters_of(members: usize) -> usize {
+    members.min(if members >= MANY_NODES { VOTERS_OF_MANY } else { VOTERS })
+}
+
 /// Whether the others could still decide if this voter did not vote: most of them are alive. Otherwise nothing could be agreed on
 /// any more, not even who is to vote in the place of those who are gone.
 pub fn can_do_without(voters: &BTreeSet<NodeId>, node: NodeId, is_alive: impl Fn(NodeId) -> bool) -> bool {
@@ -166,8 +171,7 @@ impl Group<'_> {
     }
 
     fn wanted_voters(&self) -> usize {
-        let members = self.state.members.len();
-        members.min(if members >= MANY_NODES { VOTERS_OF_MANY } else { VOTERS })
+        voters_of(self.state.members.len())
     }
 
     fn is_member(&self, node: NodeId) -> bool {

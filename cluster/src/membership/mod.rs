@@ -24,7 +24,7 @@ mod standing_test;
 pub use certainty::Certainty;
 pub use change::{FIRST_LAYOUT_PATIENCE_MS, LAYOUTS_MAX, MEMBERS_MAX, Refusal};
 pub use formation::{CONFIRMED_LATELY_MS, Formation, FormationStep, HEARD_LATELY_MS, Waiting};
-pub use group::{GroupStep, LEARNERS_MAX, VOTER_LOST_AFTER_MS, can_do_without, next_step};
+pub use group::{GroupStep, LEARNERS_MAX, VOTER_LOST_AFTER_MS, can_do_without, next_step, voters_of};
 pub use ids::{ClusterId, Epoch, IdError, NodeId, VolumeId};
 pub use introduction::{Introduction, Joiner, Pledge};
 pub use loss::{LOOK_AGAIN_MS, LossStep, Losses, Sights};
