@@ -159,7 +159,8 @@ fn any(seed: u64) -> (ClusterOptions, Vec<Fault>) {
     if options.nodes > 3 && random.random_bool(0.3) {
         options.copies = 3;
     }
-    (options, faults)
+    // A fault may last longer than a leader is waited for, after which fetches would be answered by what is known.
+    (options.set("index.stale_reads = false"), faults)
 }
 
 #[tokio::test(flavor = "multi_thread")]

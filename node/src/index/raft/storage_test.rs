@@ -278,7 +278,7 @@ fn the_log_of_another_node_is_refused() {
 
 #[test]
 fn an_index_from_before_is_refused_and_named() {
-    for old in [1, 2] {
+    for old in [1, 2, 3] {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join(state::FILE);
         drop(crate::index::tables::create(&path, old).unwrap());
