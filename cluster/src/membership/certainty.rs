@@ -2,8 +2,8 @@
 //!
 //! While it belongs to the cluster nothing that it does not hear of makes what it knows wrong: older layouts stay in force until it
 //! has taken up the newer one. A node that nobody reaches for long is given up, and not waited for any more. So what a
-//! node knows is good for as long as it cannot have been given up since it knew all that was agreed on; and at its start it does not
-//! know for how long it was gone.
+//! node knows is good for as long as it cannot have been given up since it knew all that was agreed on. At its start it does not know
+//! for how long it was gone, and what is on its disk may be older than what it knew before.
 
 /// How long before others may give a node up it is in doubt: clocks and what is on its way take some time.
 const MARGIN_MS: u64 = 1_000;
@@ -31,11 +31,13 @@ impl Certainty {
         self.sure_ms = self.sure_ms.max(Some(asked_ms));
     }
 
-    /// Whether others may have given the node up since: then they hold what it has, and write what it does not hear of.
+    /// Whether others may have given the node up since, and hold what it has, and write what it does not hear of; or, before it has
+    /// asked, may go by what it has said before its start and does not know any more.
     #[must_use]
     pub fn is_in_doubt(&self, now_ms: u64) -> bool {
-        let Some(lost_after_ms) = self.lost_after_ms else { return false };
-        self.sure_ms.is_none_or(|sure_ms| now_ms.saturating_sub(sure_ms).saturating_add(MARGIN_MS) > lost_after_ms)
+        let Some(sure_ms) = self.sure_ms else { return true };
+        let passed_ms = now_ms.saturating_sub(sure_ms).saturating_add(MARGIN_MS);
+        self.lost_after_ms.is_some_and(|lost_after_ms| passed_ms > lost_after_ms)
     }
 
     /// Between two questions: often enough that a few without an answer put nothing in doubt.
@@ -74,8 +76,11 @@ mod tests {
     }
 
     #[test]
-    fn what_is_never_given_up_is_never_in_doubt() {
-        assert!(!Certainty::new(None).is_in_doubt(u64::MAX));
+    fn what_is_never_given_up_is_in_doubt_until_it_has_asked_once() {
+        let mut certainty = Certainty::new(None);
+        assert!(certainty.is_in_doubt(0));
+        certainty.confirmed(0);
+        assert!(!certainty.is_in_doubt(u64::MAX));
     }
 
     #[test]

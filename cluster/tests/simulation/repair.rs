@@ -251,15 +251,6 @@ impl Mender {
         };
         let Some(epoch) = epoch else { return };
         self.telling = Some(epoch);
-        {
-            // What it says must hold for what it is after a crash, too.
-            let mut world = self.sim.world();
-            if !world.is_broken(Rule::StateIsKept) {
-                let machine = &mut world.machines[self.node.machine];
-                let applied = machine.process.as_ref().map_or(0, |process| process.applied);
-                machine.disk.applied = machine.disk.applied.max(applied);
-            }
-        }
         self.node.propose(&self.sim, MemberCommand::Synced { node: self.node.id, epoch }, &self.inbox);
     }
 

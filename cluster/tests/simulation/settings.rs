@@ -77,8 +77,6 @@ pub enum Rule {
     FallbacksAreAsked,
     /// What a node does by an older layout ends before it says that it is synced to the newer.
     OwnOperationsEnd,
-    /// What a node decides by when it says that it is synced outlives its crash.
-    StateIsKept,
     /// A node that is called by a newer layout than its own learns of that first.
     CalleesCatchUp,
     /// Surplus is dropped only when all owners have it.
