@@ -4,7 +4,7 @@ use rand::rngs::SmallRng;
 use rand::{RngExt as _, SeedableRng as _};
 
 use crate::membership::{
-    ClusterId, ClusterState, Epoch, Layout, LayoutNode, Member, NodeId, Part, Rebalance, Standing, VolumeId,
+    ClusterId, ClusterState, Epoch, Layout, LayoutNode, Member, NodeId, Part, Protocols, Rebalance, Standing, VolumeId,
 };
 
 /// The seed of a random test: from `CASBAH_TEST_SEED`, or a new one. Printed, and so shown when the test fails.
@@ -39,6 +39,7 @@ pub fn state(copies: u8, write_quorum: u8, layouts: Vec<Layout>) -> ClusterState
         volume: VolumeId(u128::from(id.0).to_be_bytes()),
         zone: node.zone.clone(),
         weight: node.weight,
+        protocols: Protocols::SPOKEN,
         part: Part::Voter,
         synced: Epoch::default(),
         standing: Standing::Serving,
@@ -52,6 +53,7 @@ pub fn state(copies: u8, write_quorum: u8, layouts: Vec<Layout>) -> ClusterState
         name: "casbah".to_owned(),
         copies,
         write_quorum,
+        protocol: Protocols::SPOKEN.newest,
         next_node_id: NodeId(last + 1),
         expected_members: 0,
         rebalance: Rebalance::Automatic,

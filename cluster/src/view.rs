@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::membership::{ClusterId, ClusterState, Epoch, Member, NodeId, Rebalance, Standing};
+use crate::membership::{ClusterId, ClusterState, Epoch, Member, NodeId, Protocol, Rebalance, Standing};
 use crate::ring::{PARTITIONS, Placement};
 
 /// The cluster as one node sees it at one position of the log. Never changed: a change of the state makes another one, and
@@ -39,6 +39,7 @@ impl View {
             name: String::new(),
             copies: 1,
             write_quorum: 1,
+            protocol: Protocol::default(),
             next_node_id: NodeId(0),
             expected_members: 0,
             rebalance: Rebalance::Automatic,

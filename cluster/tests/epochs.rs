@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
 use casbah_cluster::consensus::{MemberCommand, apply_member};
-use casbah_cluster::membership::{ClusterId, ClusterState, Epoch, Joiner, NodeId, VolumeId};
+use casbah_cluster::membership::{ClusterId, ClusterState, Epoch, Joiner, NodeId, Protocols, VolumeId};
 use casbah_cluster::replication::{Next, ReadDecision, Verdict, WriteDecision};
 use casbah_cluster::view::View;
 
@@ -93,6 +93,7 @@ impl Views {
             volume: VolumeId(u128::from(number).to_be_bytes()),
             zone: String::new(),
             weight: 100,
+            protocols: Protocols::SPOKEN,
         };
         let first = u32::try_from(before).unwrap();
         let mut old = ClusterState::formed(ClusterId([1; 16]), "farm".to_owned(), quorums, first, joiner(1));

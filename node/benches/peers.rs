@@ -19,7 +19,7 @@ use casbah::serve::peer::{self, Members, MembersError, RaftGroup};
 use casbah::store::{Store, StoreOptions};
 use casbah_cluster::digest::{Digest, DigestFunction};
 use casbah_cluster::membership::{
-    ClusterId, ClusterState, Epoch, Layout, Member, NodeId, Part, Rebalance, Roster, Standing, VolumeId,
+    ClusterId, ClusterState, Epoch, Layout, Member, NodeId, Part, Protocols, Rebalance, Roster, Standing, VolumeId,
 };
 use casbah_proto::peer::v1 as api;
 use futures_util::stream::BoxStream;
@@ -198,6 +198,7 @@ impl Pair {
             group: none.clone(),
             members: none,
             roster: roster(THERE),
+            spoken: Protocols::SPOKEN,
             memory_bytes: 1 << 30,
         };
         let (end, ended) = End::new();
@@ -227,6 +228,7 @@ fn state(port: u16) -> ClusterState {
         volume: VolumeId([0; 16]),
         zone: String::new(),
         weight: 100,
+        protocols: Protocols::SPOKEN,
         part: Part::Voter,
         synced: Epoch(0),
         standing: Standing::Serving,
@@ -238,6 +240,7 @@ fn state(port: u16) -> ClusterState {
         name: "casbah".into(),
         copies: 2,
         write_quorum: 2,
+        protocol: Protocols::SPOKEN.newest,
         next_node_id: NodeId(3),
         expected_members: 0,
         rebalance: Rebalance::Automatic,

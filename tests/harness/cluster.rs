@@ -20,7 +20,7 @@ use tempfile::TempDir;
 use crate::admin;
 use crate::authority::{Authority, Identity};
 use crate::clients::{Client, Trust};
-use crate::process::{DEADLINE, Server};
+use crate::process::{DEADLINE, Process, Server, command};
 use crate::proxy::{Mode, Proxies, Stop};
 
 /// The ports of every node; the address tells them apart.
@@ -92,6 +92,8 @@ struct Node {
     data: PathBuf,
     server: Option<Server>,
     is_paused: bool,
+    /// The versions of the peer protocol that its program is to pass for.
+    protocols: Option<&'static str>,
 }
 
 /// A network that nobody else has.
@@ -230,7 +232,7 @@ impl Cluster {
             peers.peer(&name, &[network.node(place).to_string()])?.write(dir.path(), &name)?;
             let (config, data) = (dir.path().join(format!("{name}.toml")), dir.path().join(&name));
             std::fs::write(&config, settings(options, &network, place, dir.path()))?;
-            nodes.push(Node { name, config, data, server: None, is_paused: false });
+            nodes.push(Node { name, config, data, server: None, is_paused: false, protocols: None });
         }
         Ok(Cluster { nodes, proxies, network, authority, disks, _dir: dir })
     }
@@ -319,6 +321,36 @@ impl Cluster {
     /// When it does not become ready.
     pub fn restart(&mut self, place: usize) -> Result<()> {
         self.node_mut(place)?.start()
+    }
+
+    /// Has a node pass for an older or a newer program, which speaks these versions, from its next start on: `1-2`.
+    ///
+    /// # Errors
+    /// When there is no such node.
+    pub fn passes_for(&mut self, place: usize, protocols: &'static str) -> Result<()> {
+        self.node_mut(place)?.protocols = Some(protocols);
+        Ok(())
+    }
+
+    /// Replaces a node's program by another one, as an upgrade does: SIGTERM, a start, and on to the next one when all is well.
+    ///
+    /// # Errors
+    /// When the old one does not end well, or the new one does not become a part of the cluster.
+    pub fn replace(&mut self, place: usize, protocols: &'static str) -> Result<()> {
+        self.stop(place)?;
+        self.passes_for(place, protocols)?;
+        self.restart(place)?;
+        self.wait_formed(&self.places())
+    }
+
+    /// Starts a node that does not run and will not get ready, and leaves it to the caller.
+    ///
+    /// # Errors
+    /// When it runs.
+    pub fn start_in_vain(&self, place: usize) -> Result<Process> {
+        let node = self.node(place)?;
+        ensure!(node.server.is_none(), "{} runs already", node.name);
+        Process::spawn(node.command()?)
     }
 
     /// Removes everything that a node has kept, which does not run.
@@ -600,9 +632,17 @@ impl Cluster {
 impl Node {
     fn start(&mut self) -> Result<()> {
         ensure!(self.server.is_none(), "{} runs already", self.name);
-        let config = self.config.to_str().context("the temporary directory is not UTF-8")?;
-        self.server = Some(Server::start(&["serve", "--config", config])?);
+        self.server = Some(Server::start_command(self.command()?)?);
         Ok(())
+    }
+
+    fn command(&self) -> Result<Command> {
+        let config = self.config.to_str().context("the temporary directory is not UTF-8")?;
+        let mut command = command(&["serve", "--config", config]);
+        if let Some(protocols) = self.protocols {
+            command.env("CASBAH_TEST_PROTOCOLS", protocols);
+        }
+        Ok(command)
     }
 }
 

@@ -116,6 +116,19 @@ pub enum Kind {
     Fetch,
 }
 
+/// How often clients had to try again.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Attempts {
+    /// Things that clients wanted.
+    pub tasks: usize,
+    /// Those that did not work at once.
+    pub retried: usize,
+    /// Attempts at one of them, at the most.
+    pub most: usize,
+    /// Those that never worked.
+    pub given_up: usize,
+}
+
 /// How much of each kind happened.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Summary(BTreeMap<Kind, (usize, usize)>);
@@ -254,6 +267,22 @@ impl History {
             _ => false,
         });
         none(&failed.collect::<Vec<_>>(), "downloads failed at nodes that were there")
+    }
+
+    /// How often clients had to try again what they wanted of these kinds.
+    pub fn attempts(&self, kinds: &[Kind]) -> Attempts {
+        let mut tasks: BTreeMap<u64, (usize, bool)> = BTreeMap::new();
+        for record in self.records().iter().filter(|record| kinds.contains(&record.call.kind())) {
+            let (attempts, answered) = tasks.entry(record.task).or_default();
+            *attempts += 1;
+            *answered |= record.outcome.is_answer();
+        }
+        Attempts {
+            tasks: tasks.len(),
+            retried: tasks.values().filter(|(attempts, _)| *attempts > 1).count(),
+            most: tasks.values().map(|(attempts, _)| *attempts).max().unwrap_or_default(),
+            given_up: tasks.values().filter(|(_, answered)| !answered).count(),
+        }
     }
 
     /// The longest that a client had to wait for what it wanted, its further attempts included; for those that were given up,
@@ -507,8 +536,12 @@ mod tests {
         history.record(1, 1, begun, push(2), Outcome::Acknowledged);
         assert_eq!(history.longest_wait(&[Kind::Push]), history.records()[1].ended - begun);
         assert_eq!(history.longest_wait(&[Kind::Store]), Duration::ZERO);
-        assert_eq!(history.summary().to_string(), "Push 1 of 2");
-        assert_eq!(history.acknowledged_count(Kind::Push), 1);
+        history.record(2, 0, begun, push(3), unavailable());
+        history.record(3, 0, begun, push(4), Outcome::Acknowledged);
+        let attempts = Attempts { tasks: 3, retried: 1, most: 2, given_up: 1 };
+        assert_eq!(history.attempts(&[Kind::Push]), attempts);
+        assert_eq!(history.summary().to_string(), "Push 2 of 4");
+        assert_eq!(history.acknowledged_count(Kind::Push), 2);
     }
 
     #[test]

@@ -18,6 +18,7 @@ pub mod home;
 pub mod kubernetes;
 pub mod load;
 pub mod nemesis;
+pub mod packets;
 pub mod process;
 pub mod proxy;
 pub mod register;

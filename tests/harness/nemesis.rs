@@ -40,6 +40,8 @@ pub enum Fault {
     Everywhere(Mode),
     /// `kill -9` of the leader, which is started again.
     KillLeader,
+    /// SIGTERM of a node, which is started again.
+    Stop,
     /// A node is killed and loses its disk, and comes back with an empty one. Others are left alone until it has been filled.
     Wipe,
     /// The disk of a node, its own, is full. The node is started anew when there is room.
@@ -125,6 +127,7 @@ impl Nemesis {
     fn inflict(&mut self, cluster: &mut Cluster, fault: Fault, nodes: &[usize]) -> Result<()> {
         match fault {
             Fault::Kill => nodes.iter().try_for_each(|node| cluster.kill9(*node)),
+            Fault::Stop => nodes.iter().try_for_each(|node| cluster.stop(*node)),
             Fault::Pause => nodes.iter().try_for_each(|node| cluster.pause(*node)),
             Fault::Split(mode) => {
                 cluster.proxies().set_around(nodes, mode);

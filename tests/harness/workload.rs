@@ -61,6 +61,8 @@ pub struct Workload {
     pub results: u32,
     /// The share of calls about assets.
     pub assets: u32,
+    /// Whether reads, too, are tried again until they are answered, as those of builds are.
+    pub reads_insist: bool,
 }
 
 /// Clients that go on until they are stopped.
@@ -89,12 +91,21 @@ struct Shared {
 impl Workload {
     /// Something of everything, in the sizes of builds.
     pub fn mixed(seed: u64) -> Workload {
-        Workload { seed, clients: 12, keys: 16, blob_bytes_max: 1 << 20, blobs: 60, results: 20, assets: 20 }
+        Workload {
+            seed,
+            clients: 12,
+            keys: 16,
+            blob_bytes_max: 1 << 20,
+            blobs: 60,
+            results: 20,
+            assets: 20,
+            reads_insist: false,
+        }
     }
 
     /// Nothing but assets, few of them, so that they are written and read at the same time.
     pub fn assets(seed: u64) -> Workload {
-        Workload { seed, clients: 8, keys: 4, blob_bytes_max: 1, blobs: 0, results: 0, assets: 1 }
+        Workload { seed, clients: 8, keys: 4, blob_bytes_max: 1, blobs: 0, results: 0, assets: 1, reads_insist: false }
     }
 
     /// Starts the clients, which speak plaintext to these nodes.
@@ -286,12 +297,12 @@ impl One {
             if writes {
                 self.insist(|client| Call::Update { key, value: client.value() }).await;
             } else {
-                self.once(self.task(), Call::Result { key }).await;
+                self.read(Call::Result { key }).await;
             }
         } else if writes {
             self.push(key).await;
         } else {
-            self.once(self.task(), Call::Fetch { key }).await;
+            self.read(Call::Fetch { key }).await;
         }
     }
 
@@ -338,7 +349,15 @@ impl One {
         };
         let Some(content) = content else { return };
         let call = if self.random.random_bool(0.7) { Call::Load(content) } else { Call::Find(content) };
-        self.once(self.task(), call).await;
+        self.read(call).await;
+    }
+
+    async fn read(&mut self, call: Call) {
+        if self.shared.workload.reads_insist {
+            self.insist(|_| call).await;
+        } else {
+            self.once(self.task(), call).await;
+        }
     }
 
     /// Tries it at one node after the other until it is done.

@@ -5,7 +5,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::asset::Moment;
-use crate::membership::{ClusterState, Epoch, Joiner, NodeId, Part, Refusal};
+use crate::membership::{ClusterState, Epoch, Joiner, NodeId, Part, Protocol, Refusal};
 
 /// Bytes that one command may take, keys and records counted: the largest asset has some 800 KB.
 pub const COMMAND_BYTES_MAX: usize = 1 << 20;
@@ -19,7 +19,8 @@ pub const ENTRY_BYTES_MAX: usize = 1 << 20;
 /// What a command takes beside its keys and records, roughly.
 const OVERHEAD_BYTES: usize = 64;
 
-/// One thing to do. Part of the format of the log: see [`encode_entry`](super::encode_entry).
+/// One thing to do. Part of the format of the log: see [`encode_entry`](super::encode_entry). A new one stands behind all others,
+/// and is proposed when all nodes know it: see [`Command::since`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Command {
     /// Records an asset under each of these keys, in place of what is there. A use of it.
@@ -175,6 +176,15 @@ impl Command {
         cut.into_iter().map(|keys| Command::TouchAssets { keys }).collect()
     }
 
+    /// The version of the peer protocol since which nodes know it: it is not proposed in a cluster that works by an older one.
+    #[must_use]
+    pub fn since(&self) -> Protocol {
+        match self {
+            Command::PutAssets { .. } | Command::TouchAssets { .. } | Command::ExpireAssets { .. } => Protocol(1),
+            Command::Member(command) => command.since(),
+        }
+    }
+
     /// What it takes of [`COMMAND_BYTES_MAX`] and [`ENTRY_BYTES_MAX`].
     #[must_use]
     pub fn size_bytes(&self) -> usize {
@@ -216,6 +226,22 @@ fn cut(keys: Vec<Vec<u8>>, part_bytes: usize) -> Vec<Vec<Vec<u8>>> {
 // === impl MemberCommand ===
 
 impl MemberCommand {
+    fn since(&self) -> Protocol {
+        match self {
+            MemberCommand::Form { .. }
+            | MemberCommand::Admit { .. }
+            | MemberCommand::Remove { .. }
+            | MemberCommand::Begin
+            | MemberCommand::Synced { .. }
+            | MemberCommand::SetPart { .. }
+            | MemberCommand::Drain { .. }
+            | MemberCommand::Undrain { .. }
+            | MemberCommand::Lost { .. }
+            | MemberCommand::Returned { .. }
+            | MemberCommand::Apply { .. } => Protocol(1),
+        }
+    }
+
     fn size_bytes(&self) -> usize {
         match self {
             MemberCommand::Form { state } => {
@@ -283,7 +309,7 @@ impl fmt::Display for Batch {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::membership::{ClusterId, VolumeId};
+    use crate::membership::{ClusterId, Protocols, VolumeId};
 
     fn keys(count: usize, bytes: usize) -> Vec<Vec<u8>> {
         (0..count).map(|number| vec![u8::try_from(number % 256).unwrap(); bytes]).collect()
@@ -319,6 +345,7 @@ mod tests {
             volume: VolumeId([u8::try_from(name.len()).unwrap(); 16]),
             zone: String::new(),
             weight: 100,
+            protocols: Protocols::SPOKEN,
         };
         let formed = ClusterState::formed(ClusterId([1; 16]), "farm".to_owned(), (2, 2), 1, joiner("a"));
         let admit = MemberCommand::Admit { joiner: joiner("bb"), replaces: None };

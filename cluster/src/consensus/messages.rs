@@ -8,8 +8,9 @@ use super::record::{EntryRefV1, EntryV1, LogIdV1, StoredMembershipV1, VoteV1};
 use super::types::{Entry, LogId, SnapshotMeta, StoredMembership, Vote};
 use crate::codec::{self, CodecError};
 
-/// Of all payloads. A node that gets one of a version it does not know refuses it. Version 1 knew no standings of members.
-const VERSION: u8 = 2;
+/// Of all payloads. A node that gets one of a version it does not know refuses it. Version 1 knew no standings of members,
+/// version 2 no versions of the protocol.
+const VERSION: u8 = 3;
 
 /// A batch of entries, or a heartbeat.
 #[derive(Debug, Clone, PartialEq)]

@@ -10,8 +10,8 @@ use super::command::{Batch, Command};
 use super::types::{Entry, LeaderId, LogId, Membership, StoredMembership, Vote};
 use crate::codec::{self, CodecError};
 
-/// Version 1 knew no standings of members.
-const ENTRY_VERSION: u8 = 2;
+/// Version 1 knew no standings of members, version 2 no versions of the protocol.
+const ENTRY_VERSION: u8 = 3;
 const LOG_ID_VERSION: u8 = 1;
 const VOTE_VERSION: u8 = 1;
 const MEMBERSHIP_VERSION: u8 = 1;
@@ -250,7 +250,7 @@ mod tests {
     fn the_bytes_of_an_entry_are_these() {
         let [_, entry, _] = entries();
         // Version; term, leader, index; commands with a capacity of 9: one, a put: one key, the record, an end at 5 (zigzag: 10).
-        let bytes = [&[2, 3, 2, 2, 1, 9, 1, 0, 1, 3][..], b"key", &[6], b"record", &[1, 10]].concat();
+        let bytes = [&[3, 3, 2, 2, 1, 9, 1, 0, 1, 3][..], b"key", &[6], b"record", &[1, 10]].concat();
         assert_eq!(encode_entry(&entry).unwrap(), bytes);
     }
 

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::ids::{ClusterId, Epoch, NodeId};
 use super::introduction::Joiner;
+use super::protocol::{Protocol, Protocols};
 use super::state::{ClusterState, Layout, LayoutNode, Member, Part, Rebalance, Standing};
 
 /// Nodes of a cluster, at the most. What placement and the group are made and tested for.
@@ -43,6 +44,14 @@ pub enum Refusal {
     /// It does not say its name.
     #[error("a node needs a name")]
     NoName,
+    /// It does not speak the version that the cluster works by.
+    #[error("the cluster works by version {protocol} of the peer protocol, and the node speaks {spoken}")]
+    Protocol {
+        /// The cluster's.
+        protocol: Protocol,
+        /// The node's.
+        spoken: Protocols,
+    },
     /// There are as many nodes as there can be.
     #[error("a cluster has {MEMBERS_MAX} nodes at the most")]
     Full,
@@ -116,6 +125,8 @@ impl ClusterState {
             name,
             copies,
             write_quorum,
+            // Those who come may be older.
+            protocol: founder.protocols.oldest,
             next_node_id: NodeId(1),
             expected_members,
             rebalance: Rebalance::Automatic,
@@ -139,6 +150,10 @@ impl ClusterState {
         if joiner.name.is_empty() {
             return Err(Refusal::NoName);
         }
+        let (protocol, spoken) = (self.protocol, joiner.protocols);
+        if !spoken.speak(protocol) {
+            return Err(Refusal::Protocol { protocol, spoken });
+        }
         let known = self.members.iter().find(|(_, member)| member.volume == joiner.volume).map(|(id, _)| *id);
         let namesake = self.members.iter().find(|(id, member)| member.name == joiner.name && Some(**id) != known);
         let namesake = namesake.map(|(id, _)| *id);
@@ -158,9 +173,9 @@ impl ClusterState {
         let replaced = namesake.and_then(|node| self.members.remove(&node));
         let id = match known.and_then(|id| Some((id, self.members.get_mut(&id)?))) {
             Some((id, member)) => {
-                let Joiner { name, address, volume, zone, weight } = joiner;
+                let Joiner { name, address, volume, zone, weight, protocols } = joiner;
                 (member.name, member.address, member.volume) = (name, address, volume);
-                (member.zone, member.weight) = (zone, weight);
+                (member.zone, member.weight, member.protocols) = (zone, weight, protocols);
                 member.placed = member.placed.take().or_else(|| replaced?.placed);
                 id
             }
@@ -253,7 +268,7 @@ impl ClusterState {
     fn add(&mut self, joiner: Joiner, replaced: Option<Member>) -> NodeId {
         let id = self.next_node_id;
         self.next_node_id = NodeId(id.0 + 1);
-        let Joiner { name, address, volume, zone, weight } = joiner;
+        let Joiner { name, address, volume, zone, weight, protocols } = joiner;
         let leaves = replaced.as_ref().is_some_and(|replaced| replaced.leaves);
         let member = Member {
             name,
@@ -261,6 +276,7 @@ impl ClusterState {
             volume,
             zone,
             weight,
+            protocols,
             part: Part::Watcher,
             synced: Epoch::default(),
             standing: if leaves { Standing::Draining } else { Standing::Serving },
@@ -271,9 +287,14 @@ impl ClusterState {
         id
     }
 
-    /// Does what follows from a change: retires layouts, and appends the layout that the members make, if it is another one
-    /// than the newest and there is room for it. `before` is what was [proposed](ClusterState::proposed) before the change.
+    /// Does what follows from a change: retires layouts, appends the layout that the members make, if it is another one than the
+    /// newest and there is room for it, and raises the version that the cluster works by, if all members speak a newer one. `before` is what was [proposed](ClusterState::proposed) before the change.
     pub(super) fn settle(&mut self, before: &BTreeMap<NodeId, LayoutNode>) {
+        self.place(before);
+        self.raise();
+    }
+
+    fn place(&mut self, before: &BTreeMap<NodeId, LayoutNode>) {
         self.retire();
         let waits = self.rebalance == Rebalance::OnApply && !self.layouts.is_empty();
         if !waits {
@@ -297,6 +318,14 @@ impl ClusterState {
     pub(super) fn place_all(&mut self) {
         for member in self.members.values_mut() {
             member.placed = Some(member.configured());
+        }
+    }
+
+    /// Not before all expected members are there, of which some may be older. A lost one counts: it may return as it is.
+    fn raise(&mut self) {
+        let newest = self.members.values().map(|member| member.protocols.newest).min();
+        if let Some(newest) = newest.filter(|_| !self.layouts.is_empty()) {
+            self.protocol = self.protocol.max(newest);
         }
     }
 

@@ -3,11 +3,19 @@
 use super::change::{LAYOUTS_MAX, MEMBERS_MAX, Refusal};
 use super::ids::{ClusterId, Epoch, NodeId, VolumeId};
 use super::introduction::Joiner;
+use super::protocol::{Protocol, Protocols};
 use super::state::{ClusterState, Layout, Part};
 
 pub(super) fn joiner(name: &str, volume: u8) -> Joiner {
     let address = format!("{name}.test:7980");
-    Joiner { name: name.to_owned(), address, volume: VolumeId([volume; 16]), zone: String::new(), weight: 100 }
+    Joiner {
+        name: name.to_owned(),
+        address,
+        volume: VolumeId([volume; 16]),
+        zone: String::new(),
+        weight: 100,
+        protocols: Protocols::SPOKEN,
+    }
 }
 
 pub(super) fn formed(expected: u32) -> ClusterState {
@@ -201,4 +209,66 @@ fn a_cluster_has_an_end() {
     assert_eq!(state.admit(joiner("more", 200), None), Err(Refusal::Full));
     assert_eq!(state.admit(joiner(&name(1), 201), Some(NodeId(2))), Ok(NodeId(101)), "one for another");
     assert!(state.admit(joiner("a", 1), None).is_ok(), "those who are in it");
+}
+
+/// A node whose program speaks these versions.
+fn speaking(name: &str, volume: u8, protocols: &str) -> Joiner {
+    Joiner { protocols: protocols.parse().unwrap(), ..joiner(name, volume) }
+}
+
+/// Of three, whose programs speak these.
+fn three_speaking(protocols: [&str; 3]) -> ClusterState {
+    let [a, b, c] = protocols;
+    let founder = speaking("a", 1, a);
+    let mut state = ClusterState::formed(ClusterId([1; 16]), "farm".to_owned(), (2, 2), 3, founder);
+    state.admit(speaking("b", 2, b), None).unwrap();
+    state.admit(speaking("c", 3, c), None).unwrap();
+    state
+}
+
+#[test]
+fn a_cluster_works_by_the_newest_version_that_all_speak_whoever_founded_it() {
+    for (spoken, works_by) in [(["1"; 3], 1), (["1-2"; 3], 2), (["1-2", "1", "1-3"], 1), (["2-3", "1-3", "2-4"], 3)] {
+        assert_eq!(three_speaking(spoken).protocol, Protocol(works_by), "{spoken:?}");
+    }
+    let forming = ClusterState::formed(ClusterId([1; 16]), "farm".to_owned(), (2, 2), 3, speaking("a", 1, "1-2"));
+    assert_eq!(forming.protocol, Protocol(1), "the others may be older");
+}
+
+#[test]
+fn the_version_is_raised_when_the_last_one_is_new_and_until_then_there_is_a_way_back() {
+    let mut state = three_speaking(["1"; 3]);
+    let say = |state: &mut ClusterState, name: &str, volume, protocols: &str| {
+        state.admit(speaking(name, volume, protocols), None).map(|_| state.protocol)
+    };
+    assert_eq!(say(&mut state, "a", 1, "1-2"), Ok(Protocol(1)));
+    assert_eq!(say(&mut state, "b", 2, "1-2"), Ok(Protocol(1)));
+    assert_eq!(say(&mut state, "b", 2, "1"), Ok(Protocol(1)), "it goes back");
+    assert_eq!(say(&mut state, "c", 3, "1-2"), Ok(Protocol(1)));
+    assert_eq!(layouts(&state).len(), 1, "what is spoken is no matter of layouts");
+    assert_eq!(say(&mut state, "b", 2, "1-2"), Ok(Protocol(2)));
+    let before = state.clone();
+    let refused = Refusal::Protocol { protocol: Protocol(2), spoken: "1".parse().unwrap() };
+    assert_eq!(say(&mut state, "b", 2, "1"), Err(refused.clone()), "it has gone too far");
+    assert_eq!(say(&mut state, "d", 4, "1"), Err(refused));
+    assert_eq!(state, before);
+    assert_eq!(say(&mut state, "c", 3, "2-3"), Ok(Protocol(2)));
+}
+
+#[test]
+fn a_node_that_has_forgotten_the_version_of_the_cluster_is_not_let_in_yet() {
+    let mut state = three_speaking(["1-2", "1", "1-2"]);
+    let refused = Refusal::Protocol { protocol: Protocol(1), spoken: "2".parse().unwrap() };
+    assert_eq!(state.admit(speaking("d", 4, "2"), None), Err(refused));
+    state.admit(speaking("b", 2, "1-2"), None).unwrap();
+    assert_eq!(state.admit(speaking("d", 4, "2"), None), Ok(NodeId(4)));
+}
+
+#[test]
+fn an_old_program_that_is_lost_holds_the_version_until_it_is_removed() {
+    let mut state = three_speaking(["1-2", "1-2", "1"]);
+    state.lost(NodeId(3)).unwrap();
+    assert_eq!(state.protocol, Protocol(1), "it may return");
+    state.remove(NodeId(3), false).unwrap();
+    assert_eq!(state.protocol, Protocol(2));
 }

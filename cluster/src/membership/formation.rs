@@ -153,6 +153,10 @@ impl Formation {
         if volume == self.own.joiner.volume || answer.cluster_name != self.own.cluster_name {
             return;
         }
+        // Those could not be members of one cluster. One that is in a cluster says why it lets this node not in.
+        if answer.identity.is_none() && !answer.joiner.protocols.meet(&self.own.joiner.protocols) {
+            return;
+        }
         if let Some(pledge) = &self.pledge {
             let is_founder = volume == pledge.founder;
             let follows = answer.cluster() == Some(pledge.cluster)

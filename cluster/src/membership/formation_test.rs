@@ -9,6 +9,7 @@ use rand::rngs::SmallRng;
 use super::formation::{CONFIRMED_LATELY_MS, Formation, FormationStep, HEARD_LATELY_MS, Waiting};
 use super::ids::{ClusterId, NodeId, VolumeId};
 use super::introduction::{Introduction, Joiner, Pledge};
+use super::protocol::Protocols;
 use crate::testing::{random, seed};
 
 const DRAWN: ClusterId = ClusterId([9; 16]);
@@ -20,6 +21,7 @@ fn introduction(name: &str, volume: u64, bootstrap_expect: u32) -> Introduction 
         volume: VolumeId(u128::from(volume).to_be_bytes()),
         zone: String::new(),
         weight: 100,
+        protocols: Protocols::SPOKEN,
     };
     Introduction {
         cluster_name: "casbah".to_owned(),
@@ -54,6 +56,18 @@ fn founding() -> (Formation, Formation) {
     assert_eq!(a.decide(0, DRAWN, 0), FormationStep::Wait(Waiting::Pledges { count: 1, expected: 3 }));
     b.heard(a.introduction(), 1);
     (a, b)
+}
+
+#[test]
+fn programs_that_have_no_version_in_common_do_not_form_a_cluster_and_one_is_asked_that_there_is() {
+    let mut a = node("a", 1, 2);
+    let mut other = introduction("b", 2, 2);
+    other.joiner.protocols = "8-9".parse().unwrap();
+    a.heard(other.clone(), 0);
+    assert_eq!(a.decide(0, DRAWN, 0), FormationStep::Wait(Waiting::Nodes { seen: 1, expected: 2 }));
+    other.identity = Some((DRAWN, NodeId(1)));
+    a.heard(other, 1);
+    assert!(matches!(a.decide(1, DRAWN, 0), FormationStep::Join { cluster: DRAWN, .. }), "its cluster says why not");
 }
 
 #[test]

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use serde::{Deserialize, Serialize};
 
 use super::ids::{ClusterId, NodeId, VolumeId};
+use super::protocol::Protocols;
 
 /// Who a node is, as it says.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,6 +37,8 @@ pub struct Joiner {
     pub zone: String,
     /// As configured.
     pub weight: u32,
+    /// What its program speaks.
+    pub protocols: Protocols,
 }
 
 /// A fresh node's word, kept on its volume, that of all clusters it helps to form this one only: until it knows that its

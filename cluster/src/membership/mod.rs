@@ -7,6 +7,7 @@ mod group;
 mod ids;
 mod introduction;
 mod loss;
+mod protocol;
 mod roster;
 mod standing;
 mod state;
@@ -27,5 +28,6 @@ pub use group::{GroupStep, LEARNERS_MAX, VOTER_LOST_AFTER_MS, can_do_without, ne
 pub use ids::{ClusterId, Epoch, IdError, NodeId, VolumeId};
 pub use introduction::{Introduction, Joiner, Pledge};
 pub use loss::{LOOK_AGAIN_MS, LossStep, Losses, Sights};
+pub use protocol::{Protocol, Protocols, ProtocolsError};
 pub use roster::{Belonging, Roster};
 pub use state::{ClusterState, Layout, LayoutNode, Member, Part, Rebalance, Standing};

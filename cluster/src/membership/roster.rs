@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::ids::{ClusterId, Epoch, NodeId};
+use super::protocol::{Protocol, Protocols};
 use super::state::ClusterState;
 
 /// The members of a node's cluster and their addresses, by the state that it has applied last. A node that is in no cluster
@@ -11,6 +12,7 @@ use super::state::ClusterState;
 pub struct Roster {
     here: Option<(ClusterId, NodeId)>,
     epoch: Epoch,
+    protocol: Protocol,
     members: BTreeMap<NodeId, String>,
     next_node_id: NodeId,
 }
@@ -34,6 +36,7 @@ impl Roster {
         Roster {
             here: Some((state.id, node)),
             epoch: state.layouts.last().map_or(Epoch::default(), |layout| layout.epoch),
+            protocol: state.protocol,
             members: state.members.iter().map(|(id, member)| (*id, member.address.clone())).collect(),
             next_node_id: state.next_node_id,
         }
@@ -41,7 +44,7 @@ impl Roster {
 
     /// The roster of a node that was let in, and has not heard of the others.
     pub fn joined(cluster: ClusterId, node: NodeId) -> Roster {
-        Roster { here: Some((cluster, node)), ..Roster::default() }
+        Roster { here: Some((cluster, node)), protocol: Protocols::SPOKEN.oldest, ..Roster::default() }
     }
 
     /// The cluster and this node's id in it; `None` before it is in one.
@@ -52,6 +55,11 @@ impl Roster {
     /// Of the newest layout; 0 before there is one.
     pub fn epoch(&self) -> Epoch {
         self.epoch
+    }
+
+    /// The version that the cluster works by; 0 before there is one.
+    pub fn protocol(&self) -> Protocol {
+        self.protocol
     }
 
     /// Where a member is reached, `HOST:PORT`.
@@ -90,6 +98,7 @@ mod tests {
             volume: VolumeId([number; 16]),
             zone: String::new(),
             weight: 100,
+            protocols: Protocols::SPOKEN,
             part: Part::Voter,
             synced: Epoch(0),
             standing: Standing::Serving,
@@ -101,6 +110,7 @@ mod tests {
             name: "casbah".into(),
             copies: 2,
             write_quorum: 2,
+            protocol: Protocol(3),
             next_node_id: NodeId(5),
             members: BTreeMap::from([1, 2, 4].map(|number| (NodeId(u64::from(number)), member(number)))),
             expected_members: 0,
@@ -115,6 +125,7 @@ mod tests {
         let roster = Roster::of(NodeId(2), &state());
         assert_eq!(roster.here(), Some((ClusterId([7; 16]), NodeId(2))));
         assert_eq!(roster.epoch(), Epoch(4));
+        assert_eq!((roster.protocol(), Roster::default().protocol()), (Protocol(3), Protocol(0)));
         assert_eq!(roster.address(NodeId(4)), Some("node-4:7980"));
         assert_eq!(roster.address(NodeId(3)), None);
         let others: Vec<_> = roster.others().collect();

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Joiner;
 use super::ids::{ClusterId, Epoch, NodeId, VolumeId};
+use super::protocol::{Protocol, Protocols};
 use crate::codec::{self, CodecError};
 
 /// The cluster as of one position of the log.
@@ -22,6 +23,8 @@ pub struct ClusterState {
     pub copies: u8,
     /// Copies that make an upload acknowledged, where there are as many nodes (W).
     pub write_quorum: u8,
+    /// The version that it works by: every member speaks it. It is never lowered.
+    pub protocol: Protocol,
     /// The next node's id. Ids that are gone are not used again.
     pub next_node_id: NodeId,
     /// How many members there are to be before blobs are placed for the first time.
@@ -51,6 +54,8 @@ pub struct Member {
     pub zone: String,
     /// As configured.
     pub weight: u32,
+    /// What its program speaks.
+    pub protocols: Protocols,
     /// Its part in the Raft group.
     pub part: Part,
     /// The newest layout that it has reported to hold all of its part of.
@@ -114,7 +119,7 @@ pub struct LayoutNode {
 }
 
 /// Of a state that travels by itself. In the log and in snapshots it is part of records with versions of their own.
-const VERSION: u8 = 2;
+const VERSION: u8 = 3;
 
 impl ClusterState {
     /// As it travels.
@@ -152,7 +157,8 @@ impl Member {
 
     /// Whether all that a node says of itself is known already.
     pub fn is_as(&self, joiner: &Joiner) -> bool {
-        let Joiner { name, address, volume, zone, weight } = joiner;
-        (&self.name, &self.address, self.volume, &self.zone, self.weight) == (name, address, *volume, zone, *weight)
+        let Joiner { name, address, volume, zone, weight, protocols } = joiner;
+        (&self.name, &self.address, self.volume) == (name, address, *volume)
+            && (&self.zone, self.weight, &self.protocols) == (zone, *weight, protocols)
     }
 }

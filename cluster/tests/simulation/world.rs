@@ -5,7 +5,9 @@ use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 
 use casbah_cluster::consensus::{MemberCommand, MemberReply, apply_member};
-use casbah_cluster::membership::{Certainty, ClusterId, ClusterState, Epoch, Joiner, Layout, NodeId, VolumeId};
+use casbah_cluster::membership::{
+    Certainty, ClusterId, ClusterState, Epoch, Joiner, Layout, NodeId, Protocols, VolumeId,
+};
 use casbah_cluster::replication::VersionClock;
 use casbah_cluster::ring::Placement;
 use casbah_cluster::view::View;
@@ -293,6 +295,7 @@ impl Machine {
             volume: VolumeId(u128::from(self.disk.volume).to_be_bytes()),
             zone: self.zone.clone(),
             weight: self.weight,
+            protocols: Protocols::SPOKEN,
         }
     }
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use casbah_cluster::membership::{
-    ClusterId, ClusterState, Epoch, Layout, Member, NodeId, Part, Rebalance, Roster, Standing, VolumeId,
+    ClusterId, ClusterState, Epoch, Layout, Member, NodeId, Part, Protocols, Rebalance, Roster, Standing, VolumeId,
 };
 use casbah_proto::peer::v1 as api;
 use futures_util::StreamExt as _;
@@ -93,6 +93,7 @@ impl Site {
             volume: VolumeId([0; 16]),
             zone: String::new(),
             weight: 100,
+            protocols: Protocols::SPOKEN,
             part: Part::Voter,
             synced: Epoch(0),
             standing: Standing::Serving,
@@ -107,6 +108,7 @@ impl Site {
             name: "casbah".into(),
             copies: 2,
             write_quorum: 2,
+            protocol: Protocols::SPOKEN.newest,
             next_node_id: NodeId(next),
             expected_members: 0,
             rebalance: Rebalance::Automatic,
@@ -155,6 +157,7 @@ impl Node {
             group: inner.clone(),
             members: inner.clone(),
             roster: roster.subscribe(),
+            spoken: Protocols::SPOKEN,
             memory_bytes: 256 << 20,
         };
         let (end, ended) = End::new();

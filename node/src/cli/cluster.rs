@@ -13,7 +13,7 @@ use super::output::{self, Colours};
 use super::plan;
 use super::table::table;
 use crate::observe::cluster::{Cluster, ClusterMember, Raft, Ring};
-use crate::observe::summary::{condition, count, size};
+use crate::observe::summary::{condition, count, repair_line, size};
 
 /// `casbah node`.
 ///
@@ -28,7 +28,7 @@ pub fn node(command: &NodeCommand) -> Result<(), Failure> {
         NodeCommand::Show(NodeArguments { node, ask: arguments }) => {
             let cluster = ask::cluster(arguments)?;
             let member = find(&cluster, node)?;
-            ask::show(arguments.output, member, || show(member))
+            ask::show(arguments.output, member, || show(&cluster, member))
         }
         NodeCommand::Drain(arguments) => life::drain(arguments),
         NodeCommand::Undrain(arguments) => life::undrain(arguments),
@@ -131,7 +131,7 @@ fn list(cluster: &Cluster, colours: Colours) -> String {
     table(&heads, &right, &rows, colours)
 }
 
-fn show(member: &ClusterMember) -> String {
+fn show(cluster: &Cluster, member: &ClusterMember) -> String {
     let latency = member.latency_ms.map_or_else(|| "-".to_owned(), |latency| format!("{latency:.1} ms"));
     let mut rows = vec![
         ("id", member.id.to_string()),
@@ -142,6 +142,8 @@ fn show(member: &ClusterMember) -> String {
         ("state", condition(member).to_owned()),
         ("ailment", member.ailment.clone().unwrap_or_else(|| "-".to_owned())),
         ("raft", member.part.clone()),
+        ("program", or_dash(member.program.as_deref().unwrap_or_default())),
+        ("protocol", format!("{} (it speaks {})", cluster.protocol, or_dash(&member.protocols))),
         ("partitions", count(member.partitions)),
         ("latency", latency),
     ];
@@ -149,6 +151,9 @@ fn show(member: &ClusterMember) -> String {
         rows.push(("blobs", count(numbers.blobs)));
         rows.push(("disk", format!("{} of {}", size(numbers.used_bytes), size(numbers.capacity_bytes))));
         rows.push(("layout", format!("epoch {}", numbers.epoch)));
+    }
+    if let Some(repair) = &member.repair {
+        rows.push(("repair", repair_line(repair, |id| name_of(cluster, id))));
     }
     lines(&rows)
 }
@@ -211,6 +216,10 @@ fn raft_status(cluster: &Cluster) -> String {
     ])
 }
 
+fn name_of(cluster: &Cluster, id: u64) -> Option<&str> {
+    cluster.members.iter().find(|member| member.id == id).map(|member| member.name.as_str())
+}
+
 fn or_dash(text: &str) -> String {
     if text.is_empty() { "-".to_owned() } else { text.to_owned() }
 }
@@ -230,11 +239,13 @@ mod tests {
 
     #[test]
     fn tables_are_for_eyes() {
-        let cluster = Cluster::sample();
+        let mut cluster = Cluster::sample();
+        cluster.members[1].repair = Some(cluster.repair.clone());
         let ring = Ring { epoch: 4, copies: 2, partitions: vec![vec![1, 2], vec![2, 3], vec![3, 9]] };
         let shown = [
             list(&cluster, Colours::NONE),
-            show(find(&cluster, "node-2").unwrap()),
+            show(&cluster, find(&cluster, "node-2").unwrap()),
+            show(&cluster, find(&cluster, "node-3").unwrap()),
             shares(&cluster, &ring, Colours::NONE),
             raft_status(&cluster),
         ];

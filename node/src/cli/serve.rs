@@ -57,6 +57,9 @@ fn explain(error: &RunError, dir: &Path) -> Failure {
         RunError::Directory { .. } => {
             failure.hint(format!("name another directory than {} with --dir or node.dir", dir.display()))
         }
+        error if error.is_of_version() => failure.hint(
+            "start the version of casbah that it ran last, or one that speaks both; `casbah node show` on another node says what each speaks",
+        ),
         _ => failure,
     }
 }

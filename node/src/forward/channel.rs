@@ -101,9 +101,9 @@ impl Channel {
     async fn send(&self, mut request: http::Request<Body>) -> Result<http::Response<Incoming>, CallError> {
         {
             let roster = self.roster.borrow();
-            let Some((cluster, node)) = roster.here() else { return Err(CallError::Alone) };
+            let Some(here) = roster.here() else { return Err(CallError::Alone) };
             let epoch = self.by_layout.then(|| roster.epoch());
-            metadata::add(request.headers_mut(), cluster, node, self.link.node(), epoch);
+            metadata::add(request.headers_mut(), here, roster.protocol(), self.link.node(), epoch);
             if FOR_REPAIR.try_with(|()| ()).is_ok() {
                 request.headers_mut().insert(PURPOSE, http::HeaderValue::from_static(PURPOSE_REPAIR));
             }

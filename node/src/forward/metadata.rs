@@ -2,12 +2,9 @@
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-use casbah_cluster::membership::{ClusterId, Epoch, NodeId};
+use casbah_cluster::membership::{ClusterId, Epoch, NodeId, Protocol};
 
-/// The version of the protocol that is spoken here.
-pub const PROTOCOL_VERSION: &str = "1";
-
-/// The version of the protocol.
+/// The version of the protocol that the call is in.
 pub const PROTOCOL: HeaderName = HeaderName::from_static("casbah-protocol");
 /// The cluster's id.
 pub const CLUSTER: HeaderName = HeaderName::from_static("casbah-cluster");
@@ -27,13 +24,19 @@ pub const PURPOSE_REPAIR: &str = "repair";
 
 /// Adds what every call carries.
 pub(super) fn add_to_every(headers: &mut HeaderMap) {
-    headers.insert(PROTOCOL, HeaderValue::from_static(PROTOCOL_VERSION));
     headers.insert(HOP, HeaderValue::from_static("1"));
 }
 
 /// Adds what calls from member to member carry.
-pub(super) fn add(headers: &mut HeaderMap, cluster: ClusterId, node: NodeId, peer: NodeId, epoch: Option<Epoch>) {
+pub(super) fn add(
+    headers: &mut HeaderMap,
+    (cluster, node): (ClusterId, NodeId),
+    protocol: Protocol,
+    peer: NodeId,
+    epoch: Option<Epoch>,
+) {
     add_to_every(headers);
+    headers.insert(PROTOCOL, HeaderValue::from(protocol.0));
     headers.insert(CLUSTER, value(&cluster));
     headers.insert(NODE, HeaderValue::from(node.0));
     headers.insert(PEER, HeaderValue::from(peer.0));

@@ -31,7 +31,7 @@ pub use framing::{FramingError, Messages, Part, data_frames, message_frame};
 pub use health::Health;
 pub use heartbeat::CLOCK_SKEW_MAX_MS;
 pub use messages::{digest_from_message, digest_to_message};
-pub use metadata::{CLUSTER, EPOCH, HOP, NODE, PEER, PROTOCOL, PROTOCOL_VERSION, PURPOSE, PURPOSE_REPAIR};
+pub use metadata::{CLUSTER, EPOCH, HOP, NODE, PEER, PROTOCOL, PURPOSE, PURPOSE_REPAIR};
 pub use peer_read::{Form, PeerRead};
 pub use peer_upload::PeerUpload;
 pub use peers::{Copy, Peers, PeersParts, Report};

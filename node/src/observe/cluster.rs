@@ -19,6 +19,9 @@ pub struct Cluster {
     pub copies: u8,
     /// Copies that make an upload acknowledged.
     pub write_quorum: u8,
+    /// The version of the peer protocol that it works by: the newest that all members have spoken at one time.
+    #[serde(default)]
+    pub protocol: u32,
     /// The epoch of the layout that waits to be applied, where one does.
     #[serde(default)]
     pub waits: Option<u64>,
@@ -88,6 +91,12 @@ pub struct ClusterMember {
     /// What ails it, by its own word or by what is seen of it.
     #[serde(default)]
     pub ailment: Option<String>,
+    /// The versions of the peer protocol that it speaks: `1`, or `1-2`.
+    #[serde(default)]
+    pub protocols: String,
+    /// The version of its program; `None` when it did not say.
+    #[serde(default)]
+    pub program: Option<String>,
     /// It is the node that tells.
     pub is_self: bool,
     /// It has answered lately.
@@ -102,6 +111,9 @@ pub struct ClusterMember {
     pub partitions: u64,
     /// As it last said; `None` when it never did.
     pub numbers: Option<MemberNumbers>,
+    /// How far it is with having the copies that it should have; `None` when it did not say.
+    #[serde(default)]
+    pub repair: Option<RepairProgress>,
 }
 
 /// What a member says of itself.
@@ -242,6 +254,8 @@ impl Cluster {
             standing: "serving".into(),
             holds: true,
             ailment: None,
+            protocols: if id == 3 { "1".into() } else { "1-2".into() },
+            program: reachable.then(|| "0.1.0".into()),
             is_self: id == 1,
             reachable,
             writable: reachable,
@@ -254,6 +268,7 @@ impl Cluster {
                 capacity_bytes: 10 << 30,
                 epoch: 4,
             }),
+            repair: reachable.then(|| RepairProgress { synced_epoch: Some(4), ..RepairProgress::default() }),
         };
         Cluster {
             id: "0123456789abcdef0123456789abcdef".into(),
@@ -263,6 +278,7 @@ impl Cluster {
             epochs: vec![4],
             copies: 2,
             write_quorum: 2,
+            protocol: 1,
             waits: None,
             members: vec![member(1, true), member(2, true), member(3, false)],
             raft: Raft {

@@ -279,12 +279,24 @@ mod tests {
         let text = serde_json::to_string(&Snapshot::sample()).unwrap();
         let index = r#"{"records":3,"capacity":10,"evicted":2,"expired":1}"#;
         let numbers = r#"{"blobs":1234567,"used_bytes":3221225472,"capacity_bytes":10737418240,"epoch":4}"#;
+        let program = |up: bool| if up { r#""0.1.0""# } else { "null" };
+        let repair = |up: bool| match up {
+            true => [
+                r#"{"synced_epoch":4,"partitions_left":0,"partitions_to_pull":0,"copies_to_pull":0,"bytes_to_pull":0,"#,
+                r#""waits_for":[],"held":0,"copies_pulled":0,"copies_given":0,"copies_dropped":0,"moved_bytes":0,"#,
+                r#""bytes_per_second":0,"seconds_left":null,"completed_seconds_ago":null}"#,
+            ]
+            .concat(),
+            false => "null".to_owned(),
+        };
         let member = |id: u64, is_self: &str, up: bool, latency: &str, numbers: &str| {
             [
                 format!(r#"{{"id":{id},"name":"node-{id}","address":"node-{id}.example:7980","zone":"zone-{id}","#),
                 r#""weight":100,"part":"voter","standing":"serving","holds":true,"ailment":null,"#.to_owned(),
+                format!(r#""protocols":"{}","program":{},"#, if id == 3 { "1" } else { "1-2" }, program(up)),
                 format!(r#""is_self":{is_self},"reachable":{up},"writable":{up},"#),
-                format!(r#""draining":false,"latency_ms":{latency},"partitions":2731,"numbers":{numbers}}}"#),
+                format!(r#""draining":false,"latency_ms":{latency},"partitions":2731,"numbers":{numbers},"#),
+                format!(r#""repair":{}}}"#, repair(up)),
             ]
             .concat()
         };
@@ -301,7 +313,7 @@ mod tests {
             r#""oldest_use_age_seconds":7200,"read_only":"disk_full"},"#,
             &format!(r#""indexes":{{"assets":{index},"actions":{index}}},"#),
             r#""waits_for":null,"cluster":{"id":"0123456789abcdef0123456789abcdef","name":"casbah","node_id":1,"epoch":4,"epochs":[4],"#,
-            r#""copies":2,"write_quorum":2,"waits":null,"members":["#,
+            r#""copies":2,"write_quorum":2,"protocol":1,"waits":null,"members":["#,
             &member(1, "true", true, "null", numbers),
             ",",
             &member(2, "false", true, "0.4", numbers),

@@ -87,6 +87,7 @@ fn cluster_rows(cluster: &Cluster) -> Vec<(&'static str, String)> {
         ("nodes", format!("{here} of {} reachable", cluster.members.len())),
         ("copies", format!("{}, of which {} before an answer", cluster.copies, cluster.write_quorum)),
         ("layout", format!("epoch {epoch}")),
+        ("protocol", protocol(cluster)),
         ("raft", format!("{} in term {}, led by {leader}; {} applied", raft.role, raft.term, count(raft.applied))),
     ];
     if let Some(epoch) = cluster.waits {
@@ -95,6 +96,18 @@ fn cluster_rows(cluster: &Cluster) -> Vec<(&'static str, String)> {
     rows.push(("repair", repair_line(&cluster.repair, named)));
     rows.extend(cluster.members.iter().map(|member| ("", member_line(member))));
     rows
+}
+
+/// `1; node-3 speaks nothing newer`
+fn protocol(cluster: &Cluster) -> String {
+    let newest = |member: &ClusterMember| member.protocols.rsplit('-').next().and_then(|newest| newest.parse().ok());
+    let behind =
+        cluster.members.iter().filter(|member| newest(member).is_some_and(|newest: u32| newest <= cluster.protocol));
+    let names: Vec<&str> = behind.map(|member| member.name.as_str()).collect();
+    match names.len() {
+        behind if behind == cluster.members.len() || behind == 0 => cluster.protocol.to_string(),
+        _ => format!("{}; {} speaks nothing newer", cluster.protocol, names.join(", ")),
+    }
 }
 
 /// `812 partitions to compare, 12,000 copies to fetch (3.0 GiB, at 32.0 MiB/s 1m 36s), waiting for node-3; 17 copies to hand over`

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use casbah_cluster::digest::Digest;
 use casbah_cluster::inventory::{ActionName, ListedAction, ListedBlob, Page, PartitionSummary};
 use casbah_cluster::membership::{
-    ClusterId, ClusterState, Epoch, Layout, LayoutNode, Member, NodeId, Part, Rebalance, Standing, VolumeId,
+    ClusterId, ClusterState, Epoch, Layout, LayoutNode, Member, NodeId, Part, Protocols, Rebalance, Standing, VolumeId,
 };
 use casbah_cluster::replication::Version;
 use casbah_cluster::ring::partition_of;
@@ -220,6 +220,7 @@ fn state(count: u64, copies: u8, write_quorum: u8) -> ClusterState {
         volume: VolumeId([id as u8; 16]),
         zone: String::new(),
         weight: 100,
+        protocols: Protocols::SPOKEN,
         part: Part::Voter,
         synced: Epoch(1),
         standing: Standing::Serving,
@@ -233,6 +234,7 @@ fn state(count: u64, copies: u8, write_quorum: u8) -> ClusterState {
         name: "casbah".into(),
         copies,
         write_quorum,
+        protocol: Protocols::SPOKEN.newest,
         next_node_id: NodeId(count + 1),
         expected_members: count as u32,
         rebalance: Rebalance::Automatic,

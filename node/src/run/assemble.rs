@@ -22,6 +22,7 @@ use crate::run::owned::Owned;
 use crate::run::pod::Pod;
 use crate::run::report::Report;
 use crate::run::signals::Signals;
+use crate::run::spoken::{self, SpokenError};
 use crate::serve::Served;
 use crate::store::OpenError;
 
@@ -53,6 +54,9 @@ pub enum RunError {
     /// The node has no place in a cluster.
     #[error("this node has no place in a cluster")]
     Place(#[from] PlaceError),
+    /// It is not known which versions of the peer protocol to speak.
+    #[error(transparent)]
+    Spoken(#[from] SpokenError),
     /// The system refuses something basic.
     #[error("cannot {what}")]
     System {
@@ -62,6 +66,13 @@ pub enum RunError {
         #[source]
         source: io::Error,
     },
+}
+
+impl RunError {
+    /// Whether the program does not speak the version that the node's cluster works by.
+    pub fn is_of_version(&self) -> bool {
+        matches!(self, RunError::Place(PlaceError::OtherVersion { .. }))
+    }
 }
 
 /// Runs a node until SIGTERM or SIGINT. When every listener holds its address and requests are answered, one line
@@ -74,6 +85,7 @@ pub enum RunError {
 /// Dropped, everything is cut off as by a kill; nothing acknowledged is lost.
 pub async fn serve(config: Config) -> Result<(), RunError> {
     let mut signals = Signals::install().map_err(|source| RunError::System { what: "handle signals", source })?;
+    let spoken = spoken::spoken()?;
     let dir = &config.node.dir;
     let unusable = |source| RunError::Directory { path: dir.clone(), source };
     directory::create(dir).map_err(unusable)?;
@@ -97,7 +109,7 @@ pub async fn serve(config: Config) -> Result<(), RunError> {
 
     let (end_listeners, ended) = End::new();
     let mut data = match directory::claim(dir).map_err(unusable)? {
-        Some(ownership) => Data::Owned(Box::new(Owned::open(&config, ownership, signals.reload_now()).await?)),
+        Some(ownership) => Data::Owned(Box::new(Owned::open(&config, ownership, spoken, signals.reload_now()).await?)),
         None => Data::Elsewhere,
     };
     let route = match &mut data {
@@ -144,7 +156,7 @@ pub async fn serve(config: Config) -> Result<(), RunError> {
         };
         match took_over {
             Next::Ownership(ownership) => {
-                let owned = Owned::open(&config, ownership, signals.reload_now()).await?;
+                let owned = Owned::open(&config, ownership, spoken, signals.reload_now()).await?;
                 tracing::info!(dir = %dir.display(), "the owner of the directory has gone; this process took it over");
                 report.owns(owned.numbers());
                 data = Data::Owned(Box::new(owned));
@@ -222,7 +234,7 @@ impl Data {
     /// May be dropped and called again.
     async fn next(&mut self, dir: &Path) -> Result<Next, RunError> {
         match self {
-            Data::Owned(owned) if owned.is_serving() => std::future::pending().await,
+            Data::Owned(owned) if owned.is_serving() => Err(owned.fails().await),
             Data::Owned(owned) => Ok(Next::Entered(owned.enter().await?)),
             Data::Elsewhere => {
                 let ownership = directory::claim_next(dir).await;

@@ -18,7 +18,7 @@ use crate::observe::cluster::{
 };
 use crate::observe::orders::{Order, OrderError};
 use crate::repair::Repair;
-use crate::run::membership::Place;
+use crate::run::membership::{Place, repair_from_message};
 use crate::store::{Presence, Store};
 
 /// A node whose heartbeats take so long is slow.
@@ -52,6 +52,7 @@ impl ClusterSight {
             epochs: state.layouts.iter().map(|layout| layout.epoch.0).collect(),
             copies: u8::try_from(view.copies()).unwrap_or(u8::MAX),
             write_quorum: u8::try_from(view.write_quorum()).unwrap_or(u8::MAX),
+            protocol: state.protocol.0,
             waits: state.waits_to_be_applied().then_some(state.planned.0),
             members: state.members.iter().map(member).collect(),
             raft: self.raft(),
@@ -77,6 +78,8 @@ impl ClusterSight {
                 epoch: report.epoch,
             }),
         };
+        let report = if is_self { None } else { self.peers.report(id) };
+        let said = report.as_ref().map(|report| report.program_version.clone()).filter(|version| !version.is_empty());
         let part = match member.part {
             Part::Voter => "voter",
             Part::Learner => "learner",
@@ -97,6 +100,8 @@ impl ClusterSight {
             standing: standing.to_owned(),
             holds: view.state().holds_blobs(id),
             ailment: self.ailment(id, is_self),
+            protocols: member.protocols.to_string(),
+            program: if is_self { Some(env!("CARGO_PKG_VERSION").to_owned()) } else { said },
             is_self,
             reachable: is_self || health.reachable,
             writable: if is_self { store.read_only.is_none() } else { health.writable },
@@ -105,6 +110,10 @@ impl ClusterSight {
                 .then(|| (health.latency.as_secs_f64() * 1e6).round() / 1e3),
             partitions: partitions.unwrap_or(0),
             numbers,
+            repair: match is_self {
+                true => Some(self.repair.progress()),
+                false => report.and_then(|report| report.repair).map(repair_from_message),
+            },
         }
     }
 

@@ -14,6 +14,7 @@ mod pod;
 mod relayed;
 mod report;
 mod signals;
+mod spoken;
 
 pub use assemble::{RunError, serve};
 pub use directory::{Look, Stopped};

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use casbah_cluster::membership::Roster;
+use casbah_cluster::membership::{Protocols, Roster};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tonic_health::ServingStatus;
@@ -74,6 +74,7 @@ impl Owned {
     pub(super) async fn open(
         config: &Config,
         ownership: Ownership,
+        spoken: Protocols,
         reload_now: watch::Receiver<()>,
     ) -> Result<Owned, RunError> {
         let peer_port = match &config.peers {
@@ -111,6 +112,7 @@ impl Owned {
         };
         let place = Place::new(PlaceParts {
             config,
+            spoken,
             condition,
             peer_port: peer_port.as_ref().map(Bound::port),
             discovery,
@@ -129,6 +131,7 @@ impl Owned {
                 group: Arc::new(place.clone()),
                 members: Arc::new(place.clone()),
                 roster: rosters,
+                spoken,
                 memory_bytes: config.limits.memory_bytes / limits::PEER_MEMORY_SHARE,
             });
             let services = BoxCloneSyncService::new(services);
@@ -183,8 +186,14 @@ impl Owned {
             self.tasks.spawn(async move { place.come_back(&group).await });
             self.group = Some(entered);
         }
-        self.place.settled().await;
-        self.place.sure().await;
+        let placed = async {
+            self.place.settled().await;
+            self.place.sure().await;
+        };
+        tokio::select! {
+            () = placed => {}
+            error = self.place.left_behind() => return Err(error.into()),
+        }
         let Some(group) = self.group.clone() else { return std::future::pending().await };
         let serving = self.serve(group).await?;
         self.tasks.spawn(restore(serving.nodes.clone()));
@@ -192,6 +201,14 @@ impl Owned {
         self.tasks.spawn(async move { nodes.keep_telling().await });
         self.serving = Some(serving);
         Ok(routes)
+    }
+
+    /// Why it cannot go on, should that come to pass.
+    ///
+    /// # Cancel safety
+    /// May be dropped and called again.
+    pub(super) async fn fails(&self) -> RunError {
+        self.place.left_behind().await.into()
     }
 
     /// Whether it has its place, and serves.
@@ -243,6 +260,7 @@ impl Owned {
             peer_changes: self.peers.changes(),
             tell: self.place.teller(group),
         });
+        self.place.condition().is_repaired_by(repair.clone());
         let mut repairs = JoinSet::new();
         repairs.spawn(repair.clone().run());
         Ok(Serving { nodes, assets, routes, health, end_socket, socket, repair, repairs })

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use casbah_cluster::codec::CodecError;
-use casbah_cluster::membership::NodeId;
+use casbah_cluster::membership::{NodeId, Protocol};
 
 /// Why the group did not do what it was asked for.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -35,6 +35,16 @@ pub enum GroupError {
         size_bytes: usize,
         /// The largest one.
         limit_bytes: usize,
+    },
+    /// Not all nodes know the command yet. Nothing was done.
+    #[error(
+        "nodes of the cluster do not know this yet: it works by version {protocol} of the peer protocol, which is older than {since}"
+    )]
+    TooEarly {
+        /// By which version the cluster works.
+        protocol: Protocol,
+        /// Since which one the command is known.
+        since: Protocol,
     },
     /// The node is stopping.
     #[error("the group is closed on this node")]

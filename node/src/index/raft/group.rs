@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use casbah_cluster::consensus::{Command, MemberCommand, ReadCall, Reply, TypeConfig};
-use casbah_cluster::membership::{ClusterState, NodeId};
+use casbah_cluster::membership::{ClusterState, NodeId, Protocols};
 use openraft::async_runtime::watch::WatchReceiver as _;
 use openraft::errors::{ClientWriteError, InitializeError, RaftError};
 use openraft::{ChangeMembers, Config, EmptyNode, RaftMetrics, SnapshotPolicy};
@@ -233,7 +233,8 @@ impl Group {
     /// # Errors
     /// [`GroupError`] when it cannot even wait to be done.
     pub(in crate::index) fn submit(&self, command: Command) -> Result<ReplyReceiver, GroupError> {
-        proposals::check(&command)?;
+        let protocol = self.inner.core.state.known().map_or(Protocols::SPOKEN.oldest, |(_, state)| state.protocol);
+        proposals::check(&command, protocol)?;
         let (done, reply) = oneshot::channel();
         match self.inner.proposals.lock().unwrap_or_else(PoisonError::into_inner).as_ref() {
             Some(proposals) => {

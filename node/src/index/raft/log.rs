@@ -26,8 +26,8 @@ use crate::index::raft::log_writer::{self, Work};
 /// The file's name in the node's directory.
 pub(super) const FILE: &str = "raft-log.redb";
 
-/// The format of the file: 1 knew no standings of members. Another one is refused, never guessed at.
-const FORMAT: u64 = 2;
+/// The format of the file: 1 knew no standings of members, 2 no versions of the protocol. Another one is refused, never guessed at.
+const FORMAT: u64 = 3;
 
 /// Page cache of the database. Entries are read from it only by those that are far behind.
 const CACHE_BYTES: usize = 8 << 20;

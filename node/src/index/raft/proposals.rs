@@ -10,7 +10,7 @@ use bytes::Bytes;
 use casbah_cluster::consensus::{
     COMMAND_BYTES_MAX, COMMANDS_PER_ENTRY_MAX, Command, ENTRY_BYTES_MAX, Proposal, ProposalAnswer, Reply,
 };
-use casbah_cluster::membership::NodeId;
+use casbah_cluster::membership::{NodeId, Protocol};
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 use tokio::sync::{mpsc, oneshot};
@@ -65,17 +65,20 @@ impl Gathered {
     }
 }
 
-/// A command that is small enough, or why not.
+/// A command that is small enough, and known to all nodes of a cluster that works by this version, or why not.
 ///
 /// # Errors
-/// [`GroupError::TooLarge`].
-pub(super) fn check(command: &Command) -> Result<(), GroupError> {
-    match command.size_bytes() {
-        size_bytes if size_bytes > COMMAND_BYTES_MAX => {
-            Err(GroupError::TooLarge { size_bytes, limit_bytes: COMMAND_BYTES_MAX })
-        }
-        _ => Ok(()),
+/// [`GroupError::TooLarge`], [`GroupError::TooEarly`].
+pub(super) fn check(command: &Command, protocol: Protocol) -> Result<(), GroupError> {
+    let (size_bytes, since) = (command.size_bytes(), command.since());
+    if size_bytes > COMMAND_BYTES_MAX {
+        return Err(GroupError::TooLarge { size_bytes, limit_bytes: COMMAND_BYTES_MAX });
     }
+    // The version is never lowered: what may be proposed by what is known here may be by all that is agreed on later.
+    if since > protocol {
+        return Err(GroupError::TooEarly { protocol, since });
+    }
+    Ok(())
 }
 
 /// Gathers and sends until no more can come and everything is answered.
@@ -211,5 +214,22 @@ async fn forward(
         },
         Err(NetworkError::Unreachable { .. }) => Ok(None),
         Err(NetworkError::TimedOut { .. } | NetworkError::Failed { .. }) => Err(GroupError::Unknown),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_command_is_not_proposed_before_all_nodes_know_it() {
+        let command = Command::TouchAssets { keys: vec![b"key".to_vec()] };
+        let since = command.since();
+        assert!(check(&command, since).is_ok());
+        let older = Protocol(since.0 - 1);
+        let error = check(&command, older).unwrap_err();
+        assert!(
+            matches!(error, GroupError::TooEarly { protocol, since: asked } if protocol == older && asked == since)
+        );
     }
 }

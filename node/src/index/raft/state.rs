@@ -35,9 +35,9 @@ use crate::index::writer::{Gone, Removed};
 /// The file's name in the node's directory.
 pub(super) const FILE: &str = "assets.redb";
 
-/// The format of the file: 1 was that of a node by itself, 2 knew no standings of members. Another one is refused, never
-/// guessed at.
-const FORMAT: u64 = 3;
+/// The format of the file: 1 was that of a node by itself, 2 knew no standings of members, 3 no versions of the protocol. Another
+/// one is refused, never guessed at.
+const FORMAT: u64 = 4;
 
 /// Entries that one transaction takes in at most: reads see it when all of it is there.
 const ENTRIES_PER_STEP: usize = 256;

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use casbah_cluster::consensus::Command;
-use casbah_cluster::membership::{ClusterId, ClusterState, Epoch, Layout, NodeId, Rebalance};
+use casbah_cluster::membership::{ClusterId, ClusterState, Epoch, Layout, NodeId, Protocols, Rebalance};
 use futures_util::StreamExt as _;
 use futures_util::stream::BoxStream;
 use openraft::async_runtime::watch::WatchReceiver as _;
@@ -343,6 +343,7 @@ pub(super) fn cluster() -> ClusterState {
         name: "test".into(),
         copies: 2,
         write_quorum: 2,
+        protocol: Protocols::SPOKEN.newest,
         next_node_id: NodeId(2),
         expected_members: 0,
         rebalance: Rebalance::Automatic,

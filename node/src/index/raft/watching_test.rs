@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use casbah_cluster::asset::{AssetKey, AssetKind, AssetRecord};
 use casbah_cluster::consensus::{Command, MemberCommand};
 use casbah_cluster::digest::{Digest, DigestFunction};
-use casbah_cluster::membership::{ClusterId, ClusterState, Joiner, NodeId, Part, VolumeId};
+use casbah_cluster::membership::{ClusterId, ClusterState, Joiner, NodeId, Part, Protocols, VolumeId};
 use tokio::time::timeout;
 
 use super::Group;
@@ -28,6 +28,7 @@ fn joiner(node: NodeId) -> Joiner {
         volume: VolumeId([u8::try_from(node.0).unwrap(); 16]),
         zone: String::new(),
         weight: 100,
+        protocols: Protocols::SPOKEN,
     }
 }
 

@@ -2,14 +2,19 @@
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use casbah_cluster::membership::{NodeId, Roster};
-use casbah_proto::peer::v1::NodeReport;
+use casbah_proto::peer::v1::{NodeReport, RepairReport};
 use tokio::sync::watch;
 
+use super::words;
+use crate::repair::Repair;
 use crate::store::{ReadOnlyReason, Store};
+
+/// How often it is looked how far repair is: some thousand look-ups, and each other node asks twice a second.
+const REPAIR_PERIOD: Duration = Duration::from_secs(1);
 
 /// How this node is. Cheap to clone.
 #[derive(Clone)]
@@ -18,6 +23,9 @@ pub(in crate::run) struct Condition {
     roster: watch::Receiver<Arc<Roster>>,
     draining: Arc<AtomicBool>,
     others: Arc<Mutex<Others>>,
+    repair: Arc<OnceLock<Repair>>,
+    /// How far it was, and when.
+    repaired: Arc<Mutex<Option<(Instant, RepairReport)>>>,
 }
 
 /// What this node knows of itself by the others.
@@ -33,12 +41,27 @@ struct Others {
 impl Condition {
     /// Of a node with this store, which works by this roster.
     pub(in crate::run) fn new(store: Store, roster: watch::Receiver<Arc<Roster>>) -> Condition {
-        Condition { store, roster, draining: Arc::default(), others: Arc::default() }
+        let (draining, others, repair, repaired) = Default::default();
+        Condition { store, roster, draining, others, repair, repaired }
     }
 
     /// From now on the node says that new work should go elsewhere.
     pub(in crate::run) fn drain(&self) {
         self.draining.store(true, Ordering::Relaxed);
+    }
+
+    /// What gets copies to where they belong, from now on. Another one is not taken.
+    pub(in crate::run) fn is_repaired_by(&self, repair: Repair) {
+        self.repair.get_or_init(|| repair);
+    }
+
+    fn repair(&self) -> Option<RepairReport> {
+        let repair = self.repair.get()?;
+        let mut repaired = self.repaired.lock().unwrap_or_else(PoisonError::into_inner);
+        if repaired.as_ref().is_none_or(|(at, _)| at.elapsed() >= REPAIR_PERIOD) {
+            *repaired = Some((Instant::now(), words::repair_to_message(repair.progress())));
+        }
+        repaired.as_ref().map(|(_, report)| report.clone())
     }
 
     /// What is known of others, for others to know.
@@ -80,6 +103,8 @@ impl Condition {
             epoch: self.roster.borrow().epoch().0,
             reaches,
             ailment: ailment.unwrap_or_default().to_owned(),
+            program_version: env!("CARGO_PKG_VERSION").to_owned(),
+            repair: self.repair(),
         }
     }
 }

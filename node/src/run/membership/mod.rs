@@ -22,3 +22,4 @@ mod words;
 pub(super) use condition::Condition;
 pub(super) use departure::Departure;
 pub(super) use place::{Place, PlaceError, PlaceParts};
+pub(super) use words::repair_from_message;

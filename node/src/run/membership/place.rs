@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use casbah_cluster::consensus::{Command, MemberCommand, MemberReply, Reply};
 use casbah_cluster::membership::{
-    Certainty, ClusterState, Formation, Introduction, Joiner, NodeId, Rebalance, Refusal, Roster,
+    Certainty, ClusterState, Formation, Introduction, Joiner, NodeId, Protocol, Protocols, Rebalance, Refusal, Roster,
 };
 use casbah_cluster::view::View;
 use tokio::sync::watch;
@@ -41,11 +41,21 @@ pub enum PlaceError {
     /// Its cluster does not let it in.
     #[error("the cluster does not let this node in")]
     Refused(#[from] Refusal),
+    /// Its cluster works by a version that it does not speak: the program is too old for it, or too new.
+    #[error("the cluster works by version {protocol} of the peer protocol, and this program speaks {spoken}")]
+    OtherVersion {
+        /// The cluster's.
+        protocol: Protocol,
+        /// This program's.
+        spoken: Protocols,
+    },
 }
 
 /// What a place is made of.
 pub(in crate::run) struct PlaceParts<'a> {
     pub(in crate::run) config: &'a Config,
+    /// What this node speaks.
+    pub(in crate::run) spoken: Protocols,
     /// How this node is.
     pub(in crate::run) condition: Condition,
     /// The port for peers that is listened on, where there is one.
@@ -104,11 +114,11 @@ impl Place {
     /// # Errors
     /// [`IdentityError`] when the directory does not say who it is.
     pub(in crate::run) fn new(parts: PlaceParts<'_>) -> Result<Place, IdentityError> {
-        let PlaceParts { config, condition, peer_port, discovery, peers, roster } = parts;
+        let PlaceParts { config, spoken, condition, peer_port, discovery, peers, roster } = parts;
         let dir = config.node.dir.clone();
         let identity = Identity::of(&dir)?;
         let peers_config = config.peers.as_ref().zip(peer_port);
-        let joiner = words::joiner(config, peers_config, identity.volume);
+        let joiner = words::joiner(config, peers_config, identity.volume, spoken);
         let formation = identity.member.is_none().then(|| {
             let own = Introduction {
                 cluster_name: config.cluster.name.clone(),
@@ -233,6 +243,9 @@ impl Place {
     /// From now on the node is a member, by what is on its disk.
     pub(super) async fn settle(&self, member: Membership) -> Result<Group, PlaceError> {
         let group = self.open_group(member.node).await?;
+        if let Some(state) = &*group.state().borrow() {
+            self.speaks(state.protocol)?;
+        }
         if member.founder && group.state().borrow().is_none() {
             let config = &self.inner.config;
             let state = ClusterState::formed(
@@ -254,6 +267,33 @@ impl Place {
     /// Whether it has been told who belongs to its cluster.
     pub(super) fn knows_its_cluster(&self) -> bool {
         self.inner.roster.borrow().here().is_some()
+    }
+
+    /// Whether this node can be in a cluster that works by this version.
+    fn speaks(&self, protocol: Protocol) -> Result<(), PlaceError> {
+        let spoken = self.inner.joiner.protocols;
+        if spoken.speak(protocol) { Ok(()) } else { Err(PlaceError::OtherVersion { protocol, spoken }) }
+    }
+
+    /// Comes when the cluster has gone on to a version that this node does not speak: it was told that this node would, before
+    /// an older program took its place.
+    ///
+    /// # Cancel safety
+    /// May be dropped and called again.
+    pub(in crate::run) async fn left_behind(&self) -> PlaceError {
+        let mut view = self.view();
+        loop {
+            let protocol = view.borrow_and_update().state().protocol;
+            // 0: it is in no cluster yet.
+            if protocol > Protocol(0)
+                && let Err(error) = self.speaks(protocol)
+            {
+                return error;
+            }
+            if view.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
     }
 
     /// Makes a state of the cluster known to all of this node.

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
-use casbah_cluster::membership::{ClusterId, ClusterState, FormationStep, NodeId, Waiting};
+use casbah_cluster::membership::{ClusterId, ClusterState, FormationStep, NodeId, Protocols, Waiting};
 use futures_util::future::join_all;
 
 use super::identity::Membership;
@@ -81,7 +81,7 @@ impl Place {
             };
             match step {
                 FormationStep::Wait(waiting) => {
-                    self.waits_for(Some(words_for(&waiting)));
+                    self.waits_for(Some(words_for(&waiting) + &self.foreign(&found)));
                     tokio::time::sleep(self.pause(&waiting)).await;
                 }
                 FormationStep::Keep(pledge) => {
@@ -109,6 +109,20 @@ impl Place {
                         tokio::time::sleep(ROUND_PAUSE).await;
                     }
                 },
+            }
+        }
+    }
+
+    /// Who answers and cannot be in one cluster with this node, for people; empty when nobody does.
+    fn foreign(&self, found: &[Found]) -> String {
+        let own = self.inner.joiner.protocols;
+        let spoken = |found: &Found| Protocols::of_list(&found.introduction.protocols).ok();
+        let foreign = found.iter().filter(|found| spoken(found).is_none_or(|theirs| !theirs.meet(&own)));
+        let names: Vec<&str> = foreign.map(|found| found.introduction.node_name.as_str()).collect();
+        match names.as_slice() {
+            [] => String::new(),
+            names => {
+                format!("; {} speaks no version of the peer protocol that this node does ({own})", names.join(", "))
             }
         }
     }

@@ -1,12 +1,18 @@
 //! Introductions, between what travels and what is decided by.
 
-use casbah_cluster::membership::{ClusterId, Introduction, Joiner, NodeId, Pledge, VolumeId};
+use casbah_cluster::membership::{ClusterId, Introduction, Joiner, NodeId, Pledge, Protocols, VolumeId};
 use casbah_proto::peer::v1 as api;
 
 use crate::config::{ClusterConfig, Config, PeersConfig};
+use crate::observe::cluster::RepairProgress;
 
 /// What this node would be a member as.
-pub(super) fn joiner(config: &Config, peers: Option<(&PeersConfig, u16)>, volume: VolumeId) -> Joiner {
+pub(super) fn joiner(
+    config: &Config,
+    peers: Option<(&PeersConfig, u16)>,
+    volume: VolumeId,
+    protocols: Protocols,
+) -> Joiner {
     // A port of the system's choice is known only now.
     let address = peers.map_or_else(String::new, |(peers, port)| {
         let mut advertise = peers.advertise.clone();
@@ -21,6 +27,7 @@ pub(super) fn joiner(config: &Config, peers: Option<(&PeersConfig, u16)>, volume
         volume,
         zone: config.cluster.zone.clone(),
         weight: config.cluster.weight,
+        protocols,
     }
 }
 
@@ -38,7 +45,7 @@ pub(super) fn to_message(introduction: &Introduction, config: &ClusterConfig) ->
         cluster_id: identity.map_or_else(Vec::new, |(cluster, _)| cluster.0.to_vec()).into(),
         node_id: identity.map_or(0, |(_, node)| node.0),
         fresh_peers: fresh_peers.iter().map(|volume| volume.0.to_vec().into()).collect(),
-        protocols: vec![1],
+        protocols: (joiner.protocols.oldest.0..=joiner.protocols.newest.0).collect(),
         program_version: env!("CARGO_PKG_VERSION").to_owned(),
         copies: u32::from(config.copies),
         write_quorum: u32::from(config.write_quorum),
@@ -48,7 +55,7 @@ pub(super) fn to_message(introduction: &Introduction, config: &ClusterConfig) ->
     }
 }
 
-/// As it is decided by; `None` when an id in it is none.
+/// As it is decided by; `None` when an id in it is none, or it says no versions.
 pub(super) fn from_message(message: api::Introduction) -> Option<Introduction> {
     let identity = match message.cluster_id.is_empty() {
         true => None,
@@ -71,12 +78,53 @@ pub(super) fn from_message(message: api::Introduction) -> Option<Introduction> {
             volume: VolumeId(sixteen(&message.volume_id)?),
             zone: message.zone,
             weight: message.weight,
+            protocols: Protocols::of_list(&message.protocols).ok()?,
         },
         bootstrap_expect: message.bootstrap_expect,
         identity,
         pledge,
         fresh_peers,
     })
+}
+
+/// Repair, as it travels.
+pub(super) fn repair_to_message(progress: RepairProgress) -> api::RepairReport {
+    api::RepairReport {
+        synced_epoch: progress.synced_epoch.unwrap_or(0),
+        partitions_left: progress.partitions_left,
+        partitions_to_pull: progress.partitions_to_pull,
+        copies_to_pull: progress.copies_to_pull,
+        bytes_to_pull: progress.bytes_to_pull,
+        waits_for: progress.waits_for,
+        held: progress.held,
+        copies_pulled: progress.copies_pulled,
+        copies_given: progress.copies_given,
+        copies_dropped: progress.copies_dropped,
+        moved_bytes: progress.moved_bytes,
+        bytes_per_second: progress.bytes_per_second,
+        seconds_left: progress.seconds_left,
+        completed_seconds_ago: progress.completed_seconds_ago,
+    }
+}
+
+/// Repair, as it is shown.
+pub(in crate::run) fn repair_from_message(report: api::RepairReport) -> RepairProgress {
+    RepairProgress {
+        synced_epoch: (report.synced_epoch > 0).then_some(report.synced_epoch),
+        partitions_left: report.partitions_left,
+        partitions_to_pull: report.partitions_to_pull,
+        copies_to_pull: report.copies_to_pull,
+        bytes_to_pull: report.bytes_to_pull,
+        waits_for: report.waits_for,
+        held: report.held,
+        copies_pulled: report.copies_pulled,
+        copies_given: report.copies_given,
+        copies_dropped: report.copies_dropped,
+        moved_bytes: report.moved_bytes,
+        bytes_per_second: report.bytes_per_second,
+        seconds_left: report.seconds_left,
+        completed_seconds_ago: report.completed_seconds_ago,
+    }
 }
 
 pub(super) fn sixteen(bytes: &[u8]) -> Option<[u8; 16]> {
@@ -111,6 +159,7 @@ mod tests {
                 volume: VolumeId([1; 16]),
                 zone: "z".into(),
                 weight: 7,
+                protocols: "3-5".parse().unwrap(),
             },
             bootstrap_expect: 3,
             identity: Some((ClusterId([2; 16]), NodeId(5))),
@@ -125,12 +174,23 @@ mod tests {
     }
 
     #[test]
-    fn ids_of_another_length_are_no_introduction() {
-        let good = api::Introduction { volume_id: vec![1; 16].into(), ..api::Introduction::default() };
+    fn how_far_repair_is_survives_its_way() {
+        let sample = crate::observe::cluster::Cluster::sample().repair;
+        let synced = RepairProgress { synced_epoch: Some(4), seconds_left: None, ..sample.clone() };
+        for progress in [sample, synced, RepairProgress::default()] {
+            assert_eq!(repair_from_message(repair_to_message(progress.clone())), progress);
+        }
+    }
+
+    #[test]
+    fn ids_of_another_length_and_no_versions_are_no_introduction() {
+        let good =
+            api::Introduction { volume_id: vec![1; 16].into(), protocols: vec![1], ..api::Introduction::default() };
         assert!(from_message(good.clone()).is_some());
         for bad in [
             api::Introduction::default(),
             api::Introduction { volume_id: vec![1; 17].into(), ..good.clone() },
+            api::Introduction { protocols: vec![], ..good.clone() },
             api::Introduction { cluster_id: vec![1; 3].into(), ..good.clone() },
             api::Introduction { fresh_peers: vec![vec![1].into()], ..good.clone() },
             api::Introduction { pledged_cluster_id: vec![1; 16].into(), ..good },

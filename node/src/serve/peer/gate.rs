@@ -4,7 +4,7 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use casbah_cluster::membership::{Belonging, ClusterId, Epoch, NodeId, Roster};
+use casbah_cluster::membership::{Belonging, ClusterId, Epoch, NodeId, Protocol, Protocols, Roster};
 use futures_util::future::BoxFuture;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use tokio::sync::watch;
@@ -13,24 +13,26 @@ use tonic::body::Body;
 use tower::Service;
 
 use crate::config::limits;
-use crate::forward::{CLUSTER, EPOCH, HOP, NODE, PEER, PROTOCOL, PROTOCOL_VERSION};
+use crate::forward::{CLUSTER, EPOCH, HOP, NODE, PEER, PROTOCOL};
 
 /// The node that a call comes from, in the extensions of its request; not there in calls of nodes that have no id yet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Caller(pub NodeId);
 
-/// Lets a call through to the services only if it comes from a member of this node's cluster, is meant for this node, and was
-/// not forwarded before; tells callers by which layout this node works.
+/// Lets a call through to the services only if it comes from a member of this node's cluster, is in a version that this node
+/// speaks, is meant for this node, and was not forwarded before; tells callers by which layout this node works.
 #[derive(Clone)]
 pub struct Gate<S> {
     inner: S,
     roster: watch::Receiver<Arc<Roster>>,
+    spoken: Protocols,
 }
 
 /// How much of that a call has to say.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Asked {
-    /// Its protocol: it comes from a node that is in no cluster yet, or does not know of this one.
+    /// Nothing: it comes from a node that is in no cluster yet, or does not know of this one. Such calls are the same in all
+    /// versions, and say themselves who calls.
     Stranger,
     /// All but a layout, and from nodes too that this one has not heard of: the log is how it hears of them.
     Log,
@@ -60,9 +62,9 @@ impl Asked {
 // === impl Gate ===
 
 impl<S> Gate<S> {
-    /// In front of `inner`, on a node of this roster.
-    pub fn new(inner: S, roster: watch::Receiver<Arc<Roster>>) -> Gate<S> {
-        Gate { inner, roster }
+    /// In front of `inner`, on a node of this roster whose program speaks this.
+    pub fn new(inner: S, roster: watch::Receiver<Arc<Roster>>, spoken: Protocols) -> Gate<S> {
+        Gate { inner, roster, spoken }
     }
 }
 
@@ -83,9 +85,9 @@ where
         // The one that is ready.
         let next = self.inner.clone();
         let mut inner = std::mem::replace(&mut self.inner, next);
-        let mut roster = self.roster.clone();
+        let (mut roster, spoken) = (self.roster.clone(), self.spoken);
         Box::pin(async move {
-            let checked = check(&mut roster, request.uri().path(), request.headers()).await;
+            let checked = check(&mut roster, &spoken, request.uri().path(), request.headers()).await;
             let mut response = match checked {
                 Ok(caller) => {
                     if let Some(node) = caller {
@@ -112,19 +114,19 @@ where
 /// Who calls, if the call is to be answered.
 async fn check(
     roster: &mut watch::Receiver<Arc<Roster>>,
+    spoken: &Protocols,
     path: &str,
     headers: &HeaderMap,
 ) -> Result<Option<NodeId>, Status> {
-    let protocol = text(headers, &PROTOCOL).unwrap_or_default();
-    if protocol != PROTOCOL_VERSION {
-        let shown: String = protocol.chars().take(16).collect();
-        let text =
-            format!("this node speaks version {PROTOCOL_VERSION} of the peer protocol, and the call is of \"{shown}\"");
-        return Err(Status::failed_precondition(text));
-    }
     let asked = Asked::of(path);
     if asked == Asked::Stranger {
         return Ok(None);
+    }
+    let protocol: Protocol = parsed(headers, &PROTOCOL)?.ok_or_else(|| missing(&PROTOCOL))?;
+    if !spoken.speak(protocol) {
+        let text =
+            format!("this node speaks version {spoken} of the peer protocol, and the call is in version {protocol}");
+        return Err(Status::failed_precondition(text));
     }
     let said = said(headers, roster.borrow().here())?;
     if asked == Asked::Log {
@@ -171,10 +173,6 @@ fn said(headers: &HeaderMap, here: Option<(ClusterId, NodeId)>) -> Result<Said, 
         }
         None => Err(missing(&HOP)),
     }
-}
-
-fn text<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Option<&'h str> {
-    headers.get(name)?.to_str().ok()
 }
 
 /// The value of a header; `None` when it is not there.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use casbah_cluster::membership::Roster;
+use casbah_cluster::membership::{Protocols, Roster};
 use casbah_proto::peer::v1::actions_server::ActionsServer;
 use casbah_proto::peer::v1::inventories_server::InventoriesServer;
 use casbah_proto::peer::v1::membership_server::MembershipServer;
@@ -34,13 +34,15 @@ pub struct Parts {
     pub members: Arc<dyn Members>,
     /// Who does.
     pub roster: watch::Receiver<Arc<Roster>>,
+    /// What this node speaks.
+    pub spoken: Protocols,
     /// What calls of other nodes may hold.
     pub memory_bytes: u64,
 }
 
 /// The services for other nodes.
 pub fn services(parts: Parts) -> Gate<Entry<Routes>> {
-    let Parts { store, results, group, members, roster, memory_bytes } = parts;
+    let Parts { store, results, group, members, roster, spoken, memory_bytes } = parts;
     let inventories = InventoriesServer::new(Inventories::new(store.clone(), results.clone()))
         .max_decoding_message_size(limits::PEER_MESSAGE_BYTES)
         .max_encoding_message_size(limits::PEER_MESSAGE_BYTES);
@@ -57,5 +59,5 @@ pub fn services(parts: Parts) -> Gate<Entry<Routes>> {
     routes.add_service(raft).add_service(membership);
     let bounds = AdmissionBounds { memory_bytes, waiting: limits::PEER_WAITING_MAX, patience: limits::PEER_PATIENCE };
     let admission = Admission::new(Traffic::Nodes, bounds);
-    Gate::new(Entry::new(routes.routes(), Door::Nodes, admission, limits::PEER_WRITE_STALL), roster)
+    Gate::new(Entry::new(routes.routes(), Door::Nodes, admission, limits::PEER_WRITE_STALL), roster, spoken)
 }
