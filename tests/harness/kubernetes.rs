@@ -14,10 +14,11 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use tonic::{Code, Status};
 
-use crate::authority::{Authority, Identity};
-use crate::clients::{Client, Tls, Trust};
-use crate::process::{self, Process};
+use crate::authority::{Authority, Identity, IdentityFiles};
+use crate::clients::{Client, Tls, Trust, is_transport_error};
+use crate::process::{self, Endpoint, Process};
 
 /// The variable that tells a test that it is inside.
 const INSIDE: &str = "CASBAH_TEST_INSIDE";
@@ -42,6 +43,12 @@ const IMAGE_BYTES_MAX: &str = "200000000";
 
 /// The name by which clients in the same Kubernetes cluster call the service.
 const SERVER: &str = "casbah.casbah.svc";
+
+/// Where pods find the API server.
+const API_SERVER: [&str; 2] = ["kubernetes.default.svc", "10.244.0.1"];
+
+/// The zones that there are, where a test does not say.
+const ZONES: &str = "a,b,c";
 
 const PULL: u16 = 11001;
 const PUSH: u16 = 11002;
@@ -146,11 +153,21 @@ impl Kubernetes {
     /// # Errors
     /// When a part of it cannot be made.
     pub fn start(overlay: &str) -> Result<Kubernetes> {
+        Kubernetes::start_in(ZONES, rendered(overlay)?)
+    }
+
+    /// The same of these objects, in zones of these names, with commas between.
+    ///
+    /// # Errors
+    /// When a part of it cannot be made.
+    pub fn start_in(zones: &str, objects: Vec<Value>) -> Result<Kubernetes> {
         let dir = tempfile::tempdir()?;
-        let objects = rendered(overlay)?;
         std::fs::write(dir.path().join("objects.json"), serde_json::to_vec(&objects)?)?;
         let (clients, peers) = (Authority::new("casbah clients")?, Authority::new("casbah peers")?);
         issue_all(&objects, &clients, &peers, &dir.path().join("secrets"))?;
+        let authority = Authority::new("kubernetes")?;
+        let api_server = authority.server_named(&API_SERVER.map(str::to_owned))?;
+        keep(&dir.path().join("api"), &api_server, &authority)?;
         let path = |name: &str| dir.path().join(name);
         let strip = Command::new("strip").arg("-o").arg(path("casbah")).arg(process::binary()).output();
         succeeds("strip (Debian: package binutils)", strip)?;
@@ -165,11 +182,12 @@ impl Kubernetes {
             ("--image", "image"),
             ("--image-config", "image.json"),
             ("--secrets", "secrets"),
+            ("--api", "api"),
             ("--dir", "pods"),
         ] {
             command.arg(option).arg(path(name));
         }
-        command.args(["--zones", "a,b,c", "--hurry", HURRY]);
+        command.args(["--zones", zones, "--hurry", HURRY]);
         Ok(Kubernetes { emulator: Emulator::spawn(command)?, clients, peers, objects, dir })
     }
 
@@ -258,6 +276,24 @@ impl Kubernetes {
         self.service(PUSH)
     }
 
+    /// Where clients push, by its name, for programs that are given no certificate's name to expect: `/etc/hosts` has it from
+    /// now on, in this test alone. With the file of the authority by which they know the server, and a builder's files.
+    ///
+    /// # Errors
+    /// When a file cannot be written.
+    pub fn push_by_name(&mut self) -> Result<(Endpoint, PathBuf, IdentityFiles)> {
+        let service = self.push()?;
+        let (address, _) = service.rsplit_once(':').context("it has a port")?;
+        let path = |name: &str| self.dir.path().join(name);
+        std::fs::write(path("hosts"), format!("127.0.0.1 localhost\n::1 localhost\n{address} {SERVER}\n"))?;
+        let mount = Command::new("mount").arg("--bind").arg(path("hosts")).arg("/etc/hosts").output();
+        succeeds("mount", mount)?;
+        std::fs::write(path("clients-ca.crt"), self.clients.certificate_pem())?;
+        let builder = self.builder()?.write(self.dir.path(), "builder")?;
+        let endpoint = Endpoint { tls: true, host: SERVER.to_owned(), port: PUSH, description: String::new() };
+        Ok((endpoint, path("clients-ca.crt"), builder))
+    }
+
     fn service(&mut self, port: u16) -> Result<String> {
         let status = self.emulator.ask(&json!({"do": "status"}))?;
         let address = text(&status, "/services/casbah")?;
@@ -299,6 +335,27 @@ impl Kubernetes {
         Client::lazy_tls(authority, &self.tls(with_certificate)?)
     }
 
+    /// Gives a command of the program to a pod, as `kubectl exec` does; what it prints.
+    ///
+    /// # Errors
+    /// When the command fails.
+    pub fn exec(&mut self, pod: &str, arguments: &[&str]) -> Result<String> {
+        let program = process::binary().display().to_string();
+        let command: Vec<&str> = [program.as_str()].iter().chain(arguments).copied().collect();
+        let done = self.command(&json!({"do": "exec", "pod": pod, "command": command}))?;
+        ensure!(done.pointer("/code") == Some(&json!(0)), "{arguments:?} in {pod}: {done}");
+        Ok(text(&done, "/stdout")?.to_owned())
+    }
+
+    /// All that the pods of this name have logged.
+    ///
+    /// # Errors
+    /// When there was none.
+    pub fn log(&self, pod: &str) -> Result<String> {
+        let path = self.dir.path().join("pods").join(format!("{pod}.log"));
+        std::fs::read_to_string(&path).with_context(|| path.display().to_string())
+    }
+
     /// What the nodes have to say, for the reader of a test that fails.
     pub fn logs(&self) -> String {
         let tail = |text: &str| {
@@ -310,6 +367,28 @@ impl Kubernetes {
                 is_log.then(|| std::fs::read_to_string(entry.path()).ok()).flatten()
             });
         logs.map(|log| tail(&log)).collect::<Vec<_>>().join("\n---\n")
+    }
+}
+
+/// Calls again and again, as clients do that are told that a node or all of them cannot now, or that lose their connection: pods
+/// come and go.
+///
+/// # Errors
+/// Any other answer, a miss among them; and when it does not work for long.
+pub async fn at_last<T, F>(what: &str, mut call: impl FnMut() -> F) -> Result<T>
+where
+    F: Future<Output = Result<T, Status>>,
+{
+    let until = Instant::now() + process::DEADLINE;
+    loop {
+        match call().await {
+            Ok(answer) => return Ok(answer),
+            Err(status) if status.code() != Code::Unavailable && !is_transport_error(&status) => {
+                bail!("{what}: {status}")
+            }
+            Err(status) => ensure!(Instant::now() < until, "{what}: still {status}"),
+        }
+        tokio::time::sleep(PAUSE).await; // why: who is refused does not come again at once
     }
 }
 
@@ -339,8 +418,12 @@ fn issue(certificate: &Value, clients: &Authority, peers: &Authority, secrets: &
         (false, true) => authority.client(name)?,
         (false, false) => bail!("{name} is for nothing"),
     };
-    let dir = secrets.join(name);
-    std::fs::create_dir_all(&dir)?;
+    keep(&secrets.join(name), &identity, authority)
+}
+
+/// Writes an identity as Secrets have it.
+fn keep(dir: &Path, identity: &Identity, authority: &Authority) -> Result<()> {
+    std::fs::create_dir_all(dir)?;
     std::fs::write(dir.join("tls.crt"), &identity.certificate_pem)?;
     std::fs::write(dir.join("tls.key"), &identity.key_pem)?;
     std::fs::write(dir.join("ca.crt"), authority.certificate_pem())?;

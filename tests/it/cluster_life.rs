@@ -179,7 +179,9 @@ async fn a_node_that_is_gone_for_good_is_given_up_and_one_that_returns_is_a_memb
     cluster.restart(victim)?;
     until(&cluster, asked, &name, "serving").await?;
     ensure!(nodes_of_layout(&cluster, asked)?.contains(&lost), "under its old id");
-    works(&cluster.client(victim).await?, &cluster.client(asked).await?).await
+    let (through, other) = (cluster.client(victim).await?, cluster.client(asked).await?);
+    // On a busy machine it is in doubt of what it knows for a moment.
+    eventually("it works again", || async { Ok(works(&through, &other).await.is_ok()) }).await
 }
 
 #[tokio::test(flavor = "multi_thread")]

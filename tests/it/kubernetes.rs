@@ -202,7 +202,7 @@ fn what_does_not_fit_together_is_found() -> Result<()> {
             mistake(set, "path: /livez", "path: /readyz", "livenessProbe does not ask /livez"),
             mistake(set, "podManagementPolicy: Parallel", "podManagementPolicy: OrderedReady", "is not Parallel"),
             mistake(set, "(CASBAH_NODE__NAME).", "(POD_NAME).", "$(POD_NAME) is not set before it"),
-            mistake(set, "GracePeriodSeconds: 60", "GracePeriodSeconds: 10", "preStop takes 10 s of a grace of 10 s"),
+            mistake(set, "GracePeriodSeconds: 3660", "GracePeriodSeconds: 10", "preStop takes 10 s of a grace of 10 s"),
             mistake(
                 set,
                 "secretName: casbah-peers-tls",
@@ -284,6 +284,64 @@ fn names_that_lead_nowhere_are_found() -> Result<()> {
             ),
         ],
     )
+}
+
+#[test]
+fn a_pod_that_could_not_leave_or_could_ask_for_more_than_that_is_found() -> Result<()> {
+    let set = "base/statefulset.yaml";
+    let (role, binding) = ("base/role.yaml", "base/rolebinding.yaml");
+    finds(
+        "objects",
+        &[
+            mistake(
+                set,
+                "GracePeriodSeconds: 3660",
+                "GracePeriodSeconds: 3600",
+                "a grace of 3600 s is less than 10 s of",
+            ),
+            mistake(set, "ServiceAccountToken: true", "ServiceAccountToken: false", "no token is mounted"),
+            mistake("base/serviceaccount.yaml", "Token: false", "Token: true", "gives its token to every pod"),
+            mistake(role, "verbs: [get]", "verbs: [get, list]", "allows something other than to look"),
+            mistake(binding, "kind: Role\n", "kind: ClusterRole\n", "there is no ClusterRole casbah"),
+            mistake(
+                binding,
+                "- kind: ServiceAccount\n  name: casbah",
+                "- kind: ServiceAccount\n  name: default",
+                "is not for",
+            ),
+            mistake(
+                "base/networkpolicy.yaml",
+                "    - port: 443\n",
+                "    - port: 444\n",
+                "lets pods go to the API server",
+            ),
+        ],
+    )?;
+    let other = "overlays/prod/statefulset.yaml";
+    finds(
+        "objects",
+        &[
+            mistake(
+                role,
+                "resourceNames: [casbah]\n",
+                "resourceNames: [casbah, other]\n",
+                "allows something other than",
+            ),
+            mistake(
+                other,
+                "value: 5h",
+                "value: 6h",
+                "a grace of 18060 s is less than 10 s of preStop, 21600 s to leave",
+            ),
+            mistake(
+                "base/kustomization.yaml",
+                "- rolebinding.yaml\n",
+                "",
+                "nothing lets a pod ask whether it is removed",
+            ),
+        ],
+    )?;
+    finds("objects", &[mistake(set, "KUBERNETES__DRAIN_DEADLINE", "KUBERNETES__DRAIN", "DRAIN_DEADLINE is not set")])
 }
 
 #[test]

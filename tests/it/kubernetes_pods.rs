@@ -10,7 +10,7 @@ use casbah_tests::history::Kind;
 use casbah_tests::kubernetes::{self, Kubernetes};
 use casbah_tests::load::new_bytes;
 use casbah_tests::workload::{Running, Workload};
-use serde_json::json;
+use serde_json::{Value, json};
 use tonic::Code;
 
 /// Waits until something of everything was done, through whichever pods there are.
@@ -72,7 +72,7 @@ fn a_rolling_update_under_load_costs_no_build() -> Result<()> {
     kubernetes::inside("kubernetes_pods::a_rolling_update_under_load_costs_no_build", async {
         let mut cluster = Kubernetes::start("prod")?;
         cluster.settle().await?;
-        let before = cluster.pods()?;
+        let (before, members) = (cluster.pods()?, ids(&mut cluster)?);
         let load = load(&mut cluster, 71)?;
         goes_on(&load).await?;
 
@@ -81,10 +81,15 @@ fn a_rolling_update_under_load_costs_no_build() -> Result<()> {
         goes_on(&load).await?;
         load.stop().await?.check().await?;
 
+        // Each asked whether it was removed, was told that it was not, and so remained what it was.
+        let asked = cluster.events("asked");
+        assert!(asked.len() == 3 && asked.iter().all(|event| event["code"] == 200), "{asked:?}");
+        assert_eq!(ids(&mut cluster)?, members);
+
         // Each pod was ready again before the next one went, and all have new addresses.
         let gone: Vec<String> = cluster.events("gone").iter().map(|event| event["pod"].to_string()).collect();
         assert_eq!(gone, [r#""casbah-2""#, r#""casbah-1""#, r#""casbah-0""#]);
-        assert_eq!(cluster.events("killed"), Vec::<serde_json::Value>::new(), "a pod did not end in its grace");
+        assert_eq!(cluster.events("killed"), Vec::<Value>::new(), "a pod did not end in its grace");
         for pod in cluster.pods()? {
             assert!(before.iter().all(|old| old.ip != pod.ip) && pod.restarts == 0, "{pod:?}");
         }
@@ -195,8 +200,15 @@ fn renewed_certificates_are_shown_without_a_restart() -> Result<()> {
     })
 }
 
+/// The ids of the members.
+fn ids(cluster: &mut Kubernetes) -> Result<Vec<u64>> {
+    let status = admin::status(cluster.admin("casbah-0")?)?;
+    let members = status.pointer("/cluster/members").and_then(Value::as_array).context("it is in no cluster")?;
+    Ok(members.iter().filter_map(|member| member.get("id")?.as_u64()).collect())
+}
+
 fn cluster_id(cluster: &mut Kubernetes) -> Result<String> {
     let status = admin::status(cluster.admin("casbah-0")?)?;
-    let id = status.pointer("/cluster/id").and_then(serde_json::Value::as_str);
+    let id = status.pointer("/cluster/id").and_then(Value::as_str);
     Ok(id.context("it is in no cluster")?.to_owned())
 }

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""A Kubernetes cluster in miniature, for tests: emulator.py --objects FILE --image DIR --secrets DIR --dir DIR
+"""A Kubernetes cluster in miniature, for tests: emulator.py --objects FILE --image DIR --secrets DIR --api DIR --dir DIR
 
 It takes the objects of a rendering (JSON, as deploy/k8s/check.sh --json writes them) and does what a StatefulSet
 controller, a kubelet, a DNS server and a load balancer would do with them:
@@ -13,13 +13,15 @@ controller, a kubelet, a DNS server and a load balancer would do with them:
   again;
 - updates replace pods one by one, from the last to the first, each when the one after it has been ready for long enough;
 - names of pods and of the headless service are answered by DNS, pods that are not ready included where the service says
-  so; every other service has one address, where each connection goes to a pod that is ready.
+  so; every other service has one address, where each connection goes to a pod that is ready;
+- an API server (api_server.py) answers pods over TLS, by the tokens of their service accounts and the Roles among the objects;
+- volumes stay or go with pods that are removed, as the StatefulSet says.
 
 Commands come as lines of JSON on standard input, and each is answered by one on standard output: {"do": NAME, ...}, see
 the methods do_*. When standard input ends, so does everything.
 
 It wants a network namespace of its own, in which it makes a bridge, and may do as it likes there: `unshare --net --mount`.
-What it leaves out: scheduling and the API server (nothing here asks one), NetworkPolicies, and the delays of real
+What it leaves out: scheduling, NetworkPolicies, and the delays of real
 clusters, but for a moment before services notice a change. --hurry N divides the times in which nothing happens by design
 (preStop, minReadySeconds), and no other.
 """
@@ -42,9 +44,13 @@ import sys
 import time
 from pathlib import Path
 
+from api_server import ApiServer
+
 NETWORK = "10.244.0"
 GATEWAY, FIRST_POD = f"{NETWORK}.1", 16
 CLUSTER_DOMAIN = "svc.cluster.local"
+API_PORT = 443
+ACCOUNT = "/var/run/secrets/kubernetes.io/serviceaccount"
 # Between a change of a pod and the moment at which services and DNS know of it.
 ENDPOINTS_DELAY = 0.3
 # Between two looks of the controller.
@@ -103,17 +109,23 @@ class Pod:
         self.restarts = 0
         self.pid = None
         self.process = None
+        account = self.spec.get("serviceAccountName", "default")
+        self.token = cluster.api.issue(cluster.namespace, account, self.name) if self.has_token(account) else None
         self.home = cluster.dir / "pods" / f"{self.name}.{self.ip}"
         self.task = asyncio.create_task(self.live())
 
     def log(self):
         return self.cluster.dir / f"{self.name}.log"
 
+    def has_token(self, account):
+        of_account = self.cluster.accounts.get(account, {}).get("automountServiceAccountToken", True)
+        return self.spec.get("automountServiceAccountToken", of_account)
+
     # === what a container is made of
 
     def environment(self):
         labels = {**self.template["metadata"]["labels"], "topology.kubernetes.io/zone": self.zone}
-        told = {}
+        told = {"KUBERNETES_SERVICE_HOST": GATEWAY, "KUBERNETES_SERVICE_PORT": str(API_PORT)}
         for variable in self.container.get("env", []):
             path = variable.get("valueFrom", {}).get("fieldRef", {}).get("fieldPath", "")
             if path == "metadata.name":
@@ -141,6 +153,10 @@ class Pod:
             else:
                 source = self.cluster.mounted("Secret", volume["secret"]["secretName"])
             options += ["--ro-bind" if mount.get("readOnly") else "--bind", source, mount["mountPath"]]
+        if self.token:
+            files = {"token": self.token, "namespace": self.cluster.namespace, "ca.crt": (self.cluster.api_dir / "ca.crt").read_text()}
+            swap_in(self.home / "account", {name: text.encode().hex() for name, text in files.items()})
+            options += ["--ro-bind", self.home / "account", ACCOUNT]
         return options
 
     def command(self, info):
@@ -155,6 +171,7 @@ class Pod:
             (root / "etc" / name).touch()
         for mount in self.container["volumeMounts"]:
             (root / mount["mountPath"].lstrip("/")).mkdir(parents=True, exist_ok=True)
+        (root / ACCOUNT.lstrip("/")).mkdir(parents=True, exist_ok=True)
         for name in ("proc", "dev"):
             (root / name).mkdir(exist_ok=True)
         (self.home / "hosts").write_text(f"127.0.0.1 localhost\n::1 localhost\n{self.ip} {self.name}\n")
@@ -193,6 +210,7 @@ class Pod:
             await asyncio.sleep(1)
         finally:
             self.started = self.ready = False
+            self.cluster.api.revoke(self.token)
             self.remove_network()
             self.gone = True
             say(event="gone", pod=self.name, ip=self.ip)
@@ -247,7 +265,7 @@ class Pod:
         if force:
             self.signal(signal.SIGKILL)
             return
-        grace = self.spec["terminationGracePeriodSeconds"]
+        grace = self.cluster.grace or self.spec["terminationGracePeriodSeconds"]
         deadline = time.monotonic() + grace
         sleep = self.container.get("lifecycle", {}).get("preStop", {}).get("sleep", {}).get("seconds", 0)
         if self.pid is not None:
@@ -330,11 +348,17 @@ class Cluster:
         self.addresses = 0
         self.published = []
         self.servers = {}
+        self.lost_zones = set()
+        self.grace = None
+        self.api_dir = arguments.api
+        self.api = ApiServer(lambda: self.objects, say)
         self.take(json.loads(arguments.objects.read_text()))
 
     # === objects
 
     def take(self, objects):
+        self.objects = objects
+        self.accounts = {t["metadata"]["name"]: t for t in objects if t["kind"] == "ServiceAccount"}
         sets = [thing for thing in objects if thing["kind"] == "StatefulSet"]
         self.stateful_set = sets[0]
         self.namespace = self.stateful_set["metadata"].get("namespace", "default")
@@ -376,20 +400,33 @@ class Cluster:
     async def reconcile(self):
         while True:
             spec = self.stateful_set["spec"]
-            for name in [name for name, pod in self.pods.items() if pod.gone]:
-                del self.pods[name]
             wanted = range(spec["replicas"])
+            for name, pod in [(name, pod) for name, pod in self.pods.items() if pod.gone]:
+                del self.pods[name]
+                if pod.ordinal not in wanted:
+                    self.claims_after(spec, pod)
             present = {pod.ordinal: pod for pod in self.pods.values()}
             for ordinal in wanted:
-                if ordinal not in present:
+                if ordinal not in present and self.zone_of(ordinal) not in self.lost_zones:
                     pod = Pod(self, ordinal)
                     self.pods[pod.name] = pod
                     present[ordinal] = pod
             for ordinal, pod in present.items():
                 if ordinal not in wanted and not pod.terminating:
                     asyncio.create_task(pod.end())
-            self.update(spec, [present[ordinal] for ordinal in wanted])
+            if all(ordinal in present for ordinal in wanted):
+                self.update(spec, [present[ordinal] for ordinal in wanted])
             await asyncio.sleep(RECONCILE_EVERY)
+
+    def claims_after(self, spec, pod):
+        """What becomes of the volumes of a pod that is removed."""
+        if spec.get("persistentVolumeClaimRetentionPolicy", {}).get("whenScaled", "Retain") == "Delete":
+            self.drop_volumes(pod)
+
+    def drop_volumes(self, pod):
+        for directory in (self.dir / "volumes").glob(f"*-{pod.name}"):
+            shutil.rmtree(directory)
+        self.volume_zones.pop(pod.ordinal, None)
 
     def update(self, spec, pods):
         """Replaces the last pod that is of an old revision, when all after it are new, and available."""
@@ -546,10 +583,51 @@ class Cluster:
         await lost.end(force=True)
         while not lost.gone:
             await asyncio.sleep(0.05)
-        for directory in (self.dir / "volumes").glob(f"*-{pod}"):
-            shutil.rmtree(directory)
-        self.volume_zones.pop(lost.ordinal, None)
+        self.drop_volumes(lost)
         return {}
+
+    def do_volumes(self):
+        """{"do": "volumes"}: the claims that there are, by name."""
+        return sorted(path.name for path in (self.dir / "volumes").iterdir())
+
+    def do_lose_zone(self, zone):
+        """{"do": "lose_zone", "zone": NAME}: its machines are gone, and their volumes can be nowhere else."""
+        self.lost_zones.add(zone)
+        for pod in self.pods.values():
+            if pod.zone == zone:
+                asyncio.create_task(pod.end(force=True))
+        return {}
+
+    def do_regain_zone(self, zone):
+        """{"do": "regain_zone", "zone": NAME}: it is back."""
+        self.lost_zones.discard(zone)
+        return {}
+
+    def do_grace(self, seconds):
+        """{"do": "grace", "seconds": N}: from now on pods have so long to end, whatever they were made with; null: as they were."""
+        self.grace = seconds
+        return {}
+
+    async def do_api(self, state):
+        """{"do": "api", "state": "there" | "slow" | "away"}: the API server."""
+        await self.api.stop()
+        self.api.is_slow = state == "slow"
+        if state != "away":
+            await self.api.start(GATEWAY, API_PORT, self.api_dir / "tls.crt", self.api_dir / "tls.key")
+        return {}
+
+    def do_forbid(self):
+        """{"do": "forbid"}: whoever operates this cluster has taken all RoleBindings out."""
+        self.objects = [thing for thing in self.objects if thing["kind"] != "RoleBinding"]
+        return {}
+
+    async def do_exec(self, pod, command):
+        """{"do": "exec", "pod": NAME, "command": [...]}: as kubectl exec, but for the pod's file system: on its network alone."""
+        space = f"{pod}.{self.pods[pod].ip}"
+        pipe = asyncio.subprocess.PIPE
+        process = await asyncio.create_subprocess_exec("nsenter", f"--net=/run/netns/{space}", *command, stdout=pipe, stderr=pipe)
+        said, complained = await process.communicate()
+        return {"code": process.returncode, "stdout": said.decode(), "stderr": complained.decode()}
 
     def do_refresh(self):
         """{"do": "refresh"}: the kubelet notices changed Secrets."""
@@ -577,6 +655,7 @@ class Cluster:
         run("ip", "link", "set", "pods", "up")
         await self.serve_names()
         await self.serve_services()
+        await self.do_api("there")
         acting = [asyncio.create_task(self.reconcile()), asyncio.create_task(self.publish())]
         say(event="up")
         await self.commands()
@@ -620,6 +699,7 @@ def main():
     parser.add_argument("--image", type=Path, required=True, help="what is in the image (deploy/oci-image --root)")
     parser.add_argument("--image-config", type=Path, required=True, help="its configuration: Env, Entrypoint, WorkingDir, Cmd")
     parser.add_argument("--secrets", type=Path, required=True, help="DIR/<name>/<key> for each Secret")
+    parser.add_argument("--api", type=Path, required=True, help="what the API server shows: tls.crt, tls.key, ca.crt")
     parser.add_argument("--dir", type=Path, required=True, help="for volumes and logs")
     parser.add_argument("--zones", default="", help="the zones that there are, with commas between")
     parser.add_argument("--hurry", type=float, default=1, help="divides the times in which nothing happens by design")

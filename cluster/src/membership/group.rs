@@ -171,7 +171,7 @@ impl Group<'_> {
     }
 
     fn wanted_voters(&self) -> usize {
-        voters_of(self.state.members.len())
+        voters_of(self.state.members.keys().filter(|node| !self.has_left(**node)).count().max(1))
     }
 
     fn is_member(&self, node: NodeId) -> bool {
@@ -181,6 +181,11 @@ impl Group<'_> {
     /// Whether it is a member, and is to remain one.
     fn stays(&self, node: NodeId) -> bool {
         self.state.members.get(&node).is_some_and(|member| member.standing != Standing::Draining)
+    }
+
+    /// Whether it was to leave and has given away all it had: it is about to end, and its vote must not end with it.
+    fn has_left(&self, node: NodeId) -> bool {
+        !self.stays(node) && !self.state.holds_blobs(node)
     }
 
     /// Whether it may vote.

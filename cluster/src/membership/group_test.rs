@@ -163,6 +163,23 @@ fn a_node_that_is_to_leave_votes_while_nobody_can_take_its_place() {
 }
 
 #[test]
+fn nodes_that_have_left_vote_no_more_before_they_end() {
+    for (nodes, leave) in [(3, 1..=1), (3, 1..=2), (3, 2..=3), (5, 1..=4), (10, 6..=10)] {
+        let mut group = Group::new(nodes, &[""]);
+        group.settle();
+        for id in leave.clone().map(NodeId) {
+            group.state.members.get_mut(&id).unwrap().standing = Standing::Draining;
+            group.state.layouts.iter_mut().for_each(|layout| drop(layout.nodes.remove(&id)));
+        }
+        group.settle();
+        let left: Vec<NodeId> = group.voters.iter().copied().filter(|id| leave.contains(&id.0)).collect();
+        assert_eq!(left, [], "{leave:?} of {nodes} leave");
+        let stay = usize::try_from(nodes - (leave.end() - leave.start() + 1)).unwrap();
+        assert_eq!(group.voters.len(), stay.min(3), "{leave:?} of {nodes} leave");
+    }
+}
+
+#[test]
 fn a_leader_that_was_removed_hands_over_first() {
     let mut group = Group::new(3, &[""]);
     group.settle();

@@ -27,6 +27,9 @@ CLUSTER_WIDE = {"Namespace"}
 GIVEN_SECRETS = {"casbah-server-tls", "casbah-peers-tls"}
 UNITS = {"": 1, "B": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40,
          "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
+# What a node may take to end, beside leaving: DRAIN_DEADLINE, twice PEER_DRAIN_DEADLINE, and closing (node/src/config/limits.rs).
+END_SECONDS = 39
+TIMES = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}
 # What blobs may take of a volume; the rest is for the indexes, the log of the Raft group and the file system.
 CAPACITY_PERCENT_MAX = 90
 
@@ -46,6 +49,10 @@ def name_of(thing):
 def bytes_of(text):
     number, unit = re.fullmatch(r"([0-9.]+)\s*([A-Za-z]*)", str(text)).groups()
     return float(number) * UNITS[unit]
+
+
+def seconds_of(text):
+    return sum(int(number) * TIMES[unit] for number, unit in re.findall(r"(\d+)\s*(ms|[smhd])", text))
 
 
 # === schemas
@@ -108,7 +115,7 @@ class Objects:
         self.ports = {port["name"]: port["containerPort"] for port in self.container.get("ports", [])}
         self.environment = {variable["name"]: variable for variable in self.container.get("env", [])}
         for check in [self.names_are_unique, self.one_namespace, self.stateful_set, self.security, self.probes,
-                      self.references, self.mounts, self.selectors, self.services, self.budget, self.policy,
+                      self.leaving, self.references, self.mounts, self.selectors, self.services, self.budget, self.policy,
                       self.variables, self.configuration, self.certificates, self.monitoring]:
             check()
         return self.found
@@ -173,7 +180,6 @@ class Objects:
             (own.get("seccompProfile", {}).get("type", "RuntimeDefault") == "RuntimeDefault", "seccompProfile"),
             (not any(self.pod.get(key) for key in ("hostNetwork", "hostPID", "hostIPC")), "nothing of the host's"),
             (not any("hostPort" in port for port in self.container.get("ports", [])), "no hostPort"),
-            (self.pod.get("automountServiceAccountToken") is False, "automountServiceAccountToken: false"),
             (self.pod.get("serviceAccountName", "default") != "default", "a service account of its own"),
         ]
         for is_so, what in wanted:
@@ -183,6 +189,42 @@ class Objects:
         for volume in self.pod.get("volumes", []):
             if not allowed & volume.keys():
                 self.say(self.set, f"security: the volume {volume['name']} is of a kind that restricted pods may not have")
+
+    def leaving(self):
+        """A pod that is removed for good is given the time to leave, and may ask whether it is; and nothing else."""
+        grace = self.pod.get("terminationGracePeriodSeconds", 30)
+        stop = self.container.get("lifecycle", {}).get("preStop", {}).get("sleep", {}).get("seconds", 0)
+        leave = seconds_of(self.environment.get("CASBAH_KUBERNETES__DRAIN_DEADLINE", {}).get("value", ""))
+        if leave == 0:
+            self.say(self.set, "CASBAH_KUBERNETES__DRAIN_DEADLINE is not set: a pod that is removed would leave nothing to the others")
+        if stop + leave + END_SECONDS > grace:
+            self.say(self.set, f"a grace of {grace} s is less than {stop} s of preStop, {leave:g} s to leave and {END_SECONDS} s to end")
+        if self.pod.get("automountServiceAccountToken") is not True:
+            self.say(self.set, "no token is mounted: a pod that is told to stop cannot ask whether it is removed")
+        for account in self.of("ServiceAccount"):
+            if account.get("automountServiceAccountToken") is not False:
+                self.say(account, "gives its token to every pod that names it")
+        own = {"apiGroups": ["apps"], "resources": ["statefulsets"], "resourceNames": [self.set["metadata"]["name"]], "verbs": ["get"]}
+        roles = self.of("Role")
+        for role in roles:
+            if role.get("rules") != [own]:
+                self.say(role, "allows something other than to look at the StatefulSet of the pods")
+        subject = {"kind": "ServiceAccount", "name": self.pod.get("serviceAccountName"), "namespace": self.namespace}
+        for binding in self.of("RoleBinding"):
+            reference = binding["roleRef"]
+            if reference["kind"] != "Role" or reference["name"] not in {role["metadata"]["name"] for role in roles}:
+                self.say(binding, f"there is no {reference['kind']} {reference['name']}")
+            # Without a namespace of its own, an object is in that of the binding once it is somewhere.
+            if [{"namespace": self.namespace, **one} for one in binding.get("subjects", [])] != [subject]:
+                self.say(binding, "is not for the service account of the pods alone")
+        if not roles or not self.of("RoleBinding"):
+            self.found.append("nothing lets a pod ask whether it is removed")
+        if self.of("ClusterRole") or self.of("ClusterRoleBinding"):
+            self.found.append("a role goes beyond the namespace")
+        ways = {port.get("port") for policy in self.of("NetworkPolicy") for rule in policy["spec"].get("egress", [])
+                if not rule.get("to") for port in rule.get("ports", [])}
+        if not {443, 6443} <= ways:
+            self.found.append("no NetworkPolicy lets pods go to the API server")
 
     def probes(self):
         for probe, path in PROBES.items():

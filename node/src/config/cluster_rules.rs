@@ -6,7 +6,7 @@ use casbah_cluster::membership::LEARNERS_MAX;
 
 use super::file::{ClusterSection, File, ListenerSection};
 use super::keys::KeyPath;
-use super::resolve::{ClusterConfig, ListenAddress, PeersConfig, RepairConfig};
+use super::resolve::{ClusterConfig, ListenAddress, PeersConfig, PodConfig, RepairConfig};
 use super::rules::{Broken, Checker, is_name, path};
 use super::units::{ByteSize, TimeSpan};
 
@@ -28,6 +28,9 @@ const REPAIR_INTERVAL_MAX: TimeSpan = TimeSpan::from_hours(24);
 
 /// No node is given up within the time that a missed heartbeat or two take.
 const LOST_AFTER_MIN: Duration = Duration::from_secs(2);
+
+/// In less time no other node hears that one leaves.
+const DRAIN_DEADLINE_MIN: Duration = Duration::from_secs(1);
 
 /// A rule that is broken.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -70,6 +73,15 @@ pub enum BrokenCluster {
     /// A node would be given up before it is known to be away.
     #[error("a node cannot be given up so soon")]
     LostAfter,
+    /// A node could never leave so soon.
+    #[error("a node cannot leave so soon")]
+    DrainDeadline,
+    /// A name that tells no place in a StatefulSet.
+    #[error("\"{name}\" is not the name of a pod of a StatefulSet")]
+    NotAPod {
+        /// Of the node.
+        name: String,
+    },
     /// Other nodes that cannot be reached.
     #[error("there is no way to other nodes without [peers]")]
     NoPeers,
@@ -108,6 +120,8 @@ impl BrokenCluster {
             BrokenCluster::RepairRate { .. } => "leave it out for 64MiB".into(),
             BrokenCluster::RepairInterval => "leave it out for 1m".into(),
             BrokenCluster::LostAfter => "write 2s or more, or 0s to give no node up".into(),
+            BrokenCluster::DrainDeadline => "write 1s or more, or 0s to leave never".into(),
+            BrokenCluster::NotAPod { .. } => "set node.name to the name of the pod, such as casbah-3".into(),
             BrokenCluster::NoPeers => {
                 "set address, tls and authorities under [peers], or leave this out for a cluster of \
                                        one"
@@ -196,6 +210,29 @@ impl Checker<'_> {
             self.broken(at.name("lost_after"), BrokenCluster::LostAfter);
         }
         Some(lost_after).filter(|lost_after| !lost_after.is_zero())
+    }
+
+    pub(super) fn pod(&mut self, file: &File) -> Option<PodConfig> {
+        let drain_deadline = file.kubernetes.drain_deadline.duration();
+        if drain_deadline.is_zero() {
+            return None;
+        }
+        let at = KeyPath::from_dotted("kubernetes.drain_deadline");
+        if drain_deadline < DRAIN_DEADLINE_MIN {
+            self.broken(at.clone(), BrokenCluster::DrainDeadline);
+        }
+        if !has_peers(file) {
+            self.broken(at.clone(), BrokenCluster::NoPeers);
+        }
+        let name = file.node.name.as_deref().unwrap_or_default();
+        let parts = name.rsplit_once('-').and_then(|(set, ordinal)| Some((set, ordinal.parse().ok()?)));
+        match parts.filter(|(set, _): &(&str, u32)| !set.is_empty()) {
+            Some((set, ordinal)) => Some(PodConfig { stateful_set: set.to_owned(), ordinal, drain_deadline }),
+            None => {
+                self.broken(at, BrokenCluster::NotAPod { name: name.to_owned() });
+                None
+            }
+        }
     }
 
     pub(super) fn peers(&mut self, file: &File) -> Option<PeersConfig> {

@@ -39,6 +39,8 @@ pub struct File {
     ///
     /// `address`, `tls` and `authorities` are set together; without them the node is a cluster of one.
     pub peers: PeersSection,
+    /// The pod of a Kubernetes StatefulSet that the node runs in.
+    pub kubernetes: KubernetesSection,
     /// What is written to standard error.
     pub log: LogSection,
     /// The admin port: probes, metrics and a status page, in plain HTTP.
@@ -189,6 +191,16 @@ pub struct PeersSection {
     /// name is in it. They issue no certificates for clients. Read again when it changes.
     #[schemars(example = "peers-ca.crt")]
     pub authorities: Option<FilePath>,
+}
+
+/// The pod of a Kubernetes StatefulSet that the node runs in.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct KubernetesSection {
+    /// How long a node may take to leave its cluster when its pod is removed for good: when it is told to stop, and the StatefulSet
+    /// has no place for it any more, as the API server says. What the node has is then moved to others, and it is taken out of the
+    /// cluster. `node.name` is the name of the pod, such as `casbah-3`. 0s: nobody is asked, and every stop is a restart.
+    pub drain_deadline: TimeSpan,
 }
 
 /// What is written to standard error.
@@ -352,6 +364,12 @@ impl Default for ClusterSection {
 impl Default for RepairSection {
     fn default() -> RepairSection {
         RepairSection { rate: ByteSize::from_bytes(64 << 20), interval: TimeSpan::from_millis(60_000) }
+    }
+}
+
+impl Default for KubernetesSection {
+    fn default() -> KubernetesSection {
+        KubernetesSection { drain_deadline: TimeSpan::from_millis(0) }
     }
 }
 

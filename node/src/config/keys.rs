@@ -383,7 +383,20 @@ mod tests {
         let sections: Vec<&str> = root().children().iter().map(|key| key.name.as_str()).collect();
         assert_eq!(
             sections,
-            ["node", "store", "index", "limits", "cluster", "repair", "peers", "log", "admin", "listener", "instance"]
+            [
+                "node",
+                "store",
+                "index",
+                "limits",
+                "cluster",
+                "repair",
+                "peers",
+                "kubernetes",
+                "log",
+                "admin",
+                "listener",
+                "instance"
+            ]
         );
     }
 

@@ -141,6 +141,7 @@ pub const PEER_DRAIN_DEADLINE: Duration = Duration::from_secs(2);
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::TimeSpan;
 
     /// Handing leadership over, and closing the store and the indexes, once everything else has ended.
     const CLOSE: Duration = Duration::from_secs(10);
@@ -158,7 +159,15 @@ mod tests {
         let grace = seconds(&manifest, "terminationGracePeriodSeconds:");
         let pre_stop = manifest.split_once("preStop:").expect("it has one").1;
         let wait = seconds(pre_stop, "seconds:");
+        let leave = manifest.split_once("DRAIN_DEADLINE\n").expect("it has one").1;
+        let leave =
+            leave.trim_start().strip_prefix("value: ").and_then(|rest| rest.lines().next()).expect("it is there");
+        let leave = leave.parse::<TimeSpan>().unwrap().duration();
         let end = DRAIN_DEADLINE + 2 * PEER_DRAIN_DEADLINE + CLOSE;
-        assert!(grace >= wait + end, "{grace:?} for {wait:?} before SIGTERM and {end:?} after it");
+        assert_eq!(end.as_secs(), 39, "END_SECONDS in deploy/k8s/check/objects.py, and a comment in the manifest");
+        assert!(
+            grace >= wait + leave + end,
+            "{grace:?} for {wait:?} before SIGTERM, {leave:?} to leave and {end:?} to end"
+        );
     }
 }

@@ -26,7 +26,7 @@ pub use layers::Layers;
 pub use machine::Machine;
 pub use resolve::{
     Clients, ClusterConfig, Compression, Config, IndexConfig, InstanceNames, LimitsConfig, ListenAddress,
-    ListenerConfig, LogConfig, LogFormat, LogLevel, NodeConfig, PeersConfig, Permissions, RebalancePolicy,
+    ListenerConfig, LogConfig, LogFormat, LogLevel, NodeConfig, PeersConfig, Permissions, PodConfig, RebalancePolicy,
     RepairConfig, Services, StoreConfig, SyncPolicy, TlsConfig,
 };
 pub use rules::{Broken, LIMITS_MEMORY_MIN, RESERVED_SEGMENTS, STORE_CAPACITY_MIN};

@@ -25,6 +25,8 @@ pub struct Config {
     pub repair: RepairConfig,
     /// How it reaches the other nodes, and they it; `None`: it is a cluster of one.
     pub peers: Option<PeersConfig>,
+    /// The pod that it runs in, if it is to leave its cluster with it; `None`: every stop is a restart.
+    pub pod: Option<PodConfig>,
     /// At least one.
     pub listeners: Vec<ListenerConfig>,
     /// The instance names that are served.
@@ -157,6 +159,17 @@ pub struct PeersConfig {
     pub tls: TlsConfig,
     /// PEMs of the authorities for nodes. Read again when it changes.
     pub authorities: PathBuf,
+}
+
+/// The pod of a StatefulSet that a node runs in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PodConfig {
+    /// The name of the StatefulSet.
+    pub stateful_set: String,
+    /// The number of the pod in it.
+    pub ordinal: u32,
+    /// How long the node may take to leave.
+    pub drain_deadline: Duration,
 }
 
 /// One address that clients connect to.

@@ -142,6 +142,7 @@ pub(super) fn check(file: &File, layers: &Layers) -> Result<Config, Vec<ConfigEr
         cluster: checker.cluster(file),
         repair: checker.repair(file),
         peers: checker.peers(file),
+        pod: checker.pod(file),
         listeners: checker.listeners(file),
         instances: checker.instances(file),
         log: LogConfig { level: file.log.level, format: file.log.format },

@@ -321,6 +321,14 @@ fn addresses_to_join_are_given_in_every_source() {
 }
 
 #[test]
+fn a_pod_is_known_by_its_name() {
+    let named = |name: &str| PEERS.replace("node-1", name);
+    let pod = file(&format!("{}[kubernetes]\ndrain_deadline = \"1h\"\n", named("casbah-eu-12"))).pod.unwrap();
+    assert_eq!((&*pod.stateful_set, pod.ordinal, pod.drain_deadline.as_secs()), ("casbah-eu", 12, 3600));
+    assert_eq!(file(&named("casbah-12")).pod, None, "it never leaves");
+}
+
+#[test]
 fn each_rule_of_the_cluster_is_kept() {
     for (text, told) in [
         ("[cluster]\nname = \"a b\"", "\"a b\" is not a name for a cluster"),
@@ -335,6 +343,11 @@ fn each_rule_of_the_cluster_is_kept() {
         ("[cluster]\nwrite_quorum = 3", "cannot wait for 3 of 2 copies"),
         ("[cluster]\nwrite_quorum = 0", "cannot wait for 0 of 2 copies"),
         ("[cluster]\nlost_after = \"1s\"", "a node cannot be given up so soon"),
+        ("[kubernetes]\ndrain_deadline = \"1h\"", "no way to other nodes without [peers]"),
+        ("[kubernetes]\ndrain_deadline = \"10ms\"", "a node cannot leave so soon"),
+        ("[node]\nname = \"casbah\"\n[kubernetes]\ndrain_deadline = \"1h\"", "\"casbah\" is not the name of a pod"),
+        ("[node]\nname = \"casbah-x\"\n[kubernetes]\ndrain_deadline = \"1h\"", "\"casbah-x\" is not the name of a pod"),
+        ("[node]\nname = \"-3\"\n[kubernetes]\ndrain_deadline = \"1h\"", "\"-3\" is not the name of a pod"),
         ("[cluster]\nbootstrap_expect = 3", "no way to other nodes without [peers]"),
         ("[cluster]\nbootstrap_expect = 0", "neither form a cluster nor join one"),
         ("[cluster]\njoin = [\"node-1:7980\"]", "no way to other nodes without [peers]"),

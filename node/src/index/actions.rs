@@ -19,6 +19,9 @@ use crate::index::action_keys::{
 use crate::index::records::{IndexCounts, IndexError, Records};
 use crate::index::writer::Watcher;
 
+/// Its name in the node's directory.
+pub const ACTIONS_FILE: &str = "actions.redb";
+
 /// Results that are removed in one go: fewer than may wait for the writer, so that clients' updates find a place.
 const REMOVES_AT_ONCE: usize = 256;
 

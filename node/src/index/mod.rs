@@ -15,10 +15,11 @@ mod splits;
 mod tables;
 mod writer;
 
-pub use actions::ActionIndex;
+pub use actions::{ACTIONS_FILE, ActionIndex};
 pub use assets::{AssetIndex, AssetView};
 pub use raft::{
-    Group, GroupError, GroupOptions, GroupStatus, Network, NetworkError, RaftCall, Role, Timing, WatchPart, WatchParts,
+    GROUP_FILES, Group, GroupError, GroupOptions, GroupStatus, Network, NetworkError, RaftCall, Role, Timing,
+    WatchPart, WatchParts,
 };
 pub use records::{IndexCounts, IndexError, now};
-pub use splits::SplitIndex;
+pub use splits::{SPLITS_FILE, SplitIndex};

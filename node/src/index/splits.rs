@@ -7,6 +7,9 @@ use casbah_cluster::split::Split;
 
 use crate::index::records::{IndexError, Records};
 
+/// Its name in the node's directory.
+pub const SPLITS_FILE: &str = "splits.redb";
+
 const VERSION: u8 = 1;
 
 /// Splits that are remembered. One of a blob of a gigabyte takes some 80 KB, and one that is forgotten is made again.

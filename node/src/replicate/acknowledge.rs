@@ -155,7 +155,7 @@ impl Item {
                 let next = self.decision.revise(view, |node| nodes.is_away(view, node));
                 self.act(next, position, round);
             }
-            None => self.outcome = Some(Err(self.error.take())),
+            None => self.outcome = Some(Err(Some(self.error.take().unwrap_or(CopyError::InDoubt)))),
         }
     }
 

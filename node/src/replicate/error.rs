@@ -59,6 +59,9 @@ pub enum CopyError {
         /// Which.
         node: NodeId,
     },
+    /// It may be that it belongs elsewhere by now.
+    #[error("this node does not hear what the others have agreed on")]
+    InDoubt,
     /// None of the nodes that may have it is known to be there.
     #[error("none of its nodes can be reached")]
     Nobody,
@@ -86,7 +89,7 @@ impl CopyError {
             CopyError::Here(_) | CopyError::Index(_) => 3,
             CopyError::There { source, .. } if !source.is_in_doubt() => 2,
             CopyError::There { .. } => 1,
-            CopyError::Source { .. } | CopyError::GivenUp { .. } | CopyError::Nobody => 0,
+            CopyError::Source { .. } | CopyError::GivenUp { .. } | CopyError::InDoubt | CopyError::Nobody => 0,
         };
         match earlier {
             Some(earlier) if weight(&earlier) >= weight(&self) => earlier,

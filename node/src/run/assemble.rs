@@ -19,6 +19,7 @@ use crate::run::descriptors;
 use crate::run::directory::{self, Ownership};
 use crate::run::membership::{Place, PlaceError};
 use crate::run::owned::Owned;
+use crate::run::pod::Pod;
 use crate::run::report::Report;
 use crate::run::signals::Signals;
 use crate::run::spoken::{self, SpokenError};
@@ -173,12 +174,33 @@ pub async fn serve(config: Config) -> Result<(), RunError> {
     report.reached(Phase::Draining);
     match data {
         Data::Owned(mut owned) => {
-            drain(signal, end_listeners, serving, Some(&mut owned), signals).await;
+            let pod = config.pod.clone().map(Pod::new);
+            // Asked at once, for the answer may take as long as the clients do.
+            let is_removed = async {
+                match &pod {
+                    Some(pod) => pod.is_removed().await,
+                    None => false,
+                }
+            };
+            let drained = drain(signal, end_listeners, serving, Some(&mut owned), &mut signals);
+            let ((), is_removed) = tokio::join!(drained, is_removed);
+            if let Some(pod) = pod.filter(|_| is_removed) {
+                leave(&owned, &pod, &mut signals).await;
+            }
             owned.close().await;
         }
-        Data::Elsewhere => drain(signal, end_listeners, serving, None, signals).await,
+        Data::Elsewhere => drain(signal, end_listeners, serving, None, &mut signals).await,
     }
     Ok(())
+}
+
+/// Has a node leave its cluster whose pod is removed. It has no clients any more, so that nothing comes to it while it gives away
+/// what it has; other nodes are answered as ever.
+async fn leave(owned: &Owned, pod: &Pod, signals: &mut Signals) {
+    tokio::select! {
+        () = owned.leave(pod.drain_deadline(), pod.is_wanted()) => {}
+        signal = signals.stop_again() => tracing::warn!(signal, "told again; what this node has is not moved to others"),
+    }
 }
 
 /// Comes when the node has no place in a cluster by itself, and others have not given it one for a while.
@@ -256,7 +278,7 @@ async fn drain(
     end: End,
     mut serving: JoinSet<()>,
     mut owned: Option<&mut Owned>,
-    mut signals: Signals,
+    signals: &mut Signals,
 ) {
     tracing::info!(signal, "stopping: requests under way are finished, no new ones are taken");
     notify_systemd(sd_notify::NotifyState::Stopping);

@@ -10,6 +10,7 @@ mod descriptors;
 mod directory;
 mod membership;
 mod owned;
+mod pod;
 mod relayed;
 mod report;
 mod signals;

@@ -1,5 +1,7 @@
 //! What the process that owns a directory has: the store, the indexes, and a place in a cluster.
 
+use std::future::Future;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,14 +15,14 @@ use tower::util::BoxCloneSyncService;
 use crate::accept::{Bound, End, OwnerSocket};
 use crate::config::{Config, limits};
 use crate::forward::{Dialler, Discovery, PeerTls, Peers, PeersParts};
-use crate::index::{ActionIndex, AssetIndex, Group, IndexError, SplitIndex};
+use crate::index::{ACTIONS_FILE, ActionIndex, AssetIndex, Group, IndexError, SPLITS_FILE, SplitIndex};
 use crate::repair::{Repair, RepairParts};
 use crate::replicate::restore;
 use crate::route::{Actions, Blobs, Nodes};
 use crate::run::RunError;
 use crate::run::cluster_report::ClusterSight;
 use crate::run::directory::Ownership;
-use crate::run::membership::{Condition, Place, PlaceError, PlaceParts};
+use crate::run::membership::{Condition, Departure, Place, PlaceError, PlaceParts};
 use crate::run::report;
 use crate::serve::{self, Parts, Served, peer};
 use crate::store::{self, Store, StoreOptions};
@@ -81,6 +83,7 @@ impl Owned {
         };
         ownership.until_exit();
         let dir = &config.node.dir;
+        begin_anew(dir).await?;
         let store = Store::open(StoreOptions {
             dir: dir.join(store::DIRECTORY),
             capacity_bytes: config.store.capacity_bytes,
@@ -179,6 +182,8 @@ impl Owned {
                 None => return std::future::pending().await,
             };
             self.place.look_on(&entered, &mut self.tasks);
+            let (place, group) = (self.place.clone(), entered.clone());
+            self.tasks.spawn(async move { place.come_back(&group).await });
             self.group = Some(entered);
         }
         let placed = async {
@@ -300,6 +305,17 @@ impl Owned {
         }
     }
 
+    /// Has the node leave its cluster within this time, unless it is wanted again first. Not if it has never served: it has
+    /// nothing that others lack.
+    ///
+    /// # Cancel safety
+    /// May be dropped: it has not left then.
+    pub(super) async fn leave(&self, deadline: Duration, is_wanted: impl Future<Output = ()>) {
+        if let (Some(_), Some(group)) = (&self.serving, &self.group) {
+            self.place.leave(group, &self.store, deadline, is_wanted).await;
+        }
+    }
+
     /// Hands leadership over, lets the other nodes go, and writes what waits. The directory remains this process's until it
     /// ends.
     pub(super) async fn close(mut self) {
@@ -331,12 +347,20 @@ impl Owned {
     }
 }
 
+/// Empties the directory of a node that has left its cluster: files of terabytes take their time.
+async fn begin_anew(dir: &Path) -> Result<(), RunError> {
+    let path = dir.to_owned();
+    let emptied = tokio::task::spawn_blocking(move || Departure::begin_anew(&path)).await;
+    let emptied = emptied.unwrap_or_else(|error| Err(error.into()));
+    emptied.map_err(|source| RunError::Directory { path: dir.to_owned(), source })
+}
+
 /// Opens the indexes. The process that owned the directory before may be in the middle of its end: the kernel has given
 /// its lock on the directory back, and gives those on the databases back within the same moment.
 async fn open_indexes(config: &Config) -> Result<(ActionIndex, SplitIndex), IndexError> {
     let (dir, capacity) = (&config.node.dir, config.index.capacity);
     let open =
-        || Ok((ActionIndex::open(&dir.join("actions.redb"), capacity)?, SplitIndex::open(&dir.join("splits.redb"))?));
+        || Ok((ActionIndex::open(&dir.join(ACTIONS_FILE), capacity)?, SplitIndex::open(&dir.join(SPLITS_FILE))?));
     for _ in 0..PREDECESSOR_ATTEMPTS {
         match open() {
             Err(IndexError::InUse) => tokio::time::sleep(PREDECESSOR_PAUSE).await,

@@ -16,13 +16,16 @@ use tokio::time::timeout;
 
 use crate::index::raft::core::{Core, Raft, blocking, ended};
 use crate::index::raft::error::GroupError;
-use crate::index::raft::log::Log;
+use crate::index::raft::log::{self, Log};
 use crate::index::raft::network::Network;
-use crate::index::raft::state::State;
+use crate::index::raft::state::{self, State};
 use crate::index::raft::transport::Transport;
 use crate::index::raft::watching::{self, Watching};
 use crate::index::raft::{keeper, proposals, reads, snapshot, watched};
 use crate::index::records::IndexCounts;
+
+/// Every file that a group keeps in its node's directory.
+pub const GROUP_FILES: [&str; 3] = [log::FILE, state::FILE, snapshot::INCOMING];
 
 /// Entries of one message; [`casbah_cluster::consensus::ENTRY_BYTES_MAX`] bounds their bytes as well.
 const ENTRIES_PER_MESSAGE: u64 = 300;

@@ -35,6 +35,6 @@ mod testing;
 mod watching_test;
 
 pub use error::GroupError;
-pub use group::{Group, GroupOptions, Timing};
+pub use group::{GROUP_FILES, Group, GroupOptions, Timing};
 pub use network::{Network, NetworkError, RaftCall, WatchPart, WatchParts};
 pub use status::{GroupStatus, Role};

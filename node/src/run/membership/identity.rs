@@ -11,6 +11,9 @@ use serde::{Deserialize, Serialize};
 /// Its name in the node's directory.
 const FILE: &str = "identity";
 
+/// All there may be of it.
+pub(super) const IDENTITY_FILES: [&str; 2] = [FILE, "identity.new"];
+
 const VERSION: u8 = 1;
 
 /// Why the identity cannot be had.

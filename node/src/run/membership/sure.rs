@@ -58,14 +58,22 @@ impl Place {
         self.inner.certainty.borrow().is_in_doubt(self.now_ms())
     }
 
-    /// Waits until the node has reason not to be in doubt, but not for long: without a leader it has none.
+    /// Waits until the node is not in doubt; not for long, as without a leader it goes on being so. One that takes itself to be alone
+    /// needs nobody for that, or is not alone any more and would not ask anybody: it waits.
     ///
     /// # Cancel safety
     /// May be dropped and called again.
     pub(in crate::run) async fn sure(&self) {
         let mut certainty = self.inner.certainty.subscribe();
-        let sure = certainty.wait_for(|certainty| !certainty.is_in_doubt(self.now_ms()));
-        if tokio::time::timeout(PATIENCE, sure).await.is_err() {
+        let mut is_sure = async || drop(certainty.wait_for(|certainty| !certainty.is_in_doubt(self.now_ms())).await);
+        if tokio::time::timeout(PATIENCE, is_sure()).await.is_ok() {
+            return;
+        }
+        if self.view().borrow().is_single() {
+            self.waits_for(Some("a leader: this node knows of no other one".to_owned()));
+            is_sure().await;
+            self.waits_for(None);
+        } else {
             tracing::warn!(
                 "nobody leads the group: until somebody does, this node gives what it has, takes nothing, and calls nothing missing"
             );
