@@ -38,7 +38,7 @@ pub enum ProtocolsError {
 }
 
 impl Protocols {
-    /// What this program speaks. The rules for both numbers are in docs/decisions/0013-versions.md.
+    /// What this program speaks. The rules for both numbers are in docs/decisions/0014-versions.md.
     pub const SPOKEN: Protocols = Protocols { oldest: Protocol(1), newest: Protocol(1) };
 
     /// From the oldest to the newest.
