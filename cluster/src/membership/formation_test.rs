@@ -261,7 +261,7 @@ struct Process {
 enum Event {
     Round,
     Call { from: usize, process: u64, asked_ms: u64, join: Option<(u64, ClusterId)> },
-    Told { process: u64, asked_ms: u64, answer: Introduction },
+    Told { process: u64, asked_ms: u64, answer: Box<Introduction> },
     LetIn { process: u64, join: u64, cluster: ClusterId },
 }
 
@@ -354,7 +354,7 @@ impl World {
             Event::Told { process, asked_ms, answer } => {
                 let running = self.computers[to].process.as_mut().filter(|running| running.number == process);
                 if let Some(formation) = running.and_then(|running| running.formation.as_mut()) {
-                    formation.heard(answer, asked_ms);
+                    formation.heard(*answer, asked_ms);
                 }
             }
             Event::LetIn { process, join, cluster } => {
@@ -461,7 +461,7 @@ impl World {
                     Introduction { identity: identity.map(|cluster| (cluster, NodeId(1))), ..self.own(at) }
                 }
             };
-            return self.send(from, &Event::Told { process, asked_ms, answer });
+            return self.send(from, &Event::Told { process, asked_ms, answer: Box::new(answer) });
         };
         // An entry is committed that lets it in; the caller may be gone by then, or another directory there.
         if running.formation.is_none() && computer.identity == Some(cluster) && self.has_quorum(cluster) {
