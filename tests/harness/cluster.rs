@@ -285,6 +285,14 @@ impl Cluster {
         running.iter().try_for_each(|server| server.wait_exit().map(drop))
     }
 
+    /// Waits until a node ends by itself, and returns how.
+    ///
+    /// # Errors
+    /// When it does not run, or does not end.
+    pub fn ends(&mut self, place: usize) -> Result<ExitStatus> {
+        self.take(place)?.wait_exit()
+    }
+
     /// SIGTERM, and waits until it has ended.
     ///
     /// # Errors
@@ -380,6 +388,14 @@ impl Cluster {
         }
     }
 
+    /// Gives back what [`fill_disk`](Cluster::fill_disk) has taken.
+    ///
+    /// # Errors
+    /// When nothing has been taken.
+    pub fn free_disk(&mut self, place: usize) -> Result<()> {
+        Ok(std::fs::remove_file(self.ballast(place)?)?)
+    }
+
     fn ballast(&self, place: usize) -> Result<PathBuf> {
         Ok(self.node(place)?.data.join("ballast"))
     }
@@ -392,8 +408,8 @@ impl Cluster {
         self.proxies.set_all(Mode::Pass);
         for place in self.places() {
             match std::fs::remove_file(self.ballast(place)?) {
-                // A log that could not be written is closed until the node starts anew.
-                Ok(()) => self.kill9(place)?,
+                // A log that could not be written is closed until the node starts anew, for which it may have ended already.
+                Ok(()) => drop(self.take(place)?.kill9()),
                 Err(error) if error.kind() == ErrorKind::NotFound => {}
                 Err(error) => return Err(error.into()),
             }

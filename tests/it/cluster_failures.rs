@@ -3,9 +3,11 @@
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
+use casbah_tests::clients::AssetName;
 use casbah_tests::cluster::{Cluster, ClusterOptions};
+use casbah_tests::deadline::eventually;
 use casbah_tests::history::Kind;
-use casbah_tests::load::test_seed;
+use casbah_tests::load::{new_bytes, test_seed};
 use casbah_tests::proxy::Mode;
 use casbah_tests::workload::{Running, Workload};
 
@@ -130,6 +132,34 @@ async fn all_nodes_killed_at_once_lose_nothing_that_was_acknowledged() -> Result
     for place in cluster.places() {
         assert_eq!(cluster.cluster_id(place)?, id);
     }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_whose_log_had_no_room_gives_what_it_has_and_is_started_anew_when_there_is_room() -> Result<()> {
+    let options = ClusterOptions { disk_bytes: Some(256 << 20), copies: 3, ..ClusterOptions::nodes(3) };
+    let mut cluster = Cluster::start(&options.set("store.capacity = \"100MB\""))?;
+    let victim = cluster.follower()?;
+    let (full, other) = (cluster.client(victim).await?, cluster.client(cluster.others(victim)[0]).await?);
+    let blob = new_bytes(100_000);
+    let digest = other.upload(blob.clone()).await?;
+    cluster.fill_disk(victim)?;
+    let name = AssetName::unique();
+    eventually("its log is closed", || async {
+        other.push_blob(&name, &digest).await?;
+        Ok(cluster.status(victim)?["cluster"]["raft"]["role"] == "stopped")
+    })
+    .await?;
+    assert_eq!(full.download(&digest).await?, blob);
+
+    cluster.free_disk(victim)?;
+    cluster.server(victim)?.wait_for_stderr("ends to be started anew")?;
+    ensure!(!cluster.ends(victim)?.success(), "a supervisor starts what has failed");
+    cluster.restart(victim)?;
+    cluster.wait_formed(&cluster.places())?;
+    let again = cluster.client(victim).await?;
+    assert_eq!(again.fetch_blob(&name).await?.blob_digest.as_ref(), Some(&digest));
+    assert_eq!(again.download(&digest).await?, blob);
     Ok(())
 }
 

@@ -60,6 +60,7 @@ fn explain(error: &RunError, dir: &Path) -> Failure {
         error if error.is_of_version() => failure.hint(
             "start the version of casbah that it ran last, or one that speaks both; `casbah node show` on another node says what each speaks",
         ),
+        RunError::ClosedLog => failure.hint("start it again, unless a supervisor does: nothing that was acknowledged is lost"),
         _ => failure,
     }
 }

@@ -54,6 +54,11 @@ pub enum RunError {
     /// The node has no place in a cluster.
     #[error("this node has no place in a cluster")]
     Place(#[from] PlaceError),
+    /// It has to be started anew.
+    #[error(
+        "this node ends to be started anew: the log of the cluster had to be closed when the disk took nothing more, and now there is room"
+    )]
+    ClosedLog,
     /// It is not known which versions of the peer protocol to speak.
     #[error(transparent)]
     Spoken(#[from] SpokenError),

@@ -208,7 +208,16 @@ impl Owned {
     /// # Cancel safety
     /// May be dropped and called again.
     pub(super) async fn fails(&self) -> RunError {
-        self.place.left_behind().await.into()
+        let may_start_anew = async {
+            match &self.group {
+                Some(group) => self.place.may_start_anew(group).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            error = self.place.left_behind() => error.into(),
+            () = may_start_anew => RunError::ClosedLog,
+        }
     }
 
     /// Whether it has its place, and serves.

@@ -6,6 +6,7 @@
 //! `losses` gives members up that nobody reaches. `orders` does what people ask for, and `leave` has this node leave by itself, whose
 //! `departure` its directory keeps.
 
+mod closed_log;
 mod condition;
 mod departure;
 mod identity;
