@@ -104,7 +104,7 @@ class Pod:
         self.container = self.spec["containers"][0]
         self.zone = cluster.zone_of(ordinal)
         self.ip = cluster.next_address()
-        self.started = self.ready = self.terminating = self.gone = False
+        self.started = self.ready = self.terminating = self.gone = self.loses_volume = False
         self.ready_since = None
         self.restarts = 0
         self.pid = None
@@ -403,6 +403,9 @@ class Cluster:
             wanted = range(spec["replicas"])
             for name, pod in [(name, pod) for name, pod in self.pods.items() if pod.gone]:
                 del self.pods[name]
+                # Before another one begins on it.
+                if pod.loses_volume:
+                    self.drop_volumes(pod)
                 if pod.ordinal not in wanted:
                     self.claims_after(spec, pod)
             present = {pod.ordinal: pod for pod in self.pods.values()}
@@ -580,10 +583,10 @@ class Cluster:
     async def do_lose_volume(self, pod):
         """{"do": "lose_volume", "pod": NAME}: its machine is gone, and its volume with it."""
         lost = self.pods[pod]
+        lost.loses_volume = True
         await lost.end(force=True)
-        while not lost.gone:
+        while lost in self.pods.values():
             await asyncio.sleep(0.05)
-        self.drop_volumes(lost)
         return {}
 
     def do_volumes(self):
