@@ -5,7 +5,7 @@
 //! reached by them at `.110+i`, where its proxy is.
 
 use std::fmt::Write as _;
-use std::io::{ErrorKind, Write as _};
+use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
@@ -16,6 +16,8 @@ use rand::RngExt as _;
 use rustix::process::Signal;
 use serde_json::Value;
 use tempfile::TempDir;
+
+mod disks;
 
 use crate::admin;
 use crate::authority::{Authority, Identity};
@@ -46,9 +48,6 @@ const PAUSE: Duration = Duration::from_millis(30);
 
 /// For what a few tests have written to be moved, on a machine that does other things as well.
 const SETTLES: Duration = Duration::from_secs(120);
-
-/// Written at once to a disk that is to be full.
-const BALLAST_BYTES: usize = 64 << 10;
 
 /// What a cluster is made of.
 #[derive(Debug, Clone)]
@@ -369,35 +368,6 @@ impl Cluster {
         let node = self.node_mut(place)?;
         ensure!(node.server.is_none(), "{} runs", node.name);
         Ok(std::fs::remove_dir_all(&node.data)?)
-    }
-
-    /// Fills the rest of a node's disk, which has to be its own.
-    ///
-    /// # Errors
-    /// When it is not.
-    pub fn fill_disk(&mut self, place: usize) -> Result<()> {
-        let path = self.ballast(place)?;
-        ensure!(!self.disks.is_empty(), "the nodes share a disk");
-        let mut file = std::fs::File::create(path)?;
-        loop {
-            match file.write_all(&[0; BALLAST_BYTES]) {
-                Ok(()) => {}
-                Err(error) if error.kind() == ErrorKind::StorageFull => return Ok(()),
-                Err(error) => return Err(error.into()),
-            }
-        }
-    }
-
-    /// Gives back what [`fill_disk`](Cluster::fill_disk) has taken.
-    ///
-    /// # Errors
-    /// When nothing has been taken.
-    pub fn free_disk(&mut self, place: usize) -> Result<()> {
-        Ok(std::fs::remove_file(self.ballast(place)?)?)
-    }
-
-    fn ballast(&self, place: usize) -> Result<PathBuf> {
-        Ok(self.node(place)?.data.join("ballast"))
     }
 
     /// Ends everything that is wrong with nodes, disks and edges: all run, all reach each other.
