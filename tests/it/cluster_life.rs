@@ -214,6 +214,25 @@ async fn so_many_nodes_are_not_given_up_that_writes_could_not_be_acknowledged() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_node_without_which_the_others_could_agree_on_nothing_is_not_removed() -> Result<()> {
+    let mut cluster = Cluster::start(&ClusterOptions::nodes(3))?;
+    let asked = cluster.leader()?;
+    let (gone, other) = (cluster.others(asked)[0], cluster.others(asked)[1]);
+    let (gone_name, name) = (format!("node-{}", gone + 1), format!("node-{}", other + 1));
+    cluster.kill9(gone)?;
+    eventually("it is away", || async { Ok(member(&cluster, asked, &gone_name)?["reachable"] == false) }).await?;
+    let reason = refused(&cluster, asked, &["node", "remove", &name, "--force"])?;
+    ensure!(reason.contains("could agree on nothing") && reason.contains(&gone_name), "{reason}");
+    member(&cluster, asked, &name)?;
+
+    cluster.restart(gone)?;
+    cluster.wait_formed(&cluster.places())?;
+    succeeds(&cluster, asked, &["node", "remove", &name, "--force"])?;
+    ensure!(member(&cluster, asked, &name).is_err());
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_node_that_only_some_cannot_reach_is_not_given_up() -> Result<()> {
     let cluster = Cluster::start(&ClusterOptions::nodes(4).set(LOST_SOON))?;
     let victim = cluster.follower()?;

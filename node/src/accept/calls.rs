@@ -58,10 +58,9 @@ where
             if went_off {
                 COUNTERS.stalled.add(Stalled::Reader as usize, 1);
                 // Dropped now, its stream is reset, and what was to be sent is given up.
-                if let Some(left_out) = STALLED.line() {
-                    let left_out = Some(left_out).filter(|count| *count > 0);
+                STALLED.line(|left_out| {
                     tracing::info!(left_out, "a call was ended whose client took nothing of the answer any more");
-                }
+                });
             }
         });
     }

@@ -123,12 +123,12 @@ impl Drop for Call {
         match code {
             Code::Internal | Code::Unavailable | Code::DataLoss => {
                 // A node that has too much to do is not to write a line for each call on top of it.
-                let Some(left_out) = FAILED.line() else { return };
-                let left_out = Some(left_out).filter(|count| *count > 0);
-                // Where there is no span, the line has one of its own.
-                let own = self.span.is_none().then(|| call_span!(Level::INFO, self.facts));
-                let _entered = own.as_ref().unwrap_or(&self.span).enter();
-                tracing::info!(?code, duration_us = duration_us(), left_out, "a call failed here");
+                FAILED.line(|left_out| {
+                    // Where there is no span, the line has one of its own.
+                    let own = self.span.is_none().then(|| call_span!(Level::INFO, self.facts));
+                    let _entered = own.as_ref().unwrap_or(&self.span).enter();
+                    tracing::info!(?code, duration_us = duration_us(), left_out, "a call failed here");
+                });
             }
             _ if self.span.is_none() => {}
             code => {

@@ -22,10 +22,12 @@ impl Throttle {
         Throttle { second: AtomicU64::new(0), lines: AtomicU64::new(0), left_out: AtomicU64::new(0) }
     }
 
-    /// Whether a line may be written now, and how many before it were not.
-    pub fn line(&self) -> Option<u64> {
+    /// Has a line written, if one may be now; it is told how many before it were not, if any.
+    pub fn line(&self, write: impl FnOnce(Option<u64>)) {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        self.line_at(since.as_secs())
+        if let Some(left_out) = self.line_at(since.as_secs()) {
+            write(Some(left_out).filter(|count| *count > 0));
+        }
     }
 
     fn line_at(&self, second: u64) -> Option<u64> {

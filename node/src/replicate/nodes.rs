@@ -70,7 +70,7 @@ struct Inner {
     promises: Promises,
 }
 
-/// Whether this node has been cut off from most others for so long that they may have agreed on something else.
+/// Whether the others may have agreed on something that this node does not hear of: it has just started, or was cut off for long.
 pub type Doubt = Arc<dyn Fn() -> bool + Send + Sync>;
 
 /// The layout of a node that does not know which one is in force: none that it knows of is as new.
@@ -277,10 +277,9 @@ impl Nodes {
     pub fn is_missing(&self, digest: &Digest) {
         if self.inner.promises.is_broken(digest) {
             COUNTERS.broken_promises.add(1);
-            if let Some(left_out) = BROKEN_PROMISES.line() {
-                let left_out = Some(left_out).filter(|count| *count > 0);
+            BROKEN_PROMISES.line(|left_out| {
                 tracing::warn!(%digest, left_out, "a blob is missing that was promised to a client within the retention floor");
-            }
+            });
         }
     }
 

@@ -58,7 +58,9 @@ pub(super) enum Fate {
 #[derive(Debug, thiserror::Error)]
 pub(super) enum AskError {
     /// The process is not told where the API server is.
-    #[error("nothing says where the API server is: {HOST_VARIABLE} and {PORT_VARIABLE} are not set")]
+    #[error(
+        "nothing says where the API server is: {HOST_VARIABLE} and {PORT_VARIABLE} are not set, or are no host and port"
+    )]
     NoServer,
     /// The pod has no token, or no certificate to know the server by.
     #[error("there is no {}", path.display())]

@@ -1,10 +1,11 @@
 //! How far this node is with leaving its cluster, on disk: its directory may be used again, by a pod of the same name.
 
-use std::fs::{self, File};
-use std::io::{self, Write as _};
+use std::fs;
+use std::io;
 use std::path::Path;
 
 use super::identity::IDENTITY_FILES;
+use super::whole;
 use crate::index::{ACTIONS_FILE, GROUP_FILES, SPLITS_FILE};
 use crate::store;
 
@@ -47,15 +48,11 @@ impl Departure {
     /// # Errors
     /// When it cannot be written; what was there before is there still.
     pub(super) fn keep(self, dir: &Path) -> io::Result<()> {
-        let new = dir.join(format!("{FILE}.new"));
-        let mut file = File::create(&new)?;
-        file.write_all(match self {
+        let says = match self {
             Departure::Begun => BEGUN,
             Departure::Done => DONE,
-        })?;
-        file.sync_all()?;
-        fs::rename(&new, dir.join(FILE))?;
-        File::open(dir)?.sync_all()
+        };
+        whole::write(dir, FILE, says)
     }
 
     /// The node stays.

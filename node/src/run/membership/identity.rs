@@ -1,12 +1,14 @@
 //! Who this directory is, on disk: what may never be forgotten, and never be shared by two nodes.
 
-use std::fs::{self, File};
-use std::io::{self, Write as _};
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use casbah_cluster::codec::{self, CodecError};
 use casbah_cluster::membership::{ClusterId, NodeId, Pledge, VolumeId};
 use serde::{Deserialize, Serialize};
+
+use super::whole;
 
 /// Its name in the node's directory.
 const FILE: &str = "identity";
@@ -86,17 +88,10 @@ impl Identity {
     /// # Errors
     /// [`IdentityError`]; what was there before is there still.
     pub(super) fn keep(&self, dir: &Path) -> Result<(), IdentityError> {
-        let (path, new) = (dir.join(FILE), dir.join(format!("{FILE}.new")));
+        let path = dir.join(FILE);
         let bytes = codec::encode(VERSION, self);
         let bytes = bytes.map_err(|source| IdentityError::Record { path: path.clone(), source })?;
-        let write = || {
-            let mut file = File::create(&new)?;
-            file.write_all(&bytes)?;
-            file.sync_all()?;
-            fs::rename(&new, &path)?;
-            File::open(dir)?.sync_all()
-        };
-        write().map_err(|source| IdentityError::Io { action: "write", path: path.clone(), source })
+        whole::write(dir, FILE, &bytes).map_err(|source| IdentityError::Io { action: "write", path, source })
     }
 }
 

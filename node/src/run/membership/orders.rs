@@ -62,8 +62,8 @@ impl Place {
         let gone = members().filter(|(voter, _)| **voter != node && !is_alive(**voter));
         let gone: Vec<&str> = gone.map(|(_, member)| member.name.as_str()).collect();
         let reason = format!(
-            "the nodes could agree on nothing any more without node {node}, as {} does not answer: start that one again, or another in \
-             its place, first",
+            "without node {node} the others could agree on nothing any more, as these do not answer: {}. Start them again, or others in \
+             their place, first",
             gone.join(", ")
         );
         Err(OrderError::Refused { reason })
