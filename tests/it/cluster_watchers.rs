@@ -19,7 +19,7 @@ fn options(nodes: usize) -> ClusterOptions {
     ClusterOptions::nodes(nodes).set("cluster.learners = 0").set("index.stale_reads = false")
 }
 
-/// What a node has to do with the log, by its own word: a leader, a follower, or none.
+/// What a node has to do with the log, by its own word: a leader, a follower, a watcher.
 fn role(cluster: &Cluster, place: usize) -> Result<String> {
     let status = cluster.status(place)?;
     Ok(status.pointer("/cluster/raft/role").and_then(Value::as_str).context("it has no role")?.to_owned())
@@ -96,7 +96,7 @@ async fn what_is_pushed_through_a_node_without_the_log_is_fetched_through_anothe
     let watchers = watchers(&cluster).await?;
     let [one, other] = watchers.as_slice() else { anyhow::bail!("{watchers:?} watch") };
     let (one, other) = (*one, *other);
-    assert_eq!(role(&cluster, one)?, "none");
+    assert_eq!(role(&cluster, one)?, "watcher");
     let (near, far) = (cluster.client(one).await?, cluster.client(other).await?);
     let name = AssetName::unique();
     let digest = near.upload(new_bytes(1000)).await?;

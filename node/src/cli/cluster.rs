@@ -203,16 +203,18 @@ fn raft_status(cluster: &Cluster) -> String {
         member.map_or_else(|| id.to_string(), |member| member.name.clone())
     };
     let names = |ids: &[u64]| or_dash(&ids.iter().map(name).collect::<Vec<_>>().join(", "));
+    // A watcher has the state alone.
+    let of_log = |number: u64| if raft.role == "watcher" { "-".to_owned() } else { number.to_string() };
     lines(&[
         ("asked", format!("{} ({})", name(&cluster.node_id), raft.role)),
         ("leader", raft.leader.as_ref().map_or_else(|| "nobody".to_owned(), name)),
-        ("term", raft.term.to_string()),
+        ("term", of_log(raft.term)),
         ("voters", names(&raft.voters)),
         ("learners", names(&raft.learners)),
-        ("last entry", raft.last_log.to_string()),
-        ("committed", raft.committed.to_string()),
+        ("last entry", of_log(raft.last_log)),
+        ("committed", of_log(raft.committed)),
         ("applied", raft.applied.to_string()),
-        ("snapshot", raft.snapshot.to_string()),
+        ("snapshot", of_log(raft.snapshot)),
     ])
 }
 
@@ -250,6 +252,21 @@ mod tests {
             raft_status(&cluster),
         ];
         assert_same("node/src/cli/snapshots/cluster.txt", &shown.join("\n"));
+    }
+
+    #[test]
+    fn a_node_without_the_log_has_no_entries_of_it() {
+        let mut cluster = Cluster::sample();
+        let raft = &mut cluster.raft;
+        (raft.role, raft.term, raft.last_log, raft.committed, raft.snapshot) = ("watcher".to_owned(), 0, 0, 0, 0);
+        let shown = raft_status(&cluster);
+        let value = |name: &str| {
+            let line = shown.lines().find(|line| line.starts_with(name)).unwrap();
+            line.strip_prefix(name).unwrap().trim().to_owned()
+        };
+        assert_eq!(value("asked"), "node-1 (watcher)");
+        assert_eq!(["term", "last entry", "committed", "snapshot"].map(value), ["-"; 4]);
+        assert_eq!((value("leader"), value("applied")), ("node-2".to_owned(), "1198".to_owned()));
     }
 
     #[test]

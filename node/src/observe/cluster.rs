@@ -132,19 +132,19 @@ pub struct MemberNumbers {
 /// The Raft group, by one node.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Raft {
-    /// `leader`, `follower`, `candidate`, `learner`, or `none` for a node that only asks others.
+    /// `leader`, `follower`, `candidate`, `learner`, `watcher` for a node without the log, or `stopped`.
     pub role: String,
-    /// The term that the node is in.
+    /// The term that the node is in; 0 of a watcher.
     pub term: u64,
     /// Who leads, as far as the node knows.
     pub leader: Option<u64>,
-    /// The last entry of the node's log.
+    /// The last entry of the node's log; 0 of a watcher.
     pub last_log: u64,
-    /// The last entry that the node knows to be committed.
+    /// The last entry that the node knows to be committed; 0 of a watcher.
     pub committed: u64,
     /// The last entry that its state has.
     pub applied: u64,
-    /// The last entry of its snapshot.
+    /// The last entry of its snapshot; 0 of a watcher.
     pub snapshot: u64,
     /// Who votes.
     pub voters: Vec<u64>,

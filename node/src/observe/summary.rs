@@ -88,7 +88,13 @@ fn cluster_rows(cluster: &Cluster) -> Vec<(&'static str, String)> {
         ("copies", format!("{}, of which {} before an answer", cluster.copies, cluster.write_quorum)),
         ("layout", format!("epoch {epoch}")),
         ("protocol", protocol(cluster)),
-        ("raft", format!("{} in term {}, led by {leader}; {} applied", raft.role, raft.term, count(raft.applied))),
+        (
+            "raft",
+            match raft.role.as_str() {
+                "watcher" => format!("watcher, led by {leader}; {} applied", count(raft.applied)),
+                role => format!("{role} in term {}, led by {leader}; {} applied", raft.term, count(raft.applied)),
+            },
+        ),
     ];
     if let Some(epoch) = cluster.waits {
         rows.push(("waits", format!("epoch {epoch}, to be applied: casbah ring plan")));

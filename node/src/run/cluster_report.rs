@@ -165,7 +165,7 @@ impl ClusterSight {
             Role::Follower => "follower",
             Role::Candidate => "candidate",
             Role::Learner => "learner",
-            Role::Watcher => "none",
+            Role::Watcher => "watcher",
             Role::Stopped => "stopped",
         };
         let ids = |nodes: &std::collections::BTreeSet<NodeId>| nodes.iter().map(|node| node.0).collect();
