@@ -203,8 +203,7 @@ fn raft_status(cluster: &Cluster) -> String {
         member.map_or_else(|| id.to_string(), |member| member.name.clone())
     };
     let names = |ids: &[u64]| or_dash(&ids.iter().map(name).collect::<Vec<_>>().join(", "));
-    // A watcher has the state alone.
-    let of_log = |number: u64| if raft.role == "watcher" { "-".to_owned() } else { number.to_string() };
+    let of_log = |number: Option<u64>| number.map_or_else(|| "-".to_owned(), |number| number.to_string());
     lines(&[
         ("asked", format!("{} ({})", name(&cluster.node_id), raft.role)),
         ("leader", raft.leader.as_ref().map_or_else(|| "nobody".to_owned(), name)),
@@ -258,7 +257,8 @@ mod tests {
     fn a_node_without_the_log_has_no_entries_of_it() {
         let mut cluster = Cluster::sample();
         let raft = &mut cluster.raft;
-        (raft.role, raft.term, raft.last_log, raft.committed, raft.snapshot) = ("watcher".to_owned(), 0, 0, 0, 0);
+        (raft.role, raft.term, raft.last_log, raft.committed, raft.snapshot) =
+            ("watcher".to_owned(), None, None, None, None);
         let shown = raft_status(&cluster);
         let value = |name: &str| {
             let line = shown.lines().find(|line| line.starts_with(name)).unwrap();

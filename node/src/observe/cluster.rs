@@ -134,18 +134,18 @@ pub struct MemberNumbers {
 pub struct Raft {
     /// `leader`, `follower`, `candidate`, `learner`, `watcher` for a node without the log, or `stopped`.
     pub role: String,
-    /// The term that the node is in; 0 of a watcher.
-    pub term: u64,
+    /// The term that the node is in; a watcher has none.
+    pub term: Option<u64>,
     /// Who leads, as far as the node knows.
     pub leader: Option<u64>,
-    /// The last entry of the node's log; 0 of a watcher.
-    pub last_log: u64,
-    /// The last entry that the node knows to be committed; 0 of a watcher.
-    pub committed: u64,
+    /// The last entry of the node's log; a watcher has none.
+    pub last_log: Option<u64>,
+    /// The last entry that the node knows to be committed; a watcher has none.
+    pub committed: Option<u64>,
     /// The last entry that its state has.
     pub applied: u64,
-    /// The last entry of its snapshot; 0 of a watcher.
-    pub snapshot: u64,
+    /// The last entry of its snapshot; a watcher has none.
+    pub snapshot: Option<u64>,
     /// Who votes.
     pub voters: Vec<u64>,
     /// Who has the log and does not vote.
@@ -283,12 +283,12 @@ impl Cluster {
             members: vec![member(1, true), member(2, true), member(3, false)],
             raft: Raft {
                 role: "follower".into(),
-                term: 7,
+                term: Some(7),
                 leader: Some(2),
-                last_log: 1200,
-                committed: 1199,
+                last_log: Some(1200),
+                committed: Some(1199),
                 applied: 1198,
-                snapshot: 1000,
+                snapshot: Some(1000),
                 voters: vec![1, 2, 3],
                 learners: vec![],
             },

@@ -306,8 +306,13 @@ fn cluster(text: &mut Exposition, cluster: &Cluster) {
     one(text, &REPAIR_MOVED, repair.moved_bytes);
     one(text, &RAFT_LEADER, u64::from(cluster.raft.leader.is_some()));
     one(text, &RAFT_LEADS, u64::from(cluster.raft.leader == Some(cluster.node_id)));
-    one(text, &RAFT_TERM, cluster.raft.term);
-    one(text, &RAFT_COMMITTED, cluster.raft.committed);
+    // A node without the log has neither.
+    let of_log = [(&RAFT_TERM, cluster.raft.term), (&RAFT_COMMITTED, cluster.raft.committed)];
+    for (metric, value) in of_log {
+        if let Some(value) = value {
+            one(text, metric, value);
+        }
+    }
     one(text, &RAFT_APPLIED, cluster.raft.applied);
 }
 

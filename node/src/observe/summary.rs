@@ -78,6 +78,7 @@ fn cluster_rows(cluster: &Cluster) -> Vec<(&'static str, String)> {
     let here = cluster.members.iter().filter(|member| member.reachable).count();
     let named = |id: u64| cluster.members.iter().find(|member| member.id == id).map(|member| member.name.as_str());
     let leader = raft.leader.and_then(named).unwrap_or("nobody");
+    let term = raft.term.map(|term| format!(" in term {term}")).unwrap_or_default();
     let epoch = match cluster.epochs.len() {
         0 | 1 => cluster.epoch.to_string(),
         _ => format!("{} (blobs still lie by older layouts too)", cluster.epoch),
@@ -88,13 +89,7 @@ fn cluster_rows(cluster: &Cluster) -> Vec<(&'static str, String)> {
         ("copies", format!("{}, of which {} before an answer", cluster.copies, cluster.write_quorum)),
         ("layout", format!("epoch {epoch}")),
         ("protocol", protocol(cluster)),
-        (
-            "raft",
-            match raft.role.as_str() {
-                "watcher" => format!("watcher, led by {leader}; {} applied", count(raft.applied)),
-                role => format!("{role} in term {}, led by {leader}; {} applied", raft.term, count(raft.applied)),
-            },
-        ),
+        ("raft", format!("{}{term}, led by {leader}; {} applied", raft.role, count(raft.applied))),
     ];
     if let Some(epoch) = cluster.waits {
         rows.push(("waits", format!("epoch {epoch}, to be applied: casbah ring plan")));

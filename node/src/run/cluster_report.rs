@@ -171,12 +171,12 @@ impl ClusterSight {
         let ids = |nodes: &std::collections::BTreeSet<NodeId>| nodes.iter().map(|node| node.0).collect();
         Raft {
             role: role.to_owned(),
-            term: status.term,
+            term: (status.role != Role::Watcher).then_some(status.term),
             leader: status.leader.map(|node| node.0),
-            last_log: status.last_log.unwrap_or(0),
-            committed: status.committed.unwrap_or(0),
+            last_log: status.last_log,
+            committed: status.committed,
             applied: status.applied.unwrap_or(0),
-            snapshot: status.snapshot.unwrap_or(0),
+            snapshot: status.snapshot,
             voters: ids(&status.voters),
             learners: ids(&status.learners),
         }
