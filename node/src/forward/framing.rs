@@ -1,8 +1,9 @@
-//! The messages of a stream between nodes, cut by hand: the bytes of a blob go from the socket to where they are wanted, and
-//! the other way, without being copied into a message first.
+//! The messages of a stream, cut by hand: the bytes of a blob go from the socket to where they are wanted, and the other way,
+//! without being copied into a message first.
 //!
-//! What is on the wire is gRPC, and the messages are those of `peer/v1/blobs.proto`. Of a message whose last field is `data`
+//! What is on the wire is gRPC. Between nodes, the messages are those of `peer/v1/blobs.proto`: of one whose last field is `data`
 //! (number 2 in both streams), the beginning is taken apart here and the data passes through; any other is handed over whole.
+//! Clients are sent what they read in the same way.
 
 use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
 use http_body::{Body, Frame};
@@ -248,7 +249,7 @@ impl Prefix {
     }
 }
 
-/// A message with data, as it is sent: what comes before the data, and the data as it is.
+/// A message of a stream between nodes, as it is sent: what comes before the data, and the data as it is.
 pub fn data_frames(form: i32, data: Bytes) -> [Frame<Bytes>; 2] {
     let mut prefix = BytesMut::with_capacity(HEADER_BYTES + PREFIX_BYTES_MAX);
     prefix.put_bytes(0, HEADER_BYTES);
@@ -256,7 +257,19 @@ pub fn data_frames(form: i32, data: Bytes) -> [Frame<Bytes>; 2] {
         prefix.put_u8(FORM_TAG);
         encode_varint(u64::from(form.unsigned_abs()), &mut prefix);
     }
-    prefix.put_u8(DATA_TAG);
+    with_data(prefix, DATA_TAG, data)
+}
+
+/// A message of nothing but data, in the field of this tag, as it is sent.
+pub fn bytes_frames(tag: u8, data: Bytes) -> [Frame<Bytes>; 2] {
+    let mut prefix = BytesMut::with_capacity(HEADER_BYTES + PREFIX_BYTES_MAX);
+    prefix.put_bytes(0, HEADER_BYTES);
+    with_data(prefix, tag, data)
+}
+
+/// The beginning of a message, completed by what comes before the data; and the data as it is.
+fn with_data(mut prefix: BytesMut, tag: u8, data: Bytes) -> [Frame<Bytes>; 2] {
+    prefix.put_u8(tag);
     encode_varint(data.len() as u64, &mut prefix);
     let length = prefix.len() - HEADER_BYTES + data.len();
     put_length(&mut prefix, length);

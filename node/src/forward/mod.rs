@@ -27,7 +27,7 @@ pub use channel::for_repair;
 pub use dial::{DialError, Dialler, PeerTls};
 pub use discovery::{Discovery, DiscoveryError, Found};
 pub use error::{PeerError, Unreachable};
-pub use framing::{FramingError, Messages, Part, data_frames, message_frame};
+pub use framing::{FramingError, Messages, Part, bytes_frames, data_frames, message_frame};
 pub use health::Health;
 pub use heartbeat::CLOCK_SKEW_MAX_MS;
 pub use messages::{digest_from_message, digest_to_message};

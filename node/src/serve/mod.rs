@@ -11,6 +11,7 @@ mod asset_fetch;
 mod asset_push;
 mod asset_request;
 mod bytestream;
+mod bytestream_read;
 mod capabilities;
 mod cas;
 mod chunks;
@@ -26,6 +27,7 @@ mod resource_name;
 mod services;
 mod status_map;
 mod tree;
+mod wire;
 
 pub use access::Access;
 pub use admission::{READER, Reader};

@@ -25,6 +25,7 @@ use crate::serve::admission::{Admission, Bounds as AdmissionBounds, Door, Entry}
 use crate::serve::asset_fetch::Fetch;
 use crate::serve::asset_push::Push;
 use crate::serve::bytestream::ByteStream;
+use crate::serve::bytestream_read::ByteStreamRead;
 use crate::serve::capabilities::Capabilities;
 use crate::serve::cas::{Cas, MAX_MESSAGE_BYTES};
 use crate::serve::chunks::Chunks;
@@ -88,8 +89,7 @@ pub async fn services(parts: Parts) -> (Served, HealthReporter) {
         instances: instances.clone(),
     };
     let action_cache = ActionCacheServer::new(cache).max_decoding_message_size(MAX_MESSAGE_BYTES);
-    let bytestream = ByteStreamServer::new(ByteStream::new(blobs, compression, capacity_bytes, instances.clone()))
-        .max_decoding_message_size(MAX_MESSAGE_BYTES);
+    let bytestream = ByteStreamRead::new(ByteStream::new(blobs, compression, capacity_bytes, instances.clone()));
     let fetch = Fetch { index: assets.clone(), completeness: Arc::clone(&completeness), instances: instances.clone() };
     let fetch = FetchServer::new(fetch).max_decoding_message_size(MAX_MESSAGE_BYTES);
     let push =

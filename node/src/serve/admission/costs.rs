@@ -31,7 +31,7 @@ const TREE_BYTES: u64 = 8 << 20;
 /// The chunks of a blob that is split or put together.
 const CHUNKS_BYTES: u64 = 8 << 20;
 
-/// A piece of a blob as it was read, and as it is sent.
+/// A piece of a blob that is on its way, and the next one.
 const PIECES_BYTES: u64 = 2 << 20;
 
 /// What another node sends of a blob on the average before it is taken in. At once it may be a window of 2 MiB; but uploads

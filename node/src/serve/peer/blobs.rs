@@ -18,8 +18,7 @@ use tower::Service;
 
 use crate::config::limits;
 use crate::forward::{Messages, Part, data_frames, digest_from_message};
-use crate::serve::peer::wire;
-use crate::serve::status_map;
+use crate::serve::{status_map, wire};
 use crate::store::{Presence, ReadError, Reader, Store, StoredReader};
 
 /// Blobs of one batch that are worked on at once, so that they share the disk's latency.

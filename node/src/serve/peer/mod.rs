@@ -11,7 +11,6 @@ mod inventories;
 mod membership;
 mod raft;
 mod services;
-mod wire;
 
 pub use gate::{Caller, Gate};
 pub use membership::{Members, MembersError};

@@ -1,4 +1,4 @@
-//! Requests and answers of the service that is written by hand.
+//! Requests and answers of services that are written by hand.
 
 use bytes::Bytes;
 use futures_util::stream;
@@ -16,7 +16,7 @@ const STATUS: http::HeaderName = http::HeaderName::from_static("grpc-status");
 const OK: HeaderValue = HeaderValue::from_static("0");
 
 /// The only message of a request.
-pub(super) async fn only_message<M: Message + Default>(body: Body) -> Result<M, Status> {
+pub async fn only_message<M: Message + Default>(body: Body) -> Result<M, Status> {
     let mut messages = Messages::request(body);
     match (messages.next().await.map_err(cut)?, messages.next().await.map_err(cut)?) {
         (Some(Part::Message(message)), None) => decode(message),
@@ -25,12 +25,12 @@ pub(super) async fn only_message<M: Message + Default>(body: Body) -> Result<M, 
 }
 
 /// A message that came whole.
-pub(super) fn decode<M: Message + Default>(message: Bytes) -> Result<M, Status> {
+pub fn decode<M: Message + Default>(message: Bytes) -> Result<M, Status> {
     M::decode(message).map_err(|error| Status::invalid_argument(format!("the request cannot be decoded: {error}")))
 }
 
 /// Of a request that was not read to its end.
-pub(super) fn cut(error: FramingError) -> Status {
+pub fn cut(error: FramingError) -> Status {
     match error {
         FramingError::Status(status) => *status,
         FramingError::Cut => Status::cancelled("the request was cut off"),
@@ -39,20 +39,20 @@ pub(super) fn cut(error: FramingError) -> Status {
 }
 
 /// An answer of one message.
-pub(super) fn answer(message: &impl Message) -> http::Response<Body> {
+pub fn answer(message: &impl Message) -> http::Response<Body> {
     let frames = [Ok::<_, Status>(message_frame(message)), Ok(end(None))];
     response(Body::new(StreamBody::new(stream::iter(frames))))
 }
 
 /// An answer with this body, which ends with what [`end`] makes.
-pub(super) fn response(body: Body) -> http::Response<Body> {
+pub fn response(body: Body) -> http::Response<Body> {
     let mut response = http::Response::new(body);
     response.headers_mut().insert(http::header::CONTENT_TYPE, CONTENT_TYPE);
     response
 }
 
 /// The end of an answer: all is well, or why not.
-pub(super) fn end(status: Option<&Status>) -> Frame<Bytes> {
+pub fn end(status: Option<&Status>) -> Frame<Bytes> {
     let mut trailers = HeaderMap::new();
     match status {
         None => drop(trailers.insert(STATUS, OK)),
