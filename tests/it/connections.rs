@@ -55,8 +55,9 @@ async fn what_is_under_way_on_a_connection_of_age_is_finished_and_new_calls_go_t
     let digest = digest_of(&blob);
     let upload = client.begin_upload();
     ensure!(upload.send_bytes(&client.upload_name(&digest), 0, &blob[..500], false).await, "ended early");
-    // A call every moment. At some time they go to a new connection; the one that the client had in its hands when it was
-    // told has not been sent, and that client does not try it again by itself.
+    // A call every moment. At some time they go to a new connection. What the client had in its hands when it was told has not
+    // been sent, and that client (hyper) does not try it again by itself: one call, and at the most one more, which comes when the
+    // first has failed and the task that would send it has not ended yet.
     let failed = AtomicUsize::new(0);
     eventually("a second connection", || async {
         match client.has(&digest).await {
@@ -69,7 +70,7 @@ async fn what_is_under_way_on_a_connection_of_age_is_finished_and_new_calls_go_t
         Ok(connections.load(Ordering::SeqCst) > 1)
     })
     .await?;
-    assert!(failed.into_inner() <= 3, "no more than it had in its hands on a busy machine");
+    assert!(failed.into_inner() <= 2, "more calls failed than it had in its hands");
     ensure!(began.elapsed() >= Duration::from_millis(900), "after {:?}", began.elapsed());
     ensure!(upload.send_bytes("", 500, &blob[500..], true).await, "ended early");
     assert_eq!(upload.finish().await?.committed_size, 1000);
