@@ -1,11 +1,18 @@
 //! ByteStream: reading parts of blobs.
 
 use anyhow::{Context as _, Result};
-use casbah_tests::clients::{digest_of, empty_digest, refused_with};
+use bytes::Bytes;
+use casbah_tests::clients::bytestream::ReadRequest;
+use casbah_tests::clients::{Client, digest_of, empty_digest, refused_with};
 use casbah_tests::deadline::within_deadline;
 use casbah_tests::load::new_bytes;
 use casbah_tests::target::Target;
-use tonic::Code;
+use http_body_util::{BodyExt as _, Full};
+use hyper::Request;
+use prost::Message as _;
+use tonic::body::Body;
+use tonic::{Code, Status};
+use tower::{Service as _, ServiceExt as _};
 
 const MIB: usize = 1 << 20;
 
@@ -141,5 +148,50 @@ async fn a_reader_that_stops_half_way_disturbs_nobody() -> Result<()> {
         assert!(stream.message().await?.is_some());
     }
     assert!(within_deadline("a whole read", client.download(&digest)).await?? == blob);
+    Ok(())
+}
+
+/// The status of a read whose request is these bytes.
+async fn read_with(client: &Client, request: &[u8], encoding: Option<&str>) -> Result<Status> {
+    let body = Body::new(Full::new(Bytes::copy_from_slice(request)));
+    let request = Request::post("/google.bytestream.ByteStream/Read").header("content-type", "application/grpc");
+    let request = match encoding {
+        Some(encoding) => request.header("grpc-encoding", encoding),
+        None => request,
+    };
+    let response = client.channel().ready().await?.call(request.header("te", "trailers").body(body)?).await?;
+    if let Some(status) = Status::from_header_map(response.headers()) {
+        return Ok(status);
+    }
+    let trailers = response.into_body().collect().await?.trailers().cloned();
+    trailers.as_ref().and_then(Status::from_header_map).context("no status")
+}
+
+#[tokio::test]
+async fn a_request_that_is_none_is_refused_with_a_reason() -> Result<()> {
+    let target = Target::start().await?;
+    let client = target.client();
+    let name = client.blob_name(&client.upload(new_bytes(100)).await?);
+    let message = ReadRequest { resource_name: name, ..ReadRequest::default() }.encode_to_vec();
+    let framed = |flag: u8, message: &[u8]| {
+        let length = u32::try_from(message.len()).unwrap_or(u32::MAX);
+        [&[flag][..], &length.to_be_bytes(), message].concat()
+    };
+    let whole = framed(0, &message);
+    assert_eq!(read_with(&client, &whole, None).await?.code(), Code::Ok);
+    assert_eq!(read_with(&client, &whole, Some("identity")).await?.code(), Code::Ok);
+    for (what, request, encoding, code) in [
+        ("compressed", framed(1, &message), Some("gzip"), Code::Unimplemented),
+        ("compressed, and nobody says how", framed(1, &message), None, Code::InvalidArgument),
+        ("nothing", Vec::new(), None, Code::InvalidArgument),
+        ("two", [&whole[..], &whole].concat(), None, Code::InvalidArgument),
+        ("half of one", whole[..whole.len() - 1].to_vec(), None, Code::Cancelled),
+        ("no message", framed(0, &[0xff; 20]), None, Code::InvalidArgument),
+        ("a very long one", [0, 0xff, 0xff, 0xff, 0xff, 0x0a].to_vec(), None, Code::InvalidArgument),
+    ] {
+        let status = read_with(&client, &request, encoding).await.with_context(|| what.to_owned())?;
+        assert_eq!(status.code(), code, "{what}: {status:?}");
+        assert!(!status.message().is_empty(), "{what}");
+    }
     Ok(())
 }

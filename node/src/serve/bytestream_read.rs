@@ -60,7 +60,7 @@ impl Service<http::Request<Body>> for ByteStreamRead {
     }
 
     fn call(&mut self, request: http::Request<Body>) -> Self::Future {
-        // Compressed requests, which are not taken, have an answer that is not only ours.
+        // How a compressed request is refused is gRPC's matter.
         if request.uri().path() != READ || request.headers().contains_key("grpc-encoding") {
             return self.generated.call(request);
         }
