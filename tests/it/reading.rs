@@ -178,8 +178,8 @@ async fn a_request_that_is_none_is_refused_with_a_reason() -> Result<()> {
         [&[flag][..], &length.to_be_bytes(), message].concat()
     };
     let whole = framed(0, &message);
-    assert_eq!(read_with(&client, &whole, None).await?.code(), Code::Ok);
-    assert_eq!(read_with(&client, &whole, Some("identity")).await?.code(), Code::Ok);
+    assert_eq!(read_with(client, &whole, None).await?.code(), Code::Ok);
+    assert_eq!(read_with(client, &whole, Some("identity")).await?.code(), Code::Ok);
     for (what, request, encoding, code) in [
         ("compressed", framed(1, &message), Some("gzip"), Code::Unimplemented),
         ("compressed, and nobody says how", framed(1, &message), None, Code::InvalidArgument),
@@ -189,7 +189,7 @@ async fn a_request_that_is_none_is_refused_with_a_reason() -> Result<()> {
         ("no message", framed(0, &[0xff; 20]), None, Code::InvalidArgument),
         ("a very long one", [0, 0xff, 0xff, 0xff, 0xff, 0x0a].to_vec(), None, Code::InvalidArgument),
     ] {
-        let status = read_with(&client, &request, encoding).await.with_context(|| what.to_owned())?;
+        let status = read_with(client, &request, encoding).await.with_context(|| what.to_owned())?;
         assert_eq!(status.code(), code, "{what}: {status:?}");
         assert!(!status.message().is_empty(), "{what}");
     }
