@@ -7,10 +7,9 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use casbah_proto::google::bytestream::ReadResponse;
 use casbah_proto::google::bytestream::byte_stream_server::{ByteStream as _, ByteStreamServer};
+use futures_util::StreamExt as _;
 use futures_util::future::BoxFuture;
-use futures_util::stream::{self, StreamExt as _};
 use http_body::Frame;
-use http_body_util::StreamBody;
 use tonic::body::Body;
 use tonic::server::NamedService;
 use tonic::{Request, Status};
@@ -72,16 +71,7 @@ impl Service<http::Request<Body>> for ByteStreamRead {
 async fn answer(service: &ByteStream, request: http::Request<Body>) -> Result<http::Response<Body>, Status> {
     let request = wire::only_message(request.into_body()).await?;
     let messages = service.read(Request::new(request)).await?.into_inner();
-    let frames = stream::unfold(Some(messages), |messages| async move {
-        let mut messages = messages?;
-        match messages.next().await {
-            Some(Ok(message)) => Some((frames(message), Some(messages))),
-            Some(Err(status)) => Some((vec![wire::end(Some(&status))], None)),
-            None => Some((vec![wire::end(None)], None)),
-        }
-    });
-    let frames = frames.flat_map(|frames| stream::iter(frames.into_iter().map(Ok::<_, Infallible>)));
-    Ok(wire::response(Body::new(StreamBody::new(frames))))
+    Ok(wire::stream(messages.map(|message| message.map(frames))))
 }
 
 fn frames(message: ReadResponse) -> Vec<Frame<Bytes>> {

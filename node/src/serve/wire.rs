@@ -1,7 +1,9 @@
 //! Requests and answers of services that are written by hand.
 
+use std::convert::Infallible;
+
 use bytes::Bytes;
-use futures_util::stream;
+use futures_util::stream::{self, Stream, StreamExt as _};
 use http::{HeaderMap, HeaderValue};
 use http_body::Frame;
 use http_body_util::StreamBody;
@@ -44,15 +46,29 @@ pub fn answer(message: &impl Message) -> http::Response<Body> {
     response(Body::new(StreamBody::new(stream::iter(frames))))
 }
 
-/// An answer with this body, which ends with what [`end`] makes.
-pub fn response(body: Body) -> http::Response<Body> {
+/// An answer of many messages, each in the frames that it is sent in. An error among them ends it.
+pub fn stream(
+    messages: impl Stream<Item = Result<Vec<Frame<Bytes>>, Status>> + Send + 'static,
+) -> http::Response<Body> {
+    let frames = stream::unfold(Some(Box::pin(messages)), |messages| async {
+        let mut messages = messages?;
+        match messages.next().await {
+            Some(Ok(frames)) => Some((frames, Some(messages))),
+            Some(Err(status)) => Some((vec![end(Some(&status))], None)),
+            None => Some((vec![end(None)], None)),
+        }
+    });
+    response(Body::new(StreamBody::new(frames.flat_map(stream::iter).map(Ok::<_, Infallible>))))
+}
+
+fn response(body: Body) -> http::Response<Body> {
     let mut response = http::Response::new(body);
     response.headers_mut().insert(http::header::CONTENT_TYPE, CONTENT_TYPE);
     response
 }
 
 /// The end of an answer: all is well, or why not.
-pub fn end(status: Option<&Status>) -> Frame<Bytes> {
+fn end(status: Option<&Status>) -> Frame<Bytes> {
     let mut trailers = HeaderMap::new();
     match status {
         None => drop(trailers.insert(STATUS, OK)),
@@ -64,4 +80,29 @@ pub fn end(status: Option<&Status>) -> Frame<Bytes> {
         }
     }
     Frame::trailers(trailers)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http_body_util::BodyExt as _;
+    use tonic::Code;
+
+    async fn sent(messages: Vec<Result<&'static [u8], Status>>) -> (Bytes, Code) {
+        let frames =
+            |message: &'static [u8]| message.chunks(2).map(|data| Frame::data(Bytes::from_static(data))).collect();
+        let messages = messages.into_iter().map(move |message| message.map(frames));
+        let body = stream(stream::iter(messages)).into_body().collect().await.unwrap();
+        let status = Status::from_header_map(body.trailers().unwrap()).unwrap();
+        (body.to_bytes(), status.code())
+    }
+
+    #[tokio::test]
+    async fn an_answer_ends_with_its_messages_or_with_the_first_error() {
+        assert_eq!(sent(vec![]).await, (Bytes::new(), Code::Ok));
+        assert_eq!(sent(vec![Ok(b"one"), Ok(b"two")]).await, (Bytes::from("onetwo"), Code::Ok));
+        let broken = || Err(Status::data_loss("broken"));
+        assert_eq!(sent(vec![Ok(b"one"), broken(), Ok(b"two")]).await, (Bytes::from("one"), Code::DataLoss));
+        assert_eq!(sent(vec![broken()]).await, (Bytes::new(), Code::DataLoss));
+    }
 }

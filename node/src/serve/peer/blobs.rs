@@ -8,9 +8,7 @@ use bytes::Bytes;
 use casbah_cluster::digest::Digest;
 use casbah_proto::peer::v1 as api;
 use futures_util::future::BoxFuture;
-use futures_util::stream::{self, StreamExt as _};
-use http_body::Frame;
-use http_body_util::StreamBody;
+use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
 use tonic::Status;
 use tonic::body::Body;
 use tonic::server::NamedService;
@@ -107,17 +105,12 @@ impl Blobs {
         // Read before the answer begins, so that a damaged copy is told at once.
         let first = pieces.next().await.map_err(read)?;
         let form = pieces.form();
-        let rest = stream::unfold(Some(pieces), move |pieces| async move {
-            let mut pieces = pieces?;
-            match pieces.next().await {
-                Ok(Some(data)) => Some((Vec::from(data_frames(form, data)), Some(pieces))),
-                Ok(None) => Some((vec![wire::end(None)], None)),
-                Err(error) => Some((vec![wire::end(Some(&status_map::peer_read_midway(&error)))], None)),
-            }
+        let rest = stream::try_unfold(pieces, |mut pieces| async move {
+            let next = pieces.next().await.map_err(|error| status_map::peer_read_midway(&error))?;
+            Ok(next.map(|data| (data, pieces)))
         });
-        let first = stream::iter(first.map(|data| Vec::from(data_frames(form, data))));
-        let frames = first.chain(rest).flat_map(|frames: Vec<Frame<Bytes>>| stream::iter(frames.into_iter().map(sent)));
-        Ok(wire::response(Body::new(StreamBody::new(frames))))
+        let pieces = stream::iter(first.map(Ok)).chain(rest);
+        Ok(wire::stream(pieces.map_ok(move |data| Vec::from(data_frames(form, data)))))
     }
 
     async fn read_batch(&self, request: api::ReadBatchRequest) -> Result<api::ReadBatchResponse, Status> {
@@ -292,8 +285,4 @@ fn no_digest() -> Status {
 
 fn code(status: &Status) -> u32 {
     (status.code() as i32).unsigned_abs()
-}
-
-fn sent(frame: Frame<Bytes>) -> Result<Frame<Bytes>, Infallible> {
-    Ok(frame)
 }
