@@ -25,7 +25,7 @@ const READ: &str = "/google.bytestream.ByteStream/Read";
 /// `data` of ReadResponse: field 10, bytes.
 const DATA_TAG: u8 = 10 << 3 | 2;
 
-/// Data up to this size are copied, which costs less than a frame of their own.
+/// Data up to this size are copied, and not given a frame of HTTP/2 for themselves.
 const COPIED_BYTES: usize = 4 << 10;
 
 /// The ByteStream service as it is served. Cheap to clone.
